@@ -1,0 +1,11 @@
+//! Models as data: a family turns a Hugging Face config into a [`ModelSpec`].
+//!
+//! Owns: tensor names, shapes and roles, layer structure, rope parameters, routing rules. Refuses: bytes, devices,
+//! formats. A family is one file in `families/` and one line in `families/mod.rs`.
+#![forbid(unsafe_code)]
+
+mod spec;
+
+pub use spec::{
+    Activation, Attention, Class, Expert, Ffn, GatedMlp, Layer, Leaf, ModelSpec, Moe, Proj, Role, Rope, RopeScaling, Routing,
+};

@@ -1,0 +1,323 @@
+//! [`ModelSpec`]: a model as plain data, printable and testable without a device.
+
+use std::fmt;
+
+/// What a tensor is for: the `class` of recipes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the words of the recipe schema, DESIGN §6")]
+pub enum Class {
+    Attn,
+    Mlp,
+    Experts,
+    SharedExpert,
+    Router,
+    Embed,
+    LmHead,
+    Norm,
+    Indexer,
+    Compressor,
+    Hyper,
+    Mtp,
+    Other,
+}
+
+/// Which projection of its block a tensor is: the `proj` of recipes (`q`, `k`, `v`, `o`, `gate`, `up`, `down`, …).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the field's names")]
+pub enum Proj {
+    Q,
+    K,
+    V,
+    O,
+    Gate,
+    Up,
+    Down,
+}
+
+/// What recipes can say about a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Role {
+    /// What it is for.
+    pub class: Class,
+    /// Which projection, where that makes sense.
+    pub proj: Option<Proj>,
+    /// Layer index, from 0.
+    pub layer: Option<usize>,
+    /// Expert index, from 0.
+    pub expert: Option<usize>,
+}
+
+/// One tensor of the model, under the checkpoint's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// Name in the checkpoint.
+    pub name: String,
+    /// Shape: `[n, k]` for matrices (n outputs, k inputs), `[n]` for vectors.
+    pub shape: Vec<usize>,
+    /// What it is.
+    pub role: Role,
+}
+
+/// Rotary position embedding, half-split pairs (i, i + d/2).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// How frequencies are changed for long contexts.
+    pub scaling: RopeScaling,
+}
+
+/// Changes of the rope frequencies.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// None.
+    Plain,
+    /// All frequencies divided by `factor`.
+    Linear {
+        /// Divisor.
+        factor: f64,
+    },
+    /// Llama 3.1.
+    Llama3 {
+        /// Divisor of the low frequencies.
+        factor: f64,
+        /// Below this many rotations a frequency counts as low.
+        low_freq_factor: f64,
+        /// Above this many rotations it counts as high.
+        high_freq_factor: f64,
+        /// Context length of pre-training.
+        original_max_position: f64,
+    },
+    /// YaRN (Peng et al. 2023).
+    Yarn {
+        /// Divisor of the low frequencies.
+        factor: f64,
+        /// Rotations above which a frequency is kept.
+        beta_fast: f64,
+        /// Rotations below which a frequency is divided.
+        beta_slow: f64,
+        /// Context length of pre-training.
+        original_max_position: f64,
+        /// Whether the correction range is rounded outwards.
+        truncate: bool,
+        /// Multiplier of cos and sin.
+        attention_factor: f64,
+    },
+}
+
+/// Grouped-query attention with optional biases, QK-norm and window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Query projection, `[num_heads · head_dim, hidden]`.
+    pub q: Leaf,
+    /// Key projection, `[num_kv_heads · head_dim, hidden]`.
+    pub k: Leaf,
+    /// Value projection, `[num_kv_heads · head_dim, hidden]`.
+    pub v: Leaf,
+    /// Output projection, `[hidden, num_heads · head_dim]`.
+    pub o: Leaf,
+    /// Bias of q.
+    pub q_bias: Option<Leaf>,
+    /// Bias of k.
+    pub k_bias: Option<Leaf>,
+    /// Bias of v.
+    pub v_bias: Option<Leaf>,
+    /// Bias of o.
+    pub o_bias: Option<Leaf>,
+    /// RMS norm over each query head, `[head_dim]`.
+    pub q_norm: Option<Leaf>,
+    /// RMS norm over each key head, `[head_dim]`.
+    pub k_norm: Option<Leaf>,
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key/value heads; divides `num_heads`.
+    pub num_kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Position embedding.
+    pub rope: Rope,
+    /// Keys visible to a query, itself included; `None` for all.
+    pub window: Option<usize>,
+}
+
+/// The nonlinearity of a gated MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// silu(gate) · up
+    Silu,
+}
+
+/// gate, up and down projections.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatedMlp {
+    /// `[intermediate, hidden]`
+    pub gate: Leaf,
+    /// `[intermediate, hidden]`
+    pub up: Leaf,
+    /// `[hidden, intermediate]`
+    pub down: Leaf,
+}
+
+/// A routed expert.
+pub type Expert = GatedMlp;
+
+/// How router logits become expert weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routing {
+    /// Experts per token.
+    pub top_k: usize,
+    /// Softmax over all experts, then top-k; when true the chosen weights are divided by their sum.
+    pub normalize: bool,
+}
+
+/// A mixture of experts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moe {
+    /// `[num_experts, hidden]`
+    pub router: Leaf,
+    /// Routed experts.
+    pub experts: Vec<Expert>,
+    /// How experts are chosen and weighted.
+    pub routing: Routing,
+}
+
+/// The feed-forward half of a layer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ffn {
+    /// One gated MLP.
+    Dense(GatedMlp),
+    /// Routed experts.
+    Moe(Moe),
+}
+
+/// One decoder layer: x += attn(norm(x)); x += ffn(norm(x)).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layer {
+    /// RMS norm before attention, `[hidden]`.
+    pub attn_norm: Leaf,
+    /// Attention.
+    pub attn: Attention,
+    /// RMS norm before the feed-forward half, `[hidden]`.
+    pub ffn_norm: Leaf,
+    /// Feed-forward half.
+    pub ffn: Ffn,
+    /// Its nonlinearity.
+    pub activation: Activation,
+}
+
+/// A model as data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSpec {
+    /// The family that made it, such as `qwen3_moe`.
+    pub family: &'static str,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Longest context the config promises.
+    pub max_position: usize,
+    /// Epsilon of every RMS norm.
+    pub norm_eps: f32,
+    /// `[vocab, hidden]`
+    pub embed: Leaf,
+    /// Decoder layers.
+    pub layers: Vec<Layer>,
+    /// RMS norm after the last layer.
+    pub final_norm: Leaf,
+    /// `[vocab, hidden]`; `None` when tied to `embed`.
+    pub lm_head: Option<Leaf>,
+}
+
+impl ModelSpec {
+    /// Every tensor of the model, in execution order: the one iterator behind recipe roles, work lists, sizes and
+    /// missing-tensor checks.
+    pub fn tensors(&self) -> impl Iterator<Item = &Leaf> {
+        std::iter::once(&self.embed)
+            .chain(self.layers.iter().flat_map(Layer::tensors))
+            .chain([&self.final_norm])
+            .chain(&self.lm_head)
+    }
+}
+
+impl Layer {
+    fn tensors(&self) -> Vec<&Leaf> {
+        let a = &self.attn;
+        let mut all = vec![&self.attn_norm, &a.q, &a.k, &a.v, &a.o];
+        all.extend([&a.q_bias, &a.k_bias, &a.v_bias, &a.o_bias, &a.q_norm, &a.k_norm].into_iter().flatten());
+        all.push(&self.ffn_norm);
+        match &self.ffn {
+            Ffn::Dense(mlp) => all.extend(mlp.tensors()),
+            Ffn::Moe(moe) => {
+                all.push(&moe.router);
+                all.extend(moe.experts.iter().flat_map(GatedMlp::tensors));
+            }
+        }
+        all
+    }
+}
+
+impl GatedMlp {
+    /// gate, up, down.
+    #[must_use]
+    pub fn tensors(&self) -> [&Leaf; 3] {
+        [&self.gate, &self.up, &self.down]
+    }
+}
+
+const CLASSES: &[(Class, &str)] = &[
+    (Class::Attn, "attn"),
+    (Class::Mlp, "mlp"),
+    (Class::Experts, "experts"),
+    (Class::SharedExpert, "shared_expert"),
+    (Class::Router, "router"),
+    (Class::Embed, "embed"),
+    (Class::LmHead, "lm_head"),
+    (Class::Norm, "norm"),
+    (Class::Indexer, "indexer"),
+    (Class::Compressor, "compressor"),
+    (Class::Hyper, "hyper"),
+    (Class::Mtp, "mtp"),
+    (Class::Other, "other"),
+];
+
+const PROJS: &[(Proj, &str)] = &[
+    (Proj::Q, "q"),
+    (Proj::K, "k"),
+    (Proj::V, "v"),
+    (Proj::O, "o"),
+    (Proj::Gate, "gate"),
+    (Proj::Up, "up"),
+    (Proj::Down, "down"),
+];
+
+macro_rules! named {
+    ($type:ty, $table:ident) => {
+        impl $type {
+            /// The name recipes use.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                $table.iter().find(|(v, _)| *v == self).map_or("?", |(_, n)| n)
+            }
+
+            /// The value of that name.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                $table.iter().find(|(_, n)| *n == name).map(|(v, _)| *v)
+            }
+
+            /// Every name, for messages.
+            pub fn names() -> impl Iterator<Item = &'static str> {
+                $table.iter().map(|(_, n)| *n)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+named!(Class, CLASSES);
+named!(Proj, PROJS);

@@ -1,0 +1,102 @@
+//! What a device must be able to do: the op set, the [`Backend`] trait, the slow obvious reference, the conformance
+//! suite that every backend passes.
+#![forbid(unsafe_code)]
+
+mod op;
+
+pub use op::{ActivationMode, Batch, BufferId, CacheId, ExpertWeights, Op, Projection, SequenceRows, Support, Weight, WeightId};
+
+/// Why a backend refuses or fails.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// The weight's bytes or format.
+    #[error("tensor `{tensor}`: {source}")]
+    Format {
+        /// Tensor name.
+        tensor: String,
+        /// What is wrong.
+        source: ashlar_formats::FormatError,
+    },
+    /// The backend has no such op, or not with these operands.
+    #[error("{backend}: {op} is not supported: {why}")]
+    Unsupported {
+        /// Backend name.
+        backend: &'static str,
+        /// Op name.
+        op: &'static str,
+        /// Reason and remedy.
+        why: String,
+    },
+    /// Not enough memory on the device.
+    #[error("{backend}: {what} needs {needed} bytes, {free} are free; {remedy}")]
+    Memory {
+        /// Backend name.
+        backend: &'static str,
+        /// What was to be allocated.
+        what: String,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+        /// What to do.
+        remedy: String,
+    },
+    /// A cache or buffer is too small for the batch.
+    #[error("{what}: {got} exceeds the capacity {capacity}")]
+    Capacity {
+        /// What is full.
+        what: String,
+        /// Asked for.
+        got: usize,
+        /// Available.
+        capacity: usize,
+    },
+    /// Bad operands: a bug of the program builder, reported rather than panicking.
+    #[error("{op}: {what}")]
+    Operand {
+        /// Op name.
+        op: &'static str,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// A device that loads weights, holds activations and KV caches, and runs ops in order.
+pub trait Backend: Send {
+    /// Name for messages and reports, such as `cpu (avx512_vnni, 16 threads)`.
+    fn describe(&self) -> String;
+
+    /// Whether the device runs `op` on weights of this format natively, by decoding first, or not at all.
+    fn support(&self, weight_format: &str) -> Support;
+
+    /// Takes a weight. Mapped planes are kept as they are where a native kernel reads them.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the format is unsupported or memory is short.
+    fn load(&mut self, weight: Weight) -> Result<WeightId, BackendError>;
+
+    /// An f32 matrix of at most `rows` × `width`.
+    ///
+    /// # Errors
+    /// [`BackendError::Memory`].
+    fn alloc(&mut self, rows: usize, width: usize) -> Result<BufferId, BackendError>;
+
+    /// A KV cache of one layer: `sequences` × `capacity` positions of `kv_width` keys and values each.
+    ///
+    /// # Errors
+    /// [`BackendError::Memory`].
+    fn alloc_cache(&mut self, sequences: usize, capacity: usize, kv_width: usize) -> Result<CacheId, BackendError>;
+
+    /// Runs one op on the rows of `batch`.
+    ///
+    /// # Errors
+    /// [`BackendError`].
+    fn run(&mut self, op: &Op, batch: &Batch) -> Result<(), BackendError>;
+
+    /// Copies the current rows of a buffer to the host (rows × width, row-major).
+    ///
+    /// # Errors
+    /// [`BackendError`].
+    fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError>;
+}

@@ -1,0 +1,3 @@
+//! The `ashlar` command.
+#![forbid(unsafe_code)]
+fn main() {}

@@ -1,0 +1,21 @@
+//! Every format, by id. The only place that lists them.
+
+use crate::float::Float;
+use crate::{Format, FormatError};
+use ashlar_tensor::Dtype;
+
+/// All formats, alphabetical by id.
+const REGISTRY: &[&dyn Format] = &[&Float(Dtype::BF16), &Float(Dtype::F16), &Float(Dtype::F32)];
+
+/// The format of that id.
+///
+/// # Errors
+/// [`FormatError::Unknown`].
+pub fn format(id: &str) -> Result<&'static dyn Format, FormatError> {
+    REGISTRY.iter().find(|f| f.id() == id).copied().ok_or_else(|| FormatError::Unknown(id.to_owned()))
+}
+
+/// The ids of all formats, alphabetical.
+pub fn ids() -> impl Iterator<Item = &'static str> {
+    REGISTRY.iter().map(|f| f.id())
+}

@@ -1,0 +1,125 @@
+//! Read-only named weights. A checkpoint and a pack are both a [`TensorStore`].
+
+use crate::Bytes;
+
+/// In which order a weight's codes and scales lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// As the checkpoint has them: row-major, each format's own source convention.
+    Rows,
+    /// The pack's panels of 16 rows × 32 columns (DESIGN §4, `docs/format.md`).
+    X16,
+}
+
+/// What one contiguous byte region of a weight holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PlaneKind {
+    /// Plain floating-point values (f32, f16, bf16), row-major.
+    Values,
+    /// Quantized codes.
+    Codes,
+    /// Group, block or row scales.
+    Scales,
+    /// Zero points.
+    Zeros,
+    /// (u16 column, f16 delta) slots.
+    Outliers,
+}
+
+/// One byte region of a weight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plane {
+    /// What the bytes are.
+    pub kind: PlaneKind,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// One logical weight, described from headers alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The checkpoint's name of the weight, such as `model.layers.0.mlp.down_proj.weight`.
+    pub name: String,
+    /// Logical shape; a matrix is `[n, k]`: n outputs, k inputs.
+    pub shape: Vec<usize>,
+    /// What the bits mean: the text form of a `formats::Spec`, or a lower-case dtype for what is no weight (`i64`).
+    /// Opaque to this crate.
+    pub format: String,
+    /// In which order the planes lie.
+    pub order: Order,
+    /// The byte regions, in the order `formats` declares for (format, order).
+    pub planes: Vec<Plane>,
+    /// The file that holds it, for messages.
+    pub file: String,
+}
+
+impl Entry {
+    /// Number of logical values.
+    #[must_use]
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().map(|&d| d as u64).product()
+    }
+
+    /// Stored bytes of all planes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.planes.iter().map(|p| p.bytes).sum()
+    }
+}
+
+/// Why a read from a store failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The operating system refused.
+    #[error("{file}: tensor `{tensor}`: cannot read {len} bytes at {offset}: {source}; check the disk, or download the file again")]
+    Io {
+        /// File name.
+        file: String,
+        /// Tensor name.
+        tensor: String,
+        /// Byte offset in the file.
+        offset: u64,
+        /// Bytes asked for.
+        len: usize,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The caller asked for bytes outside the plane: a bug of the caller, reported rather than panicking.
+    #[error("tensor `{tensor}` has no bytes {offset}..{end} in plane {plane}")]
+    Range {
+        /// Tensor name.
+        tensor: String,
+        /// Plane index.
+        plane: usize,
+        /// First byte asked for.
+        offset: u64,
+        /// One past the last byte asked for.
+        end: u64,
+    },
+}
+
+/// Read-only named weights.
+pub trait TensorStore: Send + Sync {
+    /// Every weight, sorted by name.
+    fn entries(&self) -> &[Entry];
+
+    /// The weight of that name.
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        let all = self.entries();
+        all.binary_search_by(|e| e.name.as_str().cmp(name)).ok().and_then(|i| all.get(i))
+    }
+
+    /// Reads `out.len()` bytes of `entry.planes[plane]` from byte `offset` of that plane, by positioned reads
+    /// (never through a mapping, so that page cache is not charged to the caller's memory).
+    ///
+    /// # Errors
+    /// [`StoreError`] if the range lies outside the plane or the read fails or is short.
+    fn read(&self, entry: &Entry, plane: usize, offset: u64, out: &mut [u8]) -> Result<(), StoreError>;
+
+    /// The whole plane without a copy, where the store can map it.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the mapping fails.
+    fn map(&self, entry: &Entry, plane: usize) -> Result<Bytes, StoreError>;
+}

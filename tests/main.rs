@@ -1,0 +1,1 @@
+//! End-to-end tests: cli, golden, bad (hostile input), compat.
