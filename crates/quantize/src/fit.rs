@@ -1,6 +1,7 @@
 //! What a method decides for one group of 16 rows, and how a level is found for a value.
 
-use crate::lanes::{V, max, min, reciprocal, round, splat, to_bits};
+use crate::lanes::{V, max, min, round, splat, to_bits};
+use ashlar_formats::x16::ROWS;
 use ashlar_formats::{Groups, ScaleType, Table};
 
 /// Most columns a group can have.
@@ -29,20 +30,52 @@ pub struct Fit {
 /// A method: chooses scales and zero points.
 pub trait Method: Copy {
     /// Fits one group.
-    fn fit<G: Rounder>(self, grid: &Groups, rounder: G, group: &Group<'_>) -> Fit;
+    fn fit<G: Rounder>(self, grid: &Groups, rounder: G, group: &Group<'_>, scratch: &mut Scratch) -> Fit;
 }
 
-/// A grid's way from a value in units of its scale to a level and a code. `low` and `high` bound the levels; only
-/// linear grids look at them, since a zero point moves them.
+/// Room for the passes over one group.
+pub struct Scratch {
+    /// Values in units of their scales.
+    pub y: [V; MAX_GROUP],
+    /// Levels.
+    pub q: [V; MAX_GROUP],
+}
+
+impl Scratch {
+    pub fn new() -> Self {
+        Self { y: [splat(0.0); MAX_GROUP], q: [splat(0.0); MAX_GROUP] }
+    }
+}
+
+/// out = x · factor per lane.
+#[inline(always)]
+pub fn scale(x: &[V], factor: &V, out: &mut [V]) {
+    for (x, out) in x.iter().zip(out) {
+        for i in 0..ROWS {
+            out[i] = x[i] * factor[i];
+        }
+    }
+}
+
+/// A grid's way from values in units of their scales to levels and codes. Whole groups at a time: one long loop over
+/// memory, or one of exactly 16 lanes that ends in a store, is what compilers turn into vectors reliably.
 pub trait Rounder: Copy {
-    /// The nearest level.
-    fn level(self, y: f32, low: f32, high: f32) -> f32;
-    /// The code of the nearest level.
-    fn code(self, y: f32, low: f32, high: f32, zero: f32) -> u32;
-    /// The levels' bounds for a zero point.
-    fn bounds(self, zero: f32) -> (f32, f32);
+    /// The nearest levels.
+    fn levels(self, y: &[V], bounds: &Bounds, out: &mut [V]);
+    /// The codes of the nearest levels.
+    fn codes(self, y: &[V], bounds: &Bounds, out: &mut [[u32; ROWS]]);
+    /// The levels' bounds for these zero points.
+    fn bounds(self, zero: &V) -> Bounds;
     /// The zero point of a grid without zero points of its own.
     fn zero(self) -> f32;
+}
+
+/// Outermost levels per lane. Only linear grids look at them, since a zero point moves them.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    low: V,
+    high: V,
+    zero: V,
 }
 
 /// Codes min..=max around a zero.
@@ -57,18 +90,27 @@ pub struct Linear {
 
 impl Rounder for Linear {
     #[inline(always)]
-    fn level(self, y: f32, low: f32, high: f32) -> f32 {
-        round(max(min(y, high), low))
+    fn levels(self, y: &[V], bounds: &Bounds, out: &mut [V]) {
+        for (y, out) in y.iter().zip(out) {
+            for i in 0..ROWS {
+                out[i] = round(max(min(y[i], bounds.high[i]), bounds.low[i]));
+            }
+        }
     }
 
     #[inline(always)]
-    fn code(self, y: f32, low: f32, high: f32, zero: f32) -> u32 {
-        to_bits(self.level(y, low, high) + zero) & self.mask
+    fn codes(self, y: &[V], bounds: &Bounds, out: &mut [[u32; ROWS]]) {
+        for (y, out) in y.iter().zip(out) {
+            for i in 0..ROWS {
+                let level = round(max(min(y[i], bounds.high[i]), bounds.low[i]));
+                out[i] = to_bits(level + bounds.zero[i]) & self.mask;
+            }
+        }
     }
 
     #[inline(always)]
-    fn bounds(self, zero: f32) -> (f32, f32) {
-        (self.min - zero, self.max - zero)
+    fn bounds(self, zero: &V) -> Bounds {
+        Bounds { low: zero.map(|z| self.min - z), high: zero.map(|z| self.max - z), zero: *zero }
     }
 
     #[inline(always)]
@@ -77,7 +119,7 @@ impl Rounder for Linear {
     }
 }
 
-/// A table of 16 levels. A chain of selects rather than a search: 15 compares in vector lanes beat a gather.
+/// A table of 16 levels. A chain of selects rather than a search: 15 compares of whole vectors beat a gather.
 #[derive(Clone, Copy)]
 pub struct Lut {
     table: &'static Table,
@@ -92,26 +134,32 @@ impl Lut {
 
 impl Rounder for Lut {
     #[inline(always)]
-    fn level(self, y: f32, _low: f32, _high: f32) -> f32 {
-        let mut level = self.table.levels[0];
-        for (border, &next) in self.borders.iter().zip(&self.table.levels[1..]) {
-            level = if y > *border { next } else { level };
+    fn levels(self, y: &[V], _bounds: &Bounds, out: &mut [V]) {
+        let (levels, borders) = (self.table.levels, self.borders);
+        for (&y, out) in y.as_flattened().iter().zip(out.as_flattened_mut()) {
+            let mut level = levels[0];
+            for i in 0..borders.len() {
+                level = if y > borders[i] { levels[i + 1] } else { level };
+            }
+            *out = level;
         }
-        level
     }
 
     #[inline(always)]
-    fn code(self, y: f32, _low: f32, _high: f32, _zero: f32) -> u32 {
-        let mut code = u32::from(self.table.codes[0]);
-        for (border, &next) in self.borders.iter().zip(&self.table.codes[1..]) {
-            code = if y > *border { u32::from(next) } else { code };
+    fn codes(self, y: &[V], _bounds: &Bounds, out: &mut [[u32; ROWS]]) {
+        let (codes, borders) = (self.table.codes.map(u32::from), self.borders);
+        for (&y, out) in y.as_flattened().iter().zip(out.as_flattened_mut()) {
+            let mut code = codes[0];
+            for i in 0..borders.len() {
+                code = if y > borders[i] { codes[i + 1] } else { code };
+            }
+            *out = code;
         }
-        code
     }
 
     #[inline(always)]
-    fn bounds(self, _zero: f32) -> (f32, f32) {
-        (self.table.levels[0], self.table.levels[15])
+    fn bounds(self, zero: &V) -> Bounds {
+        Bounds { low: *zero, high: *zero, zero: *zero }
     }
 
     #[inline(always)]
@@ -140,24 +188,4 @@ fn next_f16(x: f32, sign: f32) -> f32 {
     use ashlar_formats::scale::{f16_bits, f16_to_f32};
     let next = f16_to_f32((f16_bits(x.abs()) + 1).min(0x7c00));
     if sign < 0.0 { -next } else { next }
-}
-
-/// What all passes over a fitted group need: reciprocal scales and the levels' bounds.
-#[derive(Clone, Copy)]
-pub struct Units {
-    pub inverse: V,
-    pub low: V,
-    pub high: V,
-}
-
-impl Units {
-    #[inline(always)]
-    pub fn new<G: Rounder>(rounder: G, fit: &Fit) -> Self {
-        let mut units = Self { inverse: splat(0.0), low: splat(0.0), high: splat(0.0) };
-        for i in 0..fit.scale.len() {
-            units.inverse[i] = reciprocal(fit.scale[i]);
-            (units.low[i], units.high[i]) = rounder.bounds(fit.zero[i]);
-        }
-        units
-    }
 }

@@ -1,7 +1,7 @@
 //! Quantizes tiles of formats with group scales: transposes, fits, encodes, measures.
 
-use crate::fit::{Fit, Group, Linear, Lut, MAX_GROUP, Method, Rounder, Units};
-use crate::lanes::{V, splat};
+use crate::fit::{Fit, Group, Linear, Lut, MAX_GROUP, Method, Rounder, Scratch, scale};
+use crate::lanes::{V, map, reciprocal, splat};
 use crate::outliers::Outliers;
 use crate::panel::{Sums, load, not_finite, peaks};
 use crate::{Stats, Target, Tile, TileError};
@@ -42,11 +42,12 @@ struct Job<'a, 'b, M> {
 }
 
 /// Buffers of one group, reused.
-struct Scratch {
+struct Buffers {
     x: [V; MAX_GROUP],
     w: [V; MAX_GROUP],
     decoded: [V; MAX_GROUP],
     codes: [[u32; ROWS]; MAX_GROUP],
+    scratch: Scratch,
 }
 
 impl<M: Method> Job<'_, '_, M> {
@@ -54,7 +55,13 @@ impl<M: Method> Job<'_, '_, M> {
     fn run<G: Rounder>(&mut self, rounder: G) -> Result<TileError, FormatError> {
         let mut error = TileError::default();
         let zeros = || [splat(0.0); MAX_GROUP];
-        let mut scratch = Scratch { x: zeros(), w: zeros(), decoded: zeros(), codes: [[0; ROWS]; MAX_GROUP] };
+        let mut scratch = Buffers {
+            scratch: Scratch::new(),
+            x: zeros(),
+            w: zeros(),
+            decoded: zeros(),
+            codes: [[0; ROWS]; MAX_GROUP],
+        };
         for block in 0..self.tile.rows().div_ceil(ROWS) {
             error += self.row_block(rounder, block, &mut scratch)?;
         }
@@ -62,7 +69,7 @@ impl<M: Method> Job<'_, '_, M> {
     }
 
     #[inline(always)]
-    fn row_block<G: Rounder>(&mut self, rounder: G, block: usize, s: &mut Scratch) -> Result<TileError, FormatError> {
+    fn row_block<G: Rounder>(&mut self, rounder: G, block: usize, s: &mut Buffers) -> Result<TileError, FormatError> {
         let (k, width) = (self.tile.k, self.grid.group);
         let first = block * ROWS;
         let live = (self.tile.rows() - first).min(ROWS);
@@ -79,12 +86,13 @@ impl<M: Method> Job<'_, '_, M> {
             if peak.iter().any(|p| !p.is_finite()) {
                 return Err(not_finite(rows, k, self.tile.first_row + first));
             }
-            let fit = self.method.fit(self.grid, rounder, &Group { x, w: weighted.then_some(&*w), peak });
+            let fit =
+                self.method.fit(self.grid, rounder, &Group { x, w: weighted.then_some(&*w), peak }, &mut s.scratch);
             if fit.scale.iter().any(|f| !f.is_finite()) {
                 return Err(self.too_large(&fit, rows, first, columns.start));
             }
-            let (decoded, codes) = (&mut s.decoded[..width], &mut s.codes[..width]);
-            encode(rounder, &fit, live, x, decoded, codes);
+            let (y, decoded, codes) = (&mut s.scratch.y[..width], &mut s.decoded[..width], &mut s.codes[..width]);
+            encode(rounder, &fit, live, x, y, decoded, codes);
             outliers.finish(self.target.spec.id, self.tile.first_row + first, columns, x, decoded)?;
             sums.add(x, decoded);
             self.store(block, group, &fit, live, codes);
@@ -160,14 +168,25 @@ impl<M: Method> Job<'_, '_, M> {
 
 /// Codes and decoded values of a group; lanes from `live` on get code 0.
 #[inline(always)]
-fn encode<G: Rounder>(rounder: G, fit: &Fit, live: usize, x: &[V], decoded: &mut [V], codes: &mut [[u32; ROWS]]) {
-    let units = Units::new(rounder, fit);
-    let mask: [u32; ROWS] = std::array::from_fn(|lane| if lane < live { u32::MAX } else { 0 });
-    for ((x, decoded), codes) in x.iter().zip(decoded).zip(codes) {
+fn encode<G: Rounder>(
+    rounder: G,
+    fit: &Fit,
+    live: usize,
+    x: &[V],
+    y: &mut [V],
+    decoded: &mut [V],
+    codes: &mut [[u32; ROWS]],
+) {
+    let (inverse, bounds) = (map(&fit.scale, reciprocal), rounder.bounds(&fit.zero));
+    scale(x, &inverse, y);
+    rounder.levels(y, &bounds, decoded);
+    for decoded in decoded {
         for i in 0..ROWS {
-            let y = x[i] * units.inverse[i];
-            decoded[i] = rounder.level(y, units.low[i], units.high[i]) * fit.scale[i];
-            codes[i] = rounder.code(y, units.low[i], units.high[i], fit.zero[i]) & mask[i];
+            decoded[i] *= fit.scale[i];
         }
+    }
+    rounder.codes(y, &bounds, codes);
+    if live < ROWS {
+        codes.iter_mut().for_each(|lanes| lanes.iter_mut().skip(live).for_each(|code| *code = 0));
     }
 }

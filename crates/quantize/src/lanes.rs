@@ -32,16 +32,6 @@ pub fn zip<T: Copy + Default>(a: &V, b: &V, f: impl Fn(f32, f32) -> T) -> [T; RO
     out
 }
 
-/// The lanes of `a` where `take` holds, else those of `b`.
-#[inline(always)]
-pub fn select(take: &[bool; ROWS], a: &V, b: &V) -> V {
-    let mut out = *b;
-    for i in 0..ROWS {
-        out[i] = if take[i] { a[i] } else { b[i] };
-    }
-    out
-}
-
 /// The larger; as `maxps`, without NaN rules.
 #[inline(always)]
 pub fn max(a: f32, b: f32) -> f32 {

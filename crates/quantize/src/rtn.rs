@@ -1,6 +1,6 @@
 //! `rtn`: the scale that just reaches the largest magnitude of the group, then round to nearest.
 
-use crate::fit::{Fit, Group, Method, Rounder, storable};
+use crate::fit::{Fit, Group, Method, Rounder, Scratch, storable};
 use crate::lanes::{V, max, min, reciprocal, round, splat, zip};
 use crate::{Quantizer, Stats, Target, Tile, TileError, blocks, check, floats, groups};
 use ashlar_formats::scale::{e8m0_floor, e8m0_to_f32};
@@ -40,7 +40,7 @@ impl Quantizer for Rtn {
 
 impl Method for Rtn {
     #[inline(always)]
-    fn fit<G: Rounder>(self, grid: &Groups, rounder: G, group: &Group<'_>) -> Fit {
+    fn fit<G: Rounder>(self, grid: &Groups, rounder: G, group: &Group<'_>, _scratch: &mut Scratch) -> Fit {
         let zero = splat(rounder.zero());
         match (grid.peak, grid.levels) {
             (_, Levels::Linear { min, max, .. }) if grid.zero_point => affine(grid, min as f32, max as f32, group.x),

@@ -81,7 +81,8 @@ impl Isa {
 
     #[cfg(target_arch = "x86_64")]
     fn present(self) -> bool {
-        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let avx2 =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         match self {
             Self::Portable => true,
             Self::NeonDotprod => false,

@@ -6,5 +6,7 @@
 //! every ISA (Rust never contracts a multiply and an add, nor reorders float sums). Hand-written kernels live in `cpu`.
 
 mod isa;
+mod lanes;
 
 pub use isa::{Isa, IsaError};
+pub use lanes::{Portable, Simd, Task};
