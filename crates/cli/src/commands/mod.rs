@@ -1,0 +1,3 @@
+//! The subcommands, one file each: arguments, what the libraries are asked to do, what is printed.
+
+pub mod inspect;
