@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 /// A checkpoint (a folder with config.json and .safetensors files) is converted by a recipe into a pack: a folder in
 /// which every weight has the precision its recipe chose. Packs and unconverted checkpoints both run.
 #[derive(Debug, Parser)]
-#[command(name = "ashlar", version, arg_required_else_help = true, subcommand_required = true)]
+#[command(name = "ashlar", version, arg_required_else_help = true, max_term_width = 110)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or recipe, 3 checked and found wanting.")]
 pub struct Cli {
     #[command(flatten)]
@@ -33,6 +33,7 @@ pub struct Globals {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Inspect(commands::inspect::Inspect),
+    Logits(commands::logits::Logits),
 }
 
 impl Command {
@@ -43,6 +44,7 @@ impl Command {
     pub fn run(&self, globals: Globals) -> CommandResult {
         match self {
             Self::Inspect(c) => c.run(globals),
+            Self::Logits(c) => c.run(globals),
         }
     }
 }

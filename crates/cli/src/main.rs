@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod device;
 mod exit;
 mod interrupt;
 mod model;
