@@ -273,6 +273,14 @@ impl RawTensor {
         self.offset.checked_add(self.bytes).ok_or("its end overflows")?;
         let order = value_of(ORDERS, "order", &self.order)?;
         let dtype = Dtype::from_name(&self.dtype).ok_or_else(|| format!("unknown dtype `{}`", self.dtype))?;
+        if self.name.is_empty() || self.name.chars().any(char::is_control) {
+            return Err("its name is empty or not printable".into());
+        }
+        // What `Entry` promises: dimensions may be multiplied in any order.
+        let product = self.shape.iter().filter(|d| **d != 0).try_fold(dtype.size(), |a, &d| a.checked_mul(d));
+        if product.is_none_or(|p| p > isize::MAX as usize / 4) {
+            return Err(format!("its shape {:?} overflows", self.shape));
+        }
         let elements =
             self.shape.iter().try_fold(1u64, |a, &d| a.checked_mul(d as u64)).ok_or("its shape overflows")?;
         let (mut planes, mut at) = (Vec::new(), 0u64);

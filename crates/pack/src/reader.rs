@@ -122,19 +122,18 @@ impl Pack {
             let (record, tensor) = *self.places.get(index)?;
             let record = &self.manifest.records.get(record)?.record;
             let tensor = record.tensors.get(tensor)?;
-            let plane = tensor.planes.get(plane)?;
-            let end = offset.checked_add(len)?;
-            (end <= plane.bytes).then_some((record.shard, tensor.offset + plane.offset + offset))
+            Some((record.shard, tensor.offset, tensor.planes.get(plane)?))
         };
-        found().ok_or_else(|| StoreError::Range {
-            tensor: entry.name.clone(),
-            plane,
-            offset,
-            end: offset.saturating_add(len),
-        })
+        let name = || entry.name.clone();
+        let (shard, start, stored) = found().ok_or_else(|| StoreError::Unknown { tensor: name(), plane })?;
+        let end = offset.saturating_add(len);
+        if end > stored.bytes {
+            return Err(StoreError::Range { tensor: name(), plane, offset, end, bytes: stored.bytes });
+        }
+        Ok((shard, start + stored.offset + offset))
     }
 
-    fn io(&self, shard: usize, entry: &Entry, offset: u64, len: usize) -> impl FnOnce(std::io::Error) -> StoreError {
+    fn io(&self, shard: usize, entry: &Entry, offset: u64, len: u64) -> impl FnOnce(std::io::Error) -> StoreError {
         let (file, tensor) = (self.shard_file(shard).to_owned(), entry.name.clone());
         move |source| StoreError::Io { file, tensor, offset, len, source }
     }
@@ -147,7 +146,7 @@ impl TensorStore for Pack {
 
     fn read(&self, entry: &Entry, plane: usize, offset: u64, out: &mut [u8]) -> Result<(), StoreError> {
         let (shard, at) = self.locate(entry, plane, offset, out.len() as u64)?;
-        let io = self.io(shard, entry, at, out.len());
+        let io = self.io(shard, entry, at, out.len() as u64);
         match self.files.get(shard) {
             Some(file) => file.read_exact_at(out, at).map_err(io),
             None => Err(io(ErrorKind::NotFound.into())),
@@ -157,7 +156,7 @@ impl TensorStore for Pack {
     fn map(&self, entry: &Entry, plane: usize) -> Result<Bytes, StoreError> {
         let bytes = entry.planes.get(plane).map_or(0, |p| p.bytes);
         let (shard, at) = self.locate(entry, plane, 0, bytes)?;
-        let io = self.io(shard, entry, at, bytes as usize);
+        let io = self.io(shard, entry, at, bytes);
         let (Some(file), Some(slot)) = (self.files.get(shard), self.maps.get(shard)) else {
             return Err(io(ErrorKind::NotFound.into()));
         };
