@@ -76,7 +76,8 @@ fn write_shard(path: &Path, tensors: &[(String, Vec<usize>)], seed: &mut u64) ->
     let mut offset = 0;
     for (name, shape) in tensors {
         let end = offset + shape.iter().product::<usize>() * 2;
-        header.insert(name.clone(), serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}));
+        header
+            .insert(name.clone(), serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}));
         offset = end;
     }
     let mut text = serde_json::Value::Object(header).to_string();

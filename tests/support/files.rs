@@ -30,7 +30,12 @@ pub fn assert_same_files(a: &Path, b: &Path) {
     for (name, bytes) in &left {
         let other = &right[name];
         let at = bytes.iter().zip(other).position(|(x, y)| x != y);
-        assert!(bytes.len() == other.len() && at.is_none(), "{name} differs: {} and {} bytes, first at {at:?}", bytes.len(), other.len());
+        assert!(
+            bytes.len() == other.len() && at.is_none(),
+            "{name} differs: {} and {} bytes, first at {at:?}",
+            bytes.len(),
+            other.len()
+        );
     }
 }
 

@@ -27,7 +27,11 @@ impl DeviceArgs {
     /// Options for [`Model::open`].
     #[must_use]
     pub fn options(&self) -> OpenOptions {
-        OpenOptions { device: self.device.clone(), threads: self.threads.map(NonZeroUsize::get), ..OpenOptions::default() }
+        OpenOptions {
+            device: self.device.clone(),
+            threads: self.threads.map(NonZeroUsize::get),
+            ..OpenOptions::default()
+        }
     }
 }
 
@@ -41,7 +45,12 @@ pub fn open(path: &Path, options: &OpenOptions, globals: Globals) -> Result<Mode
     let model = Model::open(path, options, &progress).map_err(failure)?;
     if globals.verbose {
         let isa = Isa::detect().map_or_else(|e| e.to_string(), |isa| isa.name().to_owned());
-        progress.note(&format!("{}: runs on {}, instruction set {isa}, context {}", path.display(), model.device(), model.context()));
+        progress.note(&format!(
+            "{}: runs on {}, instruction set {isa}, context {}",
+            path.display(),
+            model.device(),
+            model.context()
+        ));
     }
     Ok(model)
 }

@@ -3,15 +3,21 @@
 use crate::exit::{Failure, OrUsage};
 use anyhow::{Context, anyhow};
 use ashlar_arch::{Class, ModelSpec};
+use ashlar_pack::Pack;
 use ashlar_source::Checkpoint;
 use ashlar_tensor::TensorStore;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+/// Where `ashlar eval` leaves what it measured on a pack.
+pub const QUALITY_FILE: &str = "quality.json";
+
 /// Where a model's weights come from.
 pub enum Source {
     /// A Hugging Face checkpoint, as downloaded.
     Checkpoint(Checkpoint),
+    /// What `ashlar convert` wrote.
+    Pack(Pack),
 }
 
 /// An opened `SRC`.
@@ -45,7 +51,11 @@ impl Model {
     /// A missing path is the user's mistake; anything wrong inside is a failure that names file and tensor.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         check_path(path)?;
-        let source = Source::Checkpoint(Checkpoint::open(path)?);
+        let source = if Pack::is_pack(path) {
+            Source::Pack(Pack::open(path)?)
+        } else {
+            Source::Checkpoint(Checkpoint::open(path)?)
+        };
         let spec = ashlar_arch::model_spec(source.config()).with_context(|| path.display().to_string())?;
         let tensors = source.store().entries().iter().map(|e| (e.name.as_str(), e.shape.as_slice()));
         let ignored = ashlar_arch::check(&spec, tensors).with_context(|| path.display().to_string())?;
@@ -81,6 +91,7 @@ impl Source {
     pub fn store(&self) -> &dyn TensorStore {
         match self {
             Self::Checkpoint(c) => c,
+            Self::Pack(p) => p,
         }
     }
 
@@ -89,6 +100,7 @@ impl Source {
     pub fn config(&self) -> &serde_json::Value {
         match self {
             Self::Checkpoint(c) => c.config(),
+            Self::Pack(p) => p.config(),
         }
     }
 }

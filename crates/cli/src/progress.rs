@@ -112,16 +112,25 @@ fn new_bar(stage: &str, total: u64, unit: Unit) -> ProgressBar {
     let style = ProgressStyle::with_template(template).map(|style| {
         style
             .progress_chars("=> ")
-            .with_key("done", move |s: &ProgressState, w: &mut dyn std::fmt::Write| drop(w.write_str(&unit.show(s.pos()))))
-            .with_key("all", move |s: &ProgressState, w: &mut dyn std::fmt::Write| drop(w.write_str(&unit.show(s.len().unwrap_or(0)))))
-            .with_key("speed", move |s: &ProgressState, w: &mut dyn std::fmt::Write| drop(write!(w, "{}/s", unit.show(s.per_sec() as u64))))
-            .with_key("left", |s: &ProgressState, w: &mut dyn std::fmt::Write| drop(w.write_str(&units::duration(s.eta().as_secs_f64()))))
+            .with_key("done", key(move |s| unit.show(s.pos())))
+            .with_key("all", key(move |s| unit.show(s.len().unwrap_or(0))))
+            .with_key("speed", key(move |s| format!("{}/s", unit.show(s.per_sec() as u64))))
+            .with_key("left", key(|s| units::duration(s.eta().as_secs_f64())))
     });
     if let Ok(style) = style {
         bar.set_style(style);
     }
     bar.set_prefix(stage.to_owned());
     bar
+}
+
+fn key(
+    show: impl Fn(&ProgressState) -> String + Clone + Send + Sync + 'static,
+) -> impl Fn(&ProgressState, &mut dyn std::fmt::Write) + Clone + Send + Sync + 'static {
+    move |state, out| {
+        // The bar's own buffer takes every string.
+        let _ = out.write_str(&show(state));
+    }
 }
 
 /// The end of a long name says more than its beginning.
@@ -175,7 +184,7 @@ impl Lines {
     fn end(&mut self, unit: Unit) -> Option<String> {
         let seconds = self.started.take()?.elapsed().as_secs_f64();
         self.printed = None;
-        Some(format!("{}: {} in {}", self.stage, unit.show(self.done), units::duration(seconds)))
+        (seconds >= 1.0).then(|| format!("{}: {} in {}", self.stage, unit.show(self.done), units::duration(seconds)))
     }
 }
 
@@ -192,8 +201,16 @@ mod tests {
         let line = lines.advance(1_000_000_000, "b.weight", Unit::Bytes, start + Duration::from_secs(10));
         assert_eq!(line.as_deref(), Some("convert: 2.00 GB of 4.00 GB (50 %), 200 MB/s, 10.0 s left, b.weight"));
         assert_eq!(lines.advance(1, "c", Unit::Bytes, start + Duration::from_secs(11)), None);
-        assert!(lines.end(Unit::Bytes).unwrap().starts_with("convert: 2.00 GB in "));
+        lines.started = start.checked_sub(Duration::from_secs(20));
+        assert_eq!(lines.end(Unit::Bytes).as_deref(), Some("convert: 2.00 GB in 20.0 s"));
         assert_eq!(lines.end(Unit::Bytes), None, "a stage ends once");
+    }
+
+    #[test]
+    fn a_short_stage_is_not_worth_a_line() {
+        let mut lines = Lines::default();
+        lines.begin("load", 10);
+        assert_eq!(lines.end(Unit::Bytes), None);
     }
 
     #[test]

@@ -26,7 +26,9 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     } else {
         let known = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
         known.map(|(_, factor)| *factor).ok_or_else(|| {
-            format!("`{unit}` is no unit of bytes; write e.g. 512MiB (2^20 bytes each), 81GB (10^9), or a number of bytes")
+            format!(
+                "`{unit}` is no unit of bytes; write e.g. 512MiB (2^20 bytes each), 81GB (10^9), or a number of bytes"
+            )
         })?
     };
     if let Ok(whole) = number.parse::<u64>() {

@@ -2,10 +2,11 @@
 
 use crate::args::Globals;
 use crate::exit::{CommandResult, Outcome};
-use crate::model::{ClassTotals, Model, Source, bpw, format_list};
+use crate::model::{ClassTotals, Model, QUALITY_FILE, Source, bpw, format_list};
 use crate::table::Table;
 use crate::{output, units};
 use ashlar_arch::Ffn;
+use ashlar_pack::Pack;
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -77,7 +78,7 @@ impl Facts {
             bytes: classes.iter().map(|c| c.bytes).sum(),
             experts: moes().next().map(|m| (m.experts.len(), m.routing.top_k, moes().count())),
             license: license(&model.path),
-            pack: Value::Null,
+            pack: pack_facts(&model.source),
             classes,
         }
     }
@@ -137,7 +138,9 @@ impl Facts {
         if !model.ignored.is_empty() {
             let _ = writeln!(out, "\nignored, as no model needs them: {}", model.ignored.join(", "));
         }
-        if let (Some(records), Some(recipe)) = (self.pack.get("records"), self.pack.get("recipe").and_then(Value::as_str)) {
+        if let (Some(records), Some(recipe)) =
+            (self.pack.get("records"), self.pack.get("recipe").and_then(Value::as_str))
+        {
             let _ = write!(out, "\n{records} records; recipe:\n\n{recipe}");
         }
         out
@@ -173,7 +176,29 @@ fn class_table(classes: &[ClassTotals]) -> String {
 fn kind(source: &Source) -> &'static str {
     match source {
         Source::Checkpoint(_) => "checkpoint",
+        Source::Pack(_) => "pack",
     }
+}
+
+/// What only packs have; null for a checkpoint.
+fn pack_facts(source: &Source) -> Value {
+    let Source::Pack(pack) = source else { return Value::Null };
+    let manifest = pack.manifest();
+    json!({
+        "records": pack.records().len(),
+        "shards": manifest.shards.len(),
+        "file_bytes": pack.bytes(),
+        "generator": manifest.generator,
+        "source_identity": manifest.source,
+        "recipe": manifest.recipe,
+        "measured": manifest.measured,
+        "quality": quality(pack),
+    })
+}
+
+/// What `ashlar eval` measured on this pack, if it was run.
+fn quality(pack: &Pack) -> Option<Value> {
+    serde_json::from_str(&beginning(&pack.dir().join(QUALITY_FILE))?).ok()
 }
 
 /// The licence that the model card's front matter states, or the name of a licence file.

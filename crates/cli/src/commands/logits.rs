@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 /// The input holds `input_ids`, int64 [1, T]; the output `logits`, f32 [1, T, V]: row t is what the model predicts after
 /// token t. The output is written as a whole or not at all.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  ashlar logits Qwen3-0.6B --input ids.safetensors --output logits.safetensors --device reference")]
+#[command(
+    after_help = "Example:\n  ashlar logits Qwen3-0.6B --input ids.safetensors --output logits.safetensors --device reference"
+)]
 pub struct Logits {
     /// A checkpoint folder or a pack
     pub src: PathBuf,
@@ -70,20 +72,26 @@ fn read_ids(path: &Path) -> Result<Vec<u32>, Failure> {
     let read = || -> anyhow::Result<Vec<u32>> {
         let bytes = std::fs::read(path)?;
         let file = SafeTensors::deserialize(&bytes)?;
-        let tensor = file.tensor("input_ids").map_err(|_| anyhow!("there is no tensor `input_ids`; it must be int64 [1, T]"))?;
+        let tensor =
+            file.tensor("input_ids").map_err(|_| anyhow!("there is no tensor `input_ids`; it must be int64 [1, T]"))?;
         match (tensor.dtype(), tensor.shape()) {
             (Dtype::I64, [1, t]) if *t > 0 => {}
             (dtype, shape) => bail!("tensor `input_ids`: expected int64 [1, T] with T ≥ 1, got {dtype:?} {shape:?}"),
         }
         let (ids, _) = tensor.data().as_chunks();
-        ids.iter().map(|c| i64::from_le_bytes(*c)).map(|id| u32::try_from(id).with_context(|| format!("{id} is no token id"))).collect()
+        ids.iter()
+            .map(|c| i64::from_le_bytes(*c))
+            .map(|id| u32::try_from(id).with_context(|| format!("{id} is no token id")))
+            .collect()
     };
     read().map_err(|e| Failure::usage(e.context(format!("cannot use {}", path.display()))))
 }
 
 fn check_ids(ids: &[u32], vocab: usize) -> anyhow::Result<()> {
     match ids.iter().position(|&id| id as usize >= vocab) {
-        Some(at) => bail!("token {at} is {}, but the vocabulary has {vocab} entries", ids.get(at).copied().unwrap_or_default()),
+        Some(at) => {
+            bail!("token {at} is {}, but the vocabulary has {vocab} entries", ids.get(at).copied().unwrap_or_default())
+        }
         None => Ok(()),
     }
 }
