@@ -56,6 +56,11 @@ impl Dtype {
         NAMES.iter().find(|(d, ..)| *d == self).map_or("?", |(_, n, _)| n)
     }
 
+    /// Every dtype, smallest first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        NAMES.iter().map(|(d, ..)| *d)
+    }
+
     /// The dtype of that safetensors name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
