@@ -5,13 +5,16 @@
 use ashlar_formats::Spec;
 
 mod batch;
+pub mod conformance;
 mod op;
+mod reference;
 mod rope;
 mod round;
 mod weight;
 
 pub use batch::{Batch, SequenceRows};
 pub use op::{ActivationMode, BufferId, CacheId, ExpertWeights, Op, Projection, Support, WeightId};
+pub use reference::Reference;
 pub use rope::RopeTable;
 pub use round::{INT8_GROUP, round_int8, round_row};
 pub use weight::Weight;
@@ -89,7 +92,7 @@ pub trait Backend: Send {
     /// [`BackendError`] if the format is unsupported or memory is short.
     fn load(&mut self, weight: Weight) -> Result<WeightId, BackendError>;
 
-    /// An f32 matrix of at most `rows` × `width`.
+    /// An f32 matrix of up to `rows` rows of exactly `width` values; it holds no rows yet.
     ///
     /// # Errors
     /// [`BackendError::Memory`].

@@ -89,7 +89,10 @@ impl Cpu {
             return Ok(&loaded.vector);
         }
         let w = &loaded.weight;
-        Err(BackendError::Operand { op, what: format!("`{}` is {} × {}, expected a vector of {len}", w.name, w.n, w.k) })
+        Err(BackendError::Operand {
+            op,
+            what: format!("`{}` is {} × {}, expected a vector of {len}", w.name, w.n, w.k),
+        })
     }
 
     /// The frequencies of a rope, computed once.
@@ -110,7 +113,11 @@ impl Backend for Cpu {
             ActivationMode::F32 => "f32",
             ActivationMode::Int8 => "int8",
         };
-        format!("cpu ({}, {threads} thread{}, {activations} activations)", self.isa, if threads == 1 { "" } else { "s" })
+        format!(
+            "cpu ({}, {threads} thread{}, {activations} activations)",
+            self.isa,
+            if threads == 1 { "" } else { "s" }
+        )
     }
 
     fn support(&self, spec: &Spec) -> Support {

@@ -181,7 +181,11 @@ mod tests {
                     let mut want = [0i8; 32];
                     let scale = round_int8(x, &mut want[..x.len()]);
                     let codes: Vec<i8> = got.words[g].iter().flat_map(|w| w.to_le_bytes().map(|b| b as i8)).collect();
-                    assert_eq!((codes.as_slice(), got.scales[g]), (want.as_slice(), scale), "{isa} row {row} group {g}");
+                    assert_eq!(
+                        (codes.as_slice(), got.scales[g]),
+                        (want.as_slice(), scale),
+                        "{isa} row {row} group {g}"
+                    );
                     assert_eq!(got.sums[g], want.iter().map(|c| i32::from(*c)).sum::<i32>());
                 }
                 let mut want = x.to_vec();

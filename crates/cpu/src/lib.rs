@@ -18,5 +18,13 @@ mod math;
 mod ops;
 mod pool;
 mod shards;
+#[cfg(test)]
+mod testing;
 
 pub use cpu::Cpu;
+
+/// The kernel family that reads packed weights of `spec`; `None` if they are decoded.
+#[must_use]
+pub fn kernel_name(spec: &ashlar_formats::Spec) -> Option<&'static str> {
+    gemv::table::entry(spec, ashlar_tensor::Order::X16).map(|entry| entry.name)
+}

@@ -147,9 +147,11 @@ mod tests {
     fn exp_is_within_3e_7_and_ends_in_zero() {
         let x: Vec<f32> = (-86_000..88_000).map(|i| i as f32 / 1000.0).collect();
         for isa in Isa::available() {
-            let worst = isa.run(Map(x.clone(), Exp)).iter().zip(&x).fold(0.0f64, |worst, (got, x)| {
-                worst.max((f64::from(*got) / f64::from(*x).exp() - 1.0).abs())
-            });
+            let worst = isa
+                .run(Map(x.clone(), Exp))
+                .iter()
+                .zip(&x)
+                .fold(0.0f64, |worst, (got, x)| worst.max((f64::from(*got) / f64::from(*x).exp() - 1.0).abs()));
             assert!(worst < 3e-7, "{isa}: {worst:e}");
             assert_eq!(isa.run(Map(vec![f32::NEG_INFINITY, -1000.0, 0.0], Exp)), [0.0, 0.0, 1.0]);
         }

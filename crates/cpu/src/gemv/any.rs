@@ -12,7 +12,9 @@ pub fn multiply(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(
         let rows = panel * PANEL..((panel + 1) * PANEL).min(weight.n);
         let values = &mut values[..rows.len() * weight.k];
         weight.decode(rows, values)?;
-        float::multiply_decoded(job.isa, values, (job.inputs, job.form), job.rows, &mut |row, _, y| sink(row, panel, y));
+        float::multiply_decoded(job.isa, values, (job.inputs, job.form), job.rows, &mut |row, _, y| {
+            sink(row, panel, y)
+        });
     }
     Ok(())
 }

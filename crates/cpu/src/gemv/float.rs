@@ -27,13 +27,7 @@ pub fn multiply(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(
 }
 
 /// One panel of decoded rows: `rows_f32` holds `n` ≤ 16 rows of k values.
-pub fn multiply_decoded(
-    isa: Isa,
-    rows_f32: &[f32],
-    inputs: (Inputs<'_>, Form),
-    rows: RowSet<'_>,
-    sink: Sink<'_>,
-) {
+pub fn multiply_decoded(isa: Isa, rows_f32: &[f32], inputs: (Inputs<'_>, Form), rows: RowSet<'_>, sink: Sink<'_>) {
     let k = inputs.0.k;
     let matrix = Matrix { data: bytemuck::cast_slice(rows_f32), n: rows_f32.len() / k.max(1), k };
     drive(isa, &Panels { matrix, inputs, element: Single }, rows, 0..1, sink);

@@ -72,7 +72,10 @@ fn is_fp8(grid: &Grid) -> bool {
 }
 
 fn is_q8(grid: &Grid) -> bool {
-    matches!(grid, Grid::Groups(Groups { width: Width::Eight, levels: Levels::Linear { zero: 0, .. }, zero_point: false, .. }))
+    matches!(
+        grid,
+        Grid::Groups(Groups { width: Width::Eight, levels: Levels::Linear { zero: 0, .. }, zero_point: false, .. })
+    )
 }
 
 fn is_i4(grid: &Grid) -> bool {

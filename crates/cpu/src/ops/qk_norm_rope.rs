@@ -27,7 +27,8 @@ pub fn run(
             return Err(BackendError::Operand { op: OP, what });
         }
         if buffer.values.len() != rows * buffer.width {
-            let what = format!("a buffer of width {} holds {} values for {rows} rows", buffer.width, buffer.values.len());
+            let what =
+                format!("a buffer of width {} holds {} values for {rows} rows", buffer.width, buffer.values.len());
             return Err(BackendError::Operand { op: OP, what });
         }
         *kept = norm.map(|id| cpu.vector(id, head_dim, OP).map(<[f32]>::to_vec)).transpose()?;
