@@ -40,7 +40,7 @@ impl File {
 pub fn run(root: &Path) -> Result<Vec<String>, String> {
     let files = rust_files(root)?;
     let formats: Vec<_> = ashlar_formats::ids().collect();
-    let families: Vec<&str> = vec![];
+    let families: Vec<_> = ashlar_arch::families().collect();
     let mut problems = arrows::check(&metadata::workspace(root)?);
     for file in &files {
         problems.extend(places::check(file, &formats, &families));
