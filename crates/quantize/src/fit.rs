@@ -1,8 +1,9 @@
 //! What a method decides for one group of 16 rows, and how a level is found for a value.
 
-use crate::lanes::{V, max, min, round, splat, to_bits};
-use ashlar_formats::x16::ROWS;
+use crate::lanes::{V, round, splat};
+use ashlar_formats::scale::{f16_bits, f16_to_f32};
 use ashlar_formats::{Groups, ScaleType, Table};
+use ashlar_simd::Simd;
 
 /// Most columns a group can have.
 pub const MAX_GROUP: usize = 128;
@@ -30,52 +31,27 @@ pub struct Fit {
 /// A method: chooses scales and zero points.
 pub trait Method: Copy {
     /// Fits one group.
-    fn fit<G: Rounder>(self, grid: &Groups, rounder: G, group: &Group<'_>, scratch: &mut Scratch) -> Fit;
+    fn fit<S: Simd, G: Rounder>(self, s: S, grid: &Groups, rounder: G, group: &Group<'_>) -> Fit;
 }
 
-/// Room for the passes over one group.
-pub struct Scratch {
-    /// Values in units of their scales.
-    pub y: [V; MAX_GROUP],
-    /// Levels.
-    pub q: [V; MAX_GROUP],
-}
-
-impl Scratch {
-    pub fn new() -> Self {
-        Self { y: [splat(0.0); MAX_GROUP], q: [splat(0.0); MAX_GROUP] }
-    }
-}
-
-/// out = x · factor per lane.
-#[inline(always)]
-pub fn scale(x: &[V], factor: &V, out: &mut [V]) {
-    for (x, out) in x.iter().zip(out) {
-        for i in 0..ROWS {
-            out[i] = x[i] * factor[i];
-        }
-    }
-}
-
-/// A grid's way from values in units of their scales to levels and codes. Whole groups at a time: one long loop over
-/// memory, or one of exactly 16 lanes that ends in a store, is what compilers turn into vectors reliably.
+/// A grid's way from values in units of their scales to levels and codes.
 pub trait Rounder: Copy {
     /// The nearest levels.
-    fn levels(self, y: &[V], bounds: &Bounds, out: &mut [V]);
+    fn level<S: Simd>(self, s: S, y: S::F32, bounds: Bounds<S>) -> S::F32;
     /// The codes of the nearest levels.
-    fn codes(self, y: &[V], bounds: &Bounds, out: &mut [[u32; ROWS]]);
+    fn code<S: Simd>(self, s: S, y: S::F32, bounds: Bounds<S>) -> S::I32;
     /// The levels' bounds for these zero points.
-    fn bounds(self, zero: &V) -> Bounds;
+    fn bounds<S: Simd>(self, s: S, zero: S::F32) -> Bounds<S>;
     /// The zero point of a grid without zero points of its own.
     fn zero(self) -> f32;
 }
 
 /// Outermost levels per lane. Only linear grids look at them, since a zero point moves them.
 #[derive(Clone, Copy)]
-pub struct Bounds {
-    low: V,
-    high: V,
-    zero: V,
+pub struct Bounds<S: Simd> {
+    low: S::F32,
+    high: S::F32,
+    zero: S::F32,
 }
 
 /// Codes min..=max around a zero.
@@ -85,32 +61,24 @@ pub struct Linear {
     pub max: f32,
     pub zero: f32,
     /// Bits that a code keeps.
-    pub mask: u32,
+    pub mask: i32,
 }
 
 impl Rounder for Linear {
     #[inline(always)]
-    fn levels(self, y: &[V], bounds: &Bounds, out: &mut [V]) {
-        for (y, out) in y.iter().zip(out) {
-            for i in 0..ROWS {
-                out[i] = round(max(min(y[i], bounds.high[i]), bounds.low[i]));
-            }
-        }
+    fn level<S: Simd>(self, s: S, y: S::F32, bounds: Bounds<S>) -> S::F32 {
+        round(s, s.max(s.min(y, bounds.high), bounds.low))
     }
 
     #[inline(always)]
-    fn codes(self, y: &[V], bounds: &Bounds, out: &mut [[u32; ROWS]]) {
-        for (y, out) in y.iter().zip(out) {
-            for i in 0..ROWS {
-                let level = round(max(min(y[i], bounds.high[i]), bounds.low[i]));
-                out[i] = to_bits(level + bounds.zero[i]) & self.mask;
-            }
-        }
+    fn code<S: Simd>(self, s: S, y: S::F32, bounds: Bounds<S>) -> S::I32 {
+        let code = s.add(self.level(s, y, bounds), bounds.zero);
+        s.and(s.to_i32(code), s.splat_i32(self.mask))
     }
 
     #[inline(always)]
-    fn bounds(self, zero: &V) -> Bounds {
-        Bounds { low: zero.map(|z| self.min - z), high: zero.map(|z| self.max - z), zero: *zero }
+    fn bounds<S: Simd>(self, s: S, zero: S::F32) -> Bounds<S> {
+        Bounds { low: s.sub(s.splat(self.min), zero), high: s.sub(s.splat(self.max), zero), zero }
     }
 
     #[inline(always)]
@@ -119,47 +87,50 @@ impl Rounder for Linear {
     }
 }
 
-/// A table of 16 levels. A chain of selects rather than a search: 15 compares of whole vectors beat a gather.
+/// A table of 16 levels, searched by halving: four compares, each with the border that the ones before picked.
 #[derive(Clone, Copy)]
 pub struct Lut {
-    table: &'static Table,
-    borders: [f32; 15],
+    levels: V,
+    codes: V,
+    /// Between neighbouring levels; the last is never passed.
+    borders: V,
 }
 
 impl Lut {
-    pub fn new(table: &'static Table) -> Self {
-        Self { table, borders: table.borders() }
+    pub fn new(table: &Table) -> Self {
+        let mut borders = splat(f32::INFINITY);
+        borders[..15].copy_from_slice(&table.borders());
+        Self { levels: table.levels, codes: table.codes.map(f32::from), borders }
+    }
+
+    /// How many borders are below y.
+    #[inline(always)]
+    fn index<S: Simd>(self, s: S, y: S::F32) -> S::I32 {
+        let borders = s.load(&self.borders);
+        let mut index = s.splat_i32(0);
+        for step in [8, 4, 2, 1] {
+            let border = s.pick(borders, s.add_i32(index, s.splat_i32(step - 1)));
+            let passed = s.add_i32(index, s.splat_i32(step));
+            index = s.bits(s.if_gt(y, border, s.as_f32(passed), s.as_f32(index)));
+        }
+        index
     }
 }
 
 impl Rounder for Lut {
     #[inline(always)]
-    fn levels(self, y: &[V], _bounds: &Bounds, out: &mut [V]) {
-        let (levels, borders) = (self.table.levels, self.borders);
-        for (&y, out) in y.as_flattened().iter().zip(out.as_flattened_mut()) {
-            let mut level = levels[0];
-            for i in 0..borders.len() {
-                level = if y > borders[i] { levels[i + 1] } else { level };
-            }
-            *out = level;
-        }
+    fn level<S: Simd>(self, s: S, y: S::F32, _bounds: Bounds<S>) -> S::F32 {
+        s.pick(s.load(&self.levels), self.index(s, y))
     }
 
     #[inline(always)]
-    fn codes(self, y: &[V], _bounds: &Bounds, out: &mut [[u32; ROWS]]) {
-        let (codes, borders) = (self.table.codes.map(u32::from), self.borders);
-        for (&y, out) in y.as_flattened().iter().zip(out.as_flattened_mut()) {
-            let mut code = codes[0];
-            for i in 0..borders.len() {
-                code = if y > borders[i] { codes[i + 1] } else { code };
-            }
-            *out = code;
-        }
+    fn code<S: Simd>(self, s: S, y: S::F32, _bounds: Bounds<S>) -> S::I32 {
+        s.to_i32(s.pick(s.load(&self.codes), self.index(s, y)))
     }
 
     #[inline(always)]
-    fn bounds(self, zero: &V) -> Bounds {
-        Bounds { low: *zero, high: *zero, zero: *zero }
+    fn bounds<S: Simd>(self, _s: S, zero: S::F32) -> Bounds<S> {
+        Bounds { low: zero, high: zero, zero }
     }
 
     #[inline(always)]
@@ -175,9 +146,8 @@ pub fn storable(scale: ScaleType, wanted: &V, peak: &V, reach: f32) -> V {
     let mut out = splat(0.0);
     for i in 0..out.len() {
         let rounded = scale.round(wanted[i]);
-        let next = scale.round(next_f16(rounded, wanted[i]));
         let short = scale == ScaleType::F16 && rounded.abs() * (reach + 0.5) < peak[i];
-        out[i] = if short { next } else { rounded };
+        out[i] = if short { next_f16(rounded, wanted[i]) } else { rounded };
     }
     out
 }
@@ -185,7 +155,6 @@ pub fn storable(scale: ScaleType, wanted: &V, peak: &V, reach: f32) -> V {
 /// The f16 after `x` away from zero, with the sign of `sign`.
 #[inline(always)]
 fn next_f16(x: f32, sign: f32) -> f32 {
-    use ashlar_formats::scale::{f16_bits, f16_to_f32};
     let next = f16_to_f32((f16_bits(x.abs()) + 1).min(0x7c00));
     if sign < 0.0 { -next } else { next }
 }
