@@ -1,1 +1,9 @@
-//! End-to-end tests: cli, golden, bad (hostile input), compat.
+//! End-to-end tests of the `ashlar` binary: cli, golden, bad (hostile input), compat (packs of earlier versions).
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod bad;
+mod cli;
+mod compat;
+mod golden;
+mod support;

@@ -1,2 +1,47 @@
-//! Project chores: `cargo xtask lint`.
-fn main() {}
+//! Checks of this repository that cargo does not do: `cargo xtask lint` (invariants of ARCHITECTURE.md) and
+//! `cargo xtask deny` (licences, banned and duplicate dependencies, offline).
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
+
+mod deny;
+mod lint;
+mod metadata;
+mod tokens;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask <lint|deny>
+
+  lint   dependency arrows, places where formats and families may be named, unsafe, file sizes
+  deny   licences, banned crates and duplicate versions of all dependencies, by the lists in deny.toml";
+
+fn main() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf);
+    let task = std::env::args().nth(1).unwrap_or_default();
+    let problems = match task.as_str() {
+        "lint" => lint::run(&root),
+        "deny" => deny::run(&root),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match problems {
+        Ok(problems) if problems.is_empty() => {
+            println!("xtask {task}: ok");
+            ExitCode::SUCCESS
+        }
+        Ok(problems) => {
+            for problem in &problems {
+                eprintln!("error: {problem}");
+            }
+            eprintln!("xtask {task}: {} problems", problems.len());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

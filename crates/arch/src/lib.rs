@@ -4,8 +4,21 @@
 //! formats. A family is one file in `families/` and one line in `families/mod.rs`.
 #![forbid(unsafe_code)]
 
+mod blocks;
+mod check;
+mod config;
+mod counts;
+mod error;
+mod families;
+mod nearest;
+mod rope;
 mod spec;
 
+pub use check::check;
+pub use error::{ArchError, TensorProblem};
+pub use families::{families, model_spec};
+pub use nearest::nearest;
 pub use spec::{
-    Activation, Attention, Class, Expert, Ffn, GatedMlp, Layer, Leaf, ModelSpec, Moe, Proj, Role, Rope, RopeScaling, Routing,
+    Activation, Attention, Class, Expert, Ffn, GatedMlp, Layer, Leaf, ModelSpec, Moe, Proj, Role, Rope, RopeScaling,
+    Routing,
 };

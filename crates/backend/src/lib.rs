@@ -2,9 +2,22 @@
 //! suite that every backend passes.
 #![forbid(unsafe_code)]
 
-mod op;
+use ashlar_formats::Spec;
 
-pub use op::{ActivationMode, Batch, BufferId, CacheId, ExpertWeights, Op, Projection, SequenceRows, Support, Weight, WeightId};
+mod batch;
+pub mod conformance;
+mod op;
+mod reference;
+mod rope;
+mod round;
+mod weight;
+
+pub use batch::{Batch, SequenceRows};
+pub use op::{ActivationMode, BufferId, CacheId, ExpertWeights, Op, Projection, Support, WeightId};
+pub use reference::Reference;
+pub use rope::RopeTable;
+pub use round::{INT8_GROUP, round_int8, round_row};
+pub use weight::Weight;
 
 /// Why a backend refuses or fails.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +81,10 @@ pub trait Backend: Send {
     fn describe(&self) -> String;
 
     /// Whether the device runs `op` on weights of this format natively, by decoding first, or not at all.
-    fn support(&self, weight_format: &str) -> Support;
+    fn support(&self, spec: &Spec) -> Support;
+
+    /// How inputs of weights of this format are rounded. The reference in the same mode is what kernels are held to.
+    fn activations(&self, spec: &Spec) -> ActivationMode;
 
     /// Takes a weight. Mapped planes are kept as they are where a native kernel reads them.
     ///
@@ -76,13 +92,14 @@ pub trait Backend: Send {
     /// [`BackendError`] if the format is unsupported or memory is short.
     fn load(&mut self, weight: Weight) -> Result<WeightId, BackendError>;
 
-    /// An f32 matrix of at most `rows` × `width`.
+    /// An f32 matrix of up to `rows` rows of exactly `width` values; it holds no rows yet.
     ///
     /// # Errors
     /// [`BackendError::Memory`].
     fn alloc(&mut self, rows: usize, width: usize) -> Result<BufferId, BackendError>;
 
-    /// A KV cache of one layer: `sequences` × `capacity` positions of `kv_width` keys and values each.
+    /// A KV cache of one layer: `sequences` × `capacity` positions of `kv_width` keys and values each. Memory may be
+    /// taken as sequences grow, but never more than this.
     ///
     /// # Errors
     /// [`BackendError::Memory`].

@@ -1,9 +1,6 @@
 //! The op set. y[m, n] = x[m, k] · W[n, k]ᵀ everywhere; activations are f32, one row per token of the batch.
 
 use ashlar_arch::{Activation, Rope, Routing};
-use ashlar_formats::Spec;
-use ashlar_tensor::{Bytes, Order};
-use std::ops::Range;
 use std::sync::Arc;
 
 /// A buffer of activations on a backend.
@@ -18,23 +15,6 @@ pub struct WeightId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CacheId(pub u32);
 
-/// A weight to load.
-#[derive(Clone, Debug)]
-pub struct Weight {
-    /// Name, for messages.
-    pub name: String,
-    /// What the bits mean.
-    pub spec: Spec,
-    /// In which order the planes lie.
-    pub order: Order,
-    /// Outputs; for vectors (norms, biases) 1.
-    pub n: usize,
-    /// Inputs; for vectors their length.
-    pub k: usize,
-    /// Whole planes.
-    pub planes: Vec<Bytes>,
-}
-
 /// How well a backend handles weights of a format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Support {
@@ -46,14 +26,15 @@ pub enum Support {
     Unsupported(String),
 }
 
-/// In which precision matmul inputs are multiplied.
+/// In which precision the inputs of a weight are multiplied. What a backend does for a format is
+/// [`crate::Backend::activations`]; float weights and routers always see f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ActivationMode {
     /// f32 inputs.
     #[default]
     F32,
-    /// Inputs of quantized weights are rounded to int8 with one scale (max/127, round half to even) per 32 values;
-    /// float weights, routers included, still see f32.
+    /// Inputs are rounded by [`crate::round_int8`]: int8, one scale per 32 values along k. The rounded values are what
+    /// every part of the weight sees, an outlier plane included.
     Int8,
 }
 
@@ -123,7 +104,8 @@ pub enum Op {
         /// m × n
         out: BufferId,
     },
-    /// Per head of q and k, in place: RMS norm (where given), then rope at the token's position.
+    /// Per head of q and k, in place: RMS norm (where given), then rope at the token's position: pairs (i, i + d/2)
+    /// turned by the angles of [`crate::RopeTable`].
     QkNormRope {
         /// m × (num_heads · head_dim)
         q: BufferId,
@@ -140,8 +122,9 @@ pub enum Op {
         /// Position embedding.
         rope: Arc<Rope>,
     },
-    /// Appends k and v to the cache at the tokens' positions, then causal softmax(q·kᵀ·scale)·v over each token's own
-    /// sequence.
+    /// Stores k and v in the cache at the tokens' positions, then causal softmax(q·kᵀ·scale)·v over each token's own
+    /// sequence. Query head h reads key/value head h / (num_heads / num_kv_heads). With a window w, the token at
+    /// position p sees positions p-w+1 ..= p.
     Attention {
         /// m × (num_heads · head_dim)
         q: BufferId,
@@ -168,7 +151,7 @@ pub enum Op {
     Moe {
         /// Input, m × hidden.
         x: BufferId,
-        /// `[num_experts, hidden]`; logits are computed in f32.
+        /// `[num_experts, hidden]`; its inputs are f32 whatever its format.
         router: WeightId,
         /// How experts are chosen and weighted; ties go to the lower index.
         routing: Routing,
@@ -203,26 +186,4 @@ impl Op {
             Self::SelectRows { .. } => "select_rows",
         }
     }
-}
-
-/// Rows of a batch that belong to one sequence.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SequenceRows {
-    /// Slot in every KV cache.
-    pub slot: usize,
-    /// Rows of the batch.
-    pub rows: Range<usize>,
-    /// Position of the first of them; equals the number of positions the slot already holds.
-    pub position: usize,
-}
-
-/// The tokens of one step.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch {
-    /// Token ids, one per row.
-    pub tokens: Vec<u32>,
-    /// Which rows belong to which sequence; together they cover all rows, in order.
-    pub sequences: Vec<SequenceRows>,
-    /// Rows whose logits are wanted.
-    pub outputs: Vec<usize>,
 }

@@ -1,2 +1,18 @@
-//! See the crate description.
+//! Open a model, load it on a device, run it: generation, chat, evaluation.
+//!
+//! The cast, in the order a model meets it: [`open`] (path to weights and config), [`program`] (spec to ops), [`Model`]
+//! (ops on a device with KV caches), [`Tokenizer`] and [`ChatTemplate`] (text to tokens and back), [`Sampler`] (logits
+//! to a token), [`Generator`] (the loop), [`eval`] (perplexity and comparison). Only `devices.rs` names device crates.
 #![forbid(unsafe_code)]
+
+mod devices;
+mod error;
+mod load;
+mod model;
+mod open;
+pub mod program;
+
+pub use devices::{DEVICES, device};
+pub use error::RuntimeError;
+pub use model::{DEFAULT_CHUNK, DEFAULT_CONTEXT, Model, OpenOptions, Wanted, logits};
+pub use open::{Opened, open};

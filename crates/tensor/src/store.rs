@@ -36,6 +36,10 @@ pub struct Plane {
 }
 
 /// One logical weight, described from headers alone.
+///
+/// A store guarantees, whatever its files say: names are unique, printable and not empty; the product of all non-zero
+/// dimensions times the element size fits `isize`, so that callers may multiply dimensions in any order; `planes` agree
+/// with shape and format, and every byte of them lies inside the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The checkpoint's name of the weight, such as `model.layers.0.mlp.down_proj.weight`.
@@ -57,13 +61,13 @@ impl Entry {
     /// Number of logical values.
     #[must_use]
     pub fn elements(&self) -> u64 {
-        self.shape.iter().map(|&d| d as u64).product()
+        if self.shape.contains(&0) { 0 } else { self.shape.iter().fold(1, |n, &d| n.saturating_mul(d as u64)) }
     }
 
     /// Stored bytes of all planes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.planes.iter().map(|p| p.bytes).sum()
+        self.planes.iter().fold(0, |n, p| n.saturating_add(p.bytes))
     }
 }
 
@@ -72,7 +76,9 @@ impl Entry {
 #[non_exhaustive]
 pub enum StoreError {
     /// The operating system refused.
-    #[error("{file}: tensor `{tensor}`: cannot read {len} bytes at {offset}: {source}; check the disk, or download the file again")]
+    #[error(
+        "{file}: tensor `{tensor}`: cannot read {len} bytes at {offset}: {source}; check the disk, or download the file again"
+    )]
     Io {
         /// File name.
         file: String,
@@ -81,12 +87,14 @@ pub enum StoreError {
         /// Byte offset in the file.
         offset: u64,
         /// Bytes asked for.
-        len: usize,
+        len: u64,
         /// The cause.
         source: std::io::Error,
     },
     /// The caller asked for bytes outside the plane: a bug of the caller, reported rather than panicking.
-    #[error("tensor `{tensor}` has no bytes {offset}..{end} in plane {plane}")]
+    #[error(
+        "tensor `{tensor}`: bytes {offset}..{end} of plane {plane} were asked for, which has {bytes}; please report this bug"
+    )]
     Range {
         /// Tensor name.
         tensor: String,
@@ -96,6 +104,16 @@ pub enum StoreError {
         offset: u64,
         /// One past the last byte asked for.
         end: u64,
+        /// Bytes of the plane.
+        bytes: u64,
+    },
+    /// The caller asked for a weight or plane this store does not have: a bug of the caller, too.
+    #[error("tensor `{tensor}` has no plane {plane} in this store; please report this bug")]
+    Unknown {
+        /// Tensor name.
+        tensor: String,
+        /// Plane index.
+        plane: usize,
     },
 }
 
@@ -117,9 +135,76 @@ pub trait TensorStore: Send + Sync {
     /// [`StoreError`] if the range lies outside the plane or the read fails or is short.
     fn read(&self, entry: &Entry, plane: usize, offset: u64, out: &mut [u8]) -> Result<(), StoreError>;
 
-    /// The whole plane without a copy, where the store can map it.
+    /// The whole plane, without a copy where the file allows it. The bytes start at a multiple of the element size (at
+    /// 64 in packs); a file whose header leaves values unaligned is copied instead ([`Bytes::is_mapped`] tells).
     ///
     /// # Errors
-    /// [`StoreError`] if the mapping fails.
+    /// [`StoreError`] if the mapping fails or memory for a copy is short.
     fn map(&self, entry: &Entry, plane: usize) -> Result<Bytes, StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, shape: &[usize], planes: &[u64]) -> Entry {
+        let planes = planes.iter().map(|&bytes| Plane { kind: PlaneKind::Values, bytes }).collect();
+        Entry {
+            name: name.into(),
+            shape: shape.to_vec(),
+            format: "f32".into(),
+            order: Order::Rows,
+            planes,
+            file: "f".into(),
+        }
+    }
+
+    struct List(Vec<Entry>);
+
+    impl TensorStore for List {
+        fn entries(&self) -> &[Entry] {
+            &self.0
+        }
+        fn read(&self, entry: &Entry, plane: usize, _offset: u64, _out: &mut [u8]) -> Result<(), StoreError> {
+            Err(StoreError::Unknown { tensor: entry.name.clone(), plane })
+        }
+        fn map(&self, entry: &Entry, plane: usize) -> Result<Bytes, StoreError> {
+            Err(StoreError::Unknown { tensor: entry.name.clone(), plane })
+        }
+    }
+
+    #[test]
+    fn a_scalar_has_one_element_and_a_zero_dimension_none() {
+        assert_eq!(entry("s", &[], &[4]).elements(), 1);
+        assert_eq!(entry("z", &[3, 0, 5], &[0]).elements(), 0);
+        assert_eq!(entry("m", &[3, 5], &[60]).elements(), 15);
+    }
+
+    #[test]
+    fn counts_saturate_instead_of_wrapping() {
+        let big = usize::MAX;
+        assert_eq!(entry("t", &[big, 2], &[u64::MAX, 2]).elements(), u64::MAX);
+        assert_eq!(entry("t", &[big, big, 0], &[u64::MAX, 2]).elements(), 0);
+        assert_eq!(entry("t", &[1], &[u64::MAX, 2]).bytes(), u64::MAX);
+    }
+
+    #[test]
+    fn an_entry_is_found_by_its_exact_name() {
+        let store = List(["a", "a.b", "b", "é"].map(|n| entry(n, &[1], &[4])).to_vec());
+        for name in ["a", "a.b", "b", "é"] {
+            assert_eq!(store.entry(name).map(|e| e.name.as_str()), Some(name));
+        }
+        for name in ["", "a.", "A", "c"] {
+            assert_eq!(store.entry(name), None);
+        }
+    }
+
+    #[test]
+    fn messages_name_file_tensor_and_place() {
+        let source = std::io::ErrorKind::UnexpectedEof.into();
+        let io = StoreError::Io { file: "m.safetensors".into(), tensor: "t".into(), offset: 8, len: 4, source };
+        assert!(io.to_string().starts_with("m.safetensors: tensor `t`: cannot read 4 bytes at 8: "), "{io}");
+        let range = StoreError::Range { tensor: "t".into(), plane: 1, offset: 2, end: 9, bytes: 8 };
+        assert!(range.to_string().contains("tensor `t`: bytes 2..9 of plane 1"), "{range}");
+    }
 }

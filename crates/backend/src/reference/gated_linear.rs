@@ -1,0 +1,42 @@
+//! `out = activation(x · gateᵀ) · (x · upᵀ)`: the first half of a gated MLP.
+
+use super::linear::{matmul, matvec};
+use super::{Matrix, Reference};
+use crate::{BackendError, BufferId, WeightId};
+use ashlar_arch::Activation;
+
+pub fn run(
+    r: &mut Reference,
+    x: BufferId,
+    [gate, up]: [WeightId; 2],
+    activation: Activation,
+    out: BufferId,
+) -> Result<(), BackendError> {
+    let (gate, up) = (r.weight(gate, "gated_linear")?, r.weight(up, "gated_linear")?);
+    check_pair(gate, up, "gated_linear")?;
+    let x = r.buffer(x, "gated_linear")?;
+    let n = gate.n;
+    let (g, u) = (matmul(x, gate, "gated_linear")?, matmul(x, up, "gated_linear")?);
+    let h = g.iter().zip(&u).map(|(g, u)| gated(*g, *u, activation)).collect();
+    r.store(out, n, h, "gated_linear")
+}
+
+/// One row.
+pub fn hidden(x: &[f32], gate: &Matrix, up: &Matrix, activation: Activation) -> Vec<f32> {
+    matvec(x, gate).iter().zip(matvec(x, up)).map(|(g, u)| gated(*g, u, activation)).collect()
+}
+
+pub fn check_pair(gate: &Matrix, up: &Matrix, op: &'static str) -> Result<(), BackendError> {
+    if (gate.n, gate.k) == (up.n, up.k) {
+        return Ok(());
+    }
+    let what = format!("`{}` is {} × {}, but `{}` is {} × {}", gate.name, gate.n, gate.k, up.name, up.n, up.k);
+    Err(BackendError::Operand { op, what })
+}
+
+fn gated(gate: f32, up: f32, activation: Activation) -> f32 {
+    let g = f64::from(gate);
+    match activation {
+        Activation::Silu => (g / (1.0 + (-g).exp()) * f64::from(up)) as f32,
+    }
+}

@@ -1,0 +1,185 @@
+//! The reference backend: the oracle that every other backend is compared with. Slow and obvious, never optimised.
+//!
+//! Owns: what each op means, one file per op. Weights are decoded to f32 at load; activations and the KV cache are f32;
+//! every sum (dot products, norms, softmax) runs in f64 from the first to the last term and is rounded to f32 once.
+//! In [`ActivationMode::Int8`] the inputs of quantized weights are rounded exactly as fast kernels round them.
+
+mod attention;
+mod buffer;
+mod embed;
+mod gated_linear;
+mod linear;
+mod moe;
+mod qk_norm_rope;
+mod rms_norm;
+mod select_rows;
+
+use crate::{ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, Op, Support, Weight, WeightId};
+use ashlar_formats::Spec;
+use attention::Cache;
+use buffer::Buffer;
+
+/// The oracle.
+#[derive(Default)]
+pub struct Reference {
+    mode: ActivationMode,
+    weights: Vec<Matrix>,
+    buffers: Vec<Buffer>,
+    caches: Vec<Cache>,
+    slack: Vec<f64>,
+}
+
+/// A decoded weight.
+struct Matrix {
+    name: String,
+    n: usize,
+    k: usize,
+    /// n × k, row-major.
+    values: Vec<f32>,
+    /// How inputs are rounded; F32 for float weights.
+    mode: ActivationMode,
+}
+
+impl Matrix {
+    fn row(&self, row: usize) -> &[f32] {
+        self.values.get(row * self.k..(row + 1) * self.k).unwrap_or_default()
+    }
+}
+
+impl Reference {
+    /// A reference that rounds inputs of quantized weights as `mode` says.
+    #[must_use]
+    pub fn new(mode: ActivationMode) -> Self {
+        Self { mode, ..Self::default() }
+    }
+
+    /// Changes the mode for weights loaded from now on.
+    pub fn set_mode(&mut self, mode: ActivationMode) {
+        self.mode = mode;
+    }
+
+    /// Per row of the last op: how far its outputs may lie from the exact ones because an intermediate value that is
+    /// rounded to int8 lay almost on a tie. Zero for ops without intermediate rounding.
+    pub(crate) fn slack(&self) -> &[f64] {
+        &self.slack
+    }
+
+    fn weight(&self, id: WeightId, op: &'static str) -> Result<&Matrix, BackendError> {
+        let missing = || BackendError::Operand { op, what: format!("no weight {}", id.0) };
+        self.weights.get(id.0 as usize).ok_or_else(missing)
+    }
+
+    /// A weight that is a vector of `len` values.
+    fn vector(&self, id: WeightId, len: usize, op: &'static str) -> Result<&[f32], BackendError> {
+        let w = self.weight(id, op)?;
+        if w.values.len() != len {
+            let what = format!("`{}` is {} × {}, expected a vector of {len}", w.name, w.n, w.k);
+            return Err(BackendError::Operand { op, what });
+        }
+        Ok(&w.values)
+    }
+
+    fn buffer(&self, id: BufferId, op: &'static str) -> Result<&Buffer, BackendError> {
+        let missing = || BackendError::Operand { op, what: format!("no buffer {}", id.0) };
+        self.buffers.get(id.0 as usize).ok_or_else(missing)
+    }
+
+    /// A buffer whose width must be `width`.
+    fn input(&self, id: BufferId, width: usize, op: &'static str) -> Result<&Buffer, BackendError> {
+        let buffer = self.buffer(id, op)?;
+        buffer.expect_width(width, op)?;
+        Ok(buffer)
+    }
+
+    /// Replaces the contents of a buffer by `rows` rows of `width` values.
+    fn store(&mut self, id: BufferId, width: usize, values: Vec<f32>, op: &'static str) -> Result<(), BackendError> {
+        self.buffer(id, op)?;
+        match self.buffers.get_mut(id.0 as usize) {
+            Some(buffer) => buffer.store(width, values, op),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds to the contents of a buffer.
+    fn add(&mut self, id: BufferId, width: usize, values: Vec<f32>, op: &'static str) -> Result<(), BackendError> {
+        let old = self.input(id, width, op)?;
+        if old.values.len() != values.len() {
+            let what = format!("adds {} rows to {}", values.len() / width.max(1), old.rows());
+            return Err(BackendError::Operand { op, what });
+        }
+        let sum = old.values.iter().zip(&values).map(|(a, b)| a + b).collect();
+        self.store(id, width, sum, op)
+    }
+}
+
+impl Backend for Reference {
+    fn describe(&self) -> String {
+        match self.mode {
+            ActivationMode::F32 => "reference (f32 activations, 1 thread)".into(),
+            ActivationMode::Int8 => "reference (int8 activations, 1 thread)".into(),
+        }
+    }
+
+    fn support(&self, _spec: &Spec) -> Support {
+        Support::ViaDecode("decoded to f32 at load".into())
+    }
+
+    fn activations(&self, _spec: &Spec) -> ActivationMode {
+        self.mode
+    }
+
+    fn load(&mut self, weight: Weight) -> Result<WeightId, BackendError> {
+        let mode = if weight.is_float()? { ActivationMode::F32 } else { self.mode };
+        let len = weight.n.checked_mul(weight.k).unwrap_or(usize::MAX);
+        let mut values = buffer::zeros(len, || format!("tensor `{}` in f32", weight.name))?;
+        weight.decode(0..weight.n, &mut values)?;
+        self.weights.push(Matrix { name: weight.name, n: weight.n, k: weight.k, values, mode });
+        Ok(WeightId((self.weights.len() - 1) as u32))
+    }
+
+    fn alloc(&mut self, rows: usize, width: usize) -> Result<BufferId, BackendError> {
+        self.buffers.push(Buffer::new(rows, width));
+        Ok(BufferId((self.buffers.len() - 1) as u32))
+    }
+
+    fn alloc_cache(&mut self, sequences: usize, capacity: usize, kv_width: usize) -> Result<CacheId, BackendError> {
+        self.caches.push(Cache::new(sequences, capacity, kv_width));
+        Ok(CacheId((self.caches.len() - 1) as u32))
+    }
+
+    fn run(&mut self, op: &Op, batch: &Batch) -> Result<(), BackendError> {
+        batch.check()?;
+        self.slack.clear();
+        match op {
+            Op::Embed { table, out } => embed::run(self, *table, *out, batch),
+            Op::RmsNorm { x, weight, eps, out } => rms_norm::run(self, *x, *weight, *eps, *out),
+            Op::Linear { x, parts, accumulate } => linear::run(self, *x, parts, *accumulate),
+            Op::GatedLinear { x, gate, up, activation, out } => {
+                gated_linear::run(self, *x, [*gate, *up], *activation, *out)
+            }
+            Op::QkNormRope { q, k, q_norm, k_norm, eps, head_dim, rope } => {
+                let table = crate::RopeTable::new(rope, *head_dim);
+                qk_norm_rope::run(self, *q, *q_norm, *eps, &table, batch)?;
+                qk_norm_rope::run(self, *k, *k_norm, *eps, &table, batch)
+            }
+            Op::Attention { q, k, v, cache, num_heads, num_kv_heads, head_dim, scale, window, out } => {
+                let heads = attention::Heads {
+                    q: *num_heads,
+                    kv: *num_kv_heads,
+                    dim: *head_dim,
+                    scale: *scale,
+                    window: *window,
+                };
+                attention::run(self, [*q, *k, *v], *cache, &heads, *out, batch)
+            }
+            Op::Moe { x, router, routing, experts, activation, out } => {
+                moe::run(self, *x, *router, *routing, experts, *activation, *out)
+            }
+            Op::SelectRows { x, out } => select_rows::run(self, *x, *out, batch),
+        }
+    }
+
+    fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError> {
+        Ok(self.buffer(buffer, "read")?.values.clone())
+    }
+}

@@ -1,0 +1,89 @@
+//! From `OUT.partial` to `OUT`: complete, synced, then renamed in one step.
+
+use crate::error::PackError;
+use crate::manifest::{MANIFEST_FILE, Manifest, pack_config};
+use crate::partial::{JOURNAL, Partial, Target};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+pub(crate) const CONFIG_FILE: &str = "config.json";
+
+pub(crate) fn publish(
+    target: &Target,
+    partial: &Partial,
+    manifest: &Manifest,
+    side_files: &[PathBuf],
+) -> Result<(), PackError> {
+    let dir = &partial.dir;
+    let config = serde_json::to_string_pretty(&pack_config(&manifest.config)).unwrap_or_default() + "\n";
+    for source in side_files {
+        copy(source, dir)?;
+    }
+    write(&dir.join(CONFIG_FILE), config.as_bytes())?;
+    write(&dir.join(MANIFEST_FILE), manifest.to_json().as_bytes())?;
+    partial.lock.sync_all().map_err(PackError::io(dir, "sync it"))?;
+    // Looked at again: hours may have passed.
+    target.check()?;
+    rename(dir, &target.out)?;
+    sync_parent(&target.out)?;
+    let journal = target.out.join(JOURNAL);
+    fs::remove_file(&journal).map_err(PackError::io(&journal, "remove it"))?;
+    partial.lock.sync_all().map_err(PackError::io(&target.out, "sync it"))
+}
+
+/// Whether a file name belongs to the pack itself, and not to what is copied along.
+pub(crate) fn is_own(name: &str) -> bool {
+    name == CONFIG_FILE
+        || name == MANIFEST_FILE
+        || name == JOURNAL
+        || name == "quality.json"
+        || (name.starts_with("ashlar-") && name.ends_with(".safetensors"))
+}
+
+fn copy(source: &Path, dir: &Path) -> Result<(), PackError> {
+    let name = source.file_name().and_then(|n| n.to_str()).filter(|n| !is_own(n));
+    let Some(name) = name else {
+        return Err(PackError::Exists {
+            path: source.to_owned(),
+            what: "cannot be copied into a pack: its name is reserved".into(),
+        });
+    };
+    let (mut from, to) = (File::open(source).map_err(PackError::io(source, "open it"))?, dir.join(name));
+    let mut file = File::create(&to).map_err(PackError::io(&to, "create it"))?;
+    io::copy(&mut from, &mut file).and_then(|_| file.sync_all()).map_err(PackError::io(&to, "write to it"))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), PackError> {
+    let mut file = File::create(path).map_err(PackError::io(path, "create it"))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(PackError::io(path, "write to it"))
+}
+
+/// Puts `partial` in the place of `out`. An older pack there is swapped out in the same step where the system can,
+/// else moved aside first; it is deleted only when the new one is in place.
+fn rename(partial: &Path, out: &Path) -> Result<(), PackError> {
+    let replaces = out.join(MANIFEST_FILE).is_file();
+    if !replaces {
+        return fs::rename(partial, out).map_err(PackError::io(out, "rename the finished pack to it"));
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        if renameat_with(CWD, partial, CWD, out, RenameFlags::EXCHANGE).is_ok() {
+            sync_parent(out)?;
+            return fs::remove_dir_all(partial).map_err(PackError::io(partial, "remove the replaced pack"));
+        }
+    }
+    let mut aside = partial.as_os_str().to_owned();
+    aside.push(".replaced");
+    let aside = PathBuf::from(aside);
+    fs::rename(out, &aside).map_err(PackError::io(out, "move it aside"))?;
+    fs::rename(partial, out).map_err(PackError::io(out, "rename the finished pack to it"))?;
+    sync_parent(out)?;
+    fs::remove_dir_all(&aside).map_err(PackError::io(&aside, "remove the replaced pack"))
+}
+
+fn sync_parent(out: &Path) -> Result<(), PackError> {
+    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent).and_then(|d| d.sync_all()).map_err(PackError::io(parent, "sync it"))
+}

@@ -1,0 +1,90 @@
+//! What can go wrong between a path and a token.
+
+/// Why a model cannot be opened, run or evaluated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The checkpoint.
+    #[error(transparent)]
+    Source(#[from] ashlar_source::SourceError),
+    /// The config, or tensors that do not belong to it.
+    #[error("{path}: {source}")]
+    Arch {
+        /// The model directory.
+        path: String,
+        /// What is wrong.
+        source: ashlar_arch::ArchError,
+    },
+    /// A read from the checkpoint or pack.
+    #[error(transparent)]
+    Store(#[from] ashlar_tensor::StoreError),
+    /// A tensor whose type cannot be a weight.
+    #[error("{file}: tensor `{tensor}` is stored as `{format}`: {source}")]
+    Weight {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// Its stored format.
+        format: String,
+        /// Why that does not do.
+        source: ashlar_formats::FormatError,
+    },
+    /// A tensor of the model that the store does not have (checked at open, so a store that changed since).
+    #[error("tensor `{0}` is missing; is the download complete?")]
+    Missing(String),
+    /// The device.
+    #[error(transparent)]
+    Backend(#[from] ashlar_backend::BackendError),
+    /// The device runs no weights of this format.
+    #[error("tensor `{tensor}` is `{format}`, which {device} cannot run: {why}")]
+    Unsupported {
+        /// The tensor.
+        tensor: String,
+        /// Its format.
+        format: String,
+        /// The device.
+        device: String,
+        /// Reason and remedy.
+        why: String,
+    },
+    /// An option out of its range.
+    #[error("{option}: got {got}, expected {expected}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        got: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// Too many tokens.
+    #[error("{what} needs {needed} positions, but the context is {context}; use a larger --context or a shorter text")]
+    Context {
+        /// What does not fit.
+        what: String,
+        /// Positions needed.
+        needed: usize,
+        /// Positions there are.
+        context: usize,
+    },
+    /// The tokenizer file, or a text it cannot encode.
+    #[error("{file}: {what}")]
+    Tokenizer {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The chat template.
+    #[error("{file}: chat template: {what}")]
+    Template {
+        /// The file it came from.
+        file: String,
+        /// What is wrong and what to do.
+        what: String,
+    },
+    /// A text or pair of models that cannot be evaluated.
+    #[error("{0}")]
+    Evaluate(String),
+}

@@ -1,0 +1,40 @@
+//! From a path to named weights and a config: a pack or a checkpoint, whichever it is.
+
+use crate::RuntimeError;
+use ashlar_arch::ModelSpec;
+use ashlar_source::Checkpoint;
+use ashlar_tensor::{Report, TensorStore};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// A model on disk, headers read, weights not.
+pub struct Opened {
+    /// The weights.
+    pub store: Box<dyn TensorStore>,
+    /// The original config.
+    pub config: Value,
+    /// The model as data.
+    pub spec: ModelSpec,
+    /// Where tokenizer and generation config lie.
+    pub dir: PathBuf,
+    /// Whether it is a pack.
+    pub is_pack: bool,
+}
+
+/// Opens a pack or a checkpoint and checks its tensors against its config. Extra tensors that are known to be harmless
+/// are told to `report`.
+///
+/// # Errors
+/// [`RuntimeError`] if it is neither, if a header is bad, or if the tensors are not those of the architecture.
+pub fn open(path: &Path, report: &dyn Report) -> Result<Opened, RuntimeError> {
+    let checkpoint = Checkpoint::open(path)?;
+    let (config, dir, is_pack) = (checkpoint.config().clone(), checkpoint.dir().to_owned(), false);
+    let store: Box<dyn TensorStore> = Box::new(checkpoint);
+    let arch = |source| RuntimeError::Arch { path: path.display().to_string(), source };
+    let spec = ashlar_arch::model_spec(&config).map_err(arch)?;
+    let tensors = store.entries().iter().map(|e| (e.name.as_str(), e.shape.as_slice()));
+    for ignored in ashlar_arch::check(&spec, tensors).map_err(arch)? {
+        report.note(&format!("tensor `{ignored}` is not used by this architecture and is ignored"));
+    }
+    Ok(Opened { store, config, spec, dir, is_pack })
+}

@@ -1,0 +1,284 @@
+//! An open checkpoint: entries from the headers, bytes by positioned reads or maps.
+
+use crate::find::{INDEX, Weights, find, side_files};
+use crate::fp8;
+use crate::header::{Header, TensorInfo};
+use crate::index::{MAX_INDEX, check_shard, parse_index};
+use crate::shard::Shard;
+use crate::{SourceError, config};
+use ashlar_tensor::{AlignedBytes, Bytes, Dtype, Entry, Order, Plane, PlaneKind, StoreError, TensorStore};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A Hugging Face checkpoint: `config.json` and safetensors files. Only headers are read when it is opened.
+///
+/// The files must not change while it is open: a map of a file that is truncated ends the process, as everywhere.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    config: Value,
+    shards: Vec<Shard>,
+    entries: Vec<Entry>,
+    /// Where the planes of the entry of the same index lie.
+    places: Vec<Vec<Place>>,
+    metadata: BTreeMap<String, String>,
+    identity: String,
+}
+
+/// A plane in a file.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    shard: usize,
+    /// From the start of the file.
+    offset: u64,
+    bytes: u64,
+    /// Bytes of one element: what a map must be aligned to.
+    element: u64,
+}
+
+/// A tensor of some shard, before weights and scales are paired.
+struct Found {
+    shard: usize,
+    data_start: u64,
+    info: TensorInfo,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint directory, or one `.safetensors` file with `config.json` beside it.
+    ///
+    /// # Errors
+    /// [`SourceError`] for whatever is missing, damaged or not supported.
+    pub fn open(path: &Path) -> Result<Self, SourceError> {
+        let (dir, weights) = find(path)?;
+        let (config, config_bytes) = config::read_config(&dir)?;
+        let mut open = Opening::default();
+        open.identity.update(b"ashlar checkpoint 1");
+        open.hash(&config_bytes);
+        match weights {
+            Weights::Single(name) => open.shard(&dir.join(&name), &name, None)?,
+            Weights::Sharded => open.shards(&dir)?,
+        }
+        let identity = open.identity.finalize().to_hex().to_string();
+        let (entries, places) = open.pair(&config)?;
+        Ok(Self { dir, config, shards: open.shards, entries, places, metadata: open.metadata, identity })
+    }
+
+    /// `config.json` as it stands, an object.
+    #[must_use]
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// The directory of the checkpoint.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the shards say in `__metadata__`; the first shard wins where they disagree.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Hex BLAKE3 over config.json and every shard's name, size and header: the same model gives the same value
+    /// wherever it lies. It does not cover the weights' bytes.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        self.identity.clone()
+    }
+
+    /// Name and size in bytes of every shard, in the order of their names.
+    pub fn files(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.shards.iter().map(|s| (s.name.as_str(), s.len))
+    }
+
+    /// Paths of the files that belong into a pack as they are: tokenizer, chat template, generation config, licence,
+    /// model card. Sorted by name.
+    #[must_use]
+    pub fn side_files(&self) -> Vec<PathBuf> {
+        side_files(&self.dir)
+    }
+
+    /// Where a plane lies, and the part of it that was asked for.
+    fn place(&self, entry: &Entry, plane: usize) -> Result<(&Shard, Place), StoreError> {
+        let index = self.entries.binary_search_by(|e| e.name.cmp(&entry.name)).ok();
+        let place = index.and_then(|i| self.places.get(i)).and_then(|p| p.get(plane)).copied();
+        let found = place.and_then(|p| Some((self.shards.get(p.shard)?, p)));
+        found.ok_or_else(|| StoreError::Unknown { tensor: entry.name.clone(), plane })
+    }
+}
+
+impl TensorStore for Checkpoint {
+    fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    fn read(&self, entry: &Entry, plane: usize, offset: u64, out: &mut [u8]) -> Result<(), StoreError> {
+        let (shard, place) = self.place(entry, plane)?;
+        let end = offset.saturating_add(out.len() as u64);
+        if end > place.bytes {
+            return Err(StoreError::Range { tensor: entry.name.clone(), plane, offset, end, bytes: place.bytes });
+        }
+        let offset = place.offset.saturating_add(offset);
+        shard.read_exact_at(out, offset).map_err(|e| read_error(shard, entry, offset, out.len() as u64, e))
+    }
+
+    fn map(&self, entry: &Entry, plane: usize) -> Result<Bytes, StoreError> {
+        let (shard, place) = self.place(entry, plane)?;
+        let fail = |e| read_error(shard, entry, place.offset, place.bytes, e);
+        if !place.offset.is_multiple_of(place.element) {
+            // The header has an odd length (old exporters): a copy is the price of aligned values.
+            let len = usize::try_from(place.bytes).ok();
+            let mut copy =
+                len.and_then(AlignedBytes::zeroed).ok_or_else(|| fail(std::io::ErrorKind::OutOfMemory.into()))?;
+            self.read(entry, plane, 0, &mut copy)?;
+            return Ok(copy.into());
+        }
+        let map = shard.map().map_err(fail)?;
+        let range = usize::try_from(place.offset).ok().zip(usize::try_from(place.bytes).ok());
+        // The file may have been cut since it was opened.
+        range
+            .and_then(|(start, len)| map.slice(start, len))
+            .ok_or_else(|| fail(std::io::ErrorKind::UnexpectedEof.into()))
+    }
+}
+
+fn read_error(shard: &Shard, entry: &Entry, offset: u64, len: u64, source: std::io::Error) -> StoreError {
+    StoreError::Io { file: shard.name.clone(), tensor: entry.name.clone(), offset, len, source }
+}
+
+/// What accumulates while shards are opened.
+#[derive(Default)]
+struct Opening {
+    shards: Vec<Shard>,
+    /// By name: unique over all shards.
+    found: BTreeMap<String, Found>,
+    metadata: BTreeMap<String, String>,
+    identity: blake3::Hasher,
+}
+
+impl Opening {
+    /// Length first, so that no two lists of texts hash alike.
+    fn hash(&mut self, bytes: &[u8]) {
+        self.identity.update(&(bytes.len() as u64).to_le_bytes());
+        self.identity.update(bytes);
+    }
+
+    /// Every shard of the index.
+    fn shards(&mut self, dir: &Path) -> Result<(), SourceError> {
+        let bytes = config::read_json(&dir.join(INDEX), INDEX, MAX_INDEX)?;
+        for (name, listed) in parse_index(&bytes, INDEX)? {
+            let path = dir.join(&name);
+            if !path.exists() {
+                return Err(SourceError::MissingShard {
+                    index: INDEX.to_owned(),
+                    shard: name,
+                    dir: dir.display().to_string(),
+                    tensors: listed.len(),
+                    tensor: listed.into_iter().next().unwrap_or_default(),
+                });
+            }
+            self.shard(&path, &name, Some(&listed))?;
+        }
+        Ok(())
+    }
+
+    /// One file; `listed` is what the index expects in it.
+    fn shard(&mut self, path: &Path, name: &str, listed: Option<&[String]>) -> Result<(), SourceError> {
+        let shard = Shard::open(path, name)?;
+        let (header, json) = Header::read(&shard)?;
+        self.hash(name.as_bytes());
+        self.identity.update(&shard.len.to_le_bytes());
+        self.hash(&json);
+        drop(json);
+        let index = self.shards.len();
+        self.shards.push(shard);
+        // A tensor in two shards is told as such, before the index is found to disagree with one of them.
+        if let Some((tensor, other)) = header.tensors.iter().find_map(|t| self.found.get_key_value(&t.name)) {
+            let other = self.shards.get(other.shard).map(|s| s.name.clone()).unwrap_or_default();
+            return Err(SourceError::TwoShards { tensor: tensor.clone(), shard: name.to_owned(), other });
+        }
+        if let Some(listed) = listed {
+            check_shard(INDEX, name, listed, &header)?;
+        }
+        for (key, value) in header.metadata {
+            self.metadata.entry(key).or_insert(value);
+        }
+        for info in header.tensors {
+            self.found.insert(info.name.clone(), Found { shard: index, data_start: header.data_start, info });
+        }
+        Ok(())
+    }
+
+    fn file(&self, found: &Found) -> String {
+        self.shards.get(found.shard).map(|s| s.name.clone()).unwrap_or_default()
+    }
+
+    /// Entries in the order of their names, with FP8 weights and scales paired.
+    fn pair(&self, config: &Value) -> Result<(Vec<Entry>, Vec<Vec<Place>>), SourceError> {
+        let (mut entries, mut places) = (Vec::new(), Vec::new());
+        for found in self.found.values() {
+            let Found { info, .. } = found;
+            if let Some(weight) = info.name.strip_suffix(fp8::SUFFIX) {
+                self.check_scale(found, weight)?;
+                continue;
+            }
+            let (format, kinds) = match info.dtype {
+                Dtype::F8E4M3 => {
+                    let scale = self.scale_of(found)?;
+                    let block = fp8::block_size(config, &info.name)?;
+                    let format = fp8::format(&self.file(found), info, &self.file(scale), &scale.info, block)?;
+                    (format, vec![(PlaneKind::Codes, found), (PlaneKind::Scales, scale)])
+                }
+                dtype => (dtype.name().to_ascii_lowercase(), vec![(PlaneKind::Values, found)]),
+            };
+            entries.push(Entry {
+                name: info.name.clone(),
+                shape: info.shape.clone(),
+                format,
+                order: Order::Rows,
+                planes: kinds.iter().map(|(kind, f)| Plane { kind: *kind, bytes: f.place().bytes }).collect(),
+                file: self.file(found),
+            });
+            places.push(kinds.iter().map(|(_, f)| f.place()).collect());
+        }
+        Ok((entries, places))
+    }
+
+    /// The scales of an FP8 weight.
+    fn scale_of(&self, weight: &Found) -> Result<&Found, SourceError> {
+        let expected = format!("{}{}", weight.info.name, fp8::SUFFIX);
+        self.found.get(&expected).ok_or_else(|| SourceError::ScaleMissing {
+            file: self.file(weight),
+            tensor: weight.info.name.clone(),
+            expected,
+        })
+    }
+
+    /// Scales are listed with their weight, which must exist and be FP8.
+    fn check_scale(&self, scale: &Found, weight: &str) -> Result<(), SourceError> {
+        let got = match self.found.get(weight).map(|w| w.info.dtype) {
+            Some(Dtype::F8E4M3) => return Ok(()),
+            Some(other) => format!("one of dtype {other}"),
+            None => "none".to_owned(),
+        };
+        let (file, tensor) = (self.file(scale), scale.info.name.clone());
+        Err(SourceError::ScaleOrphan { file, tensor, expected: weight.to_owned(), got })
+    }
+}
+
+impl Found {
+    fn place(&self) -> Place {
+        Place {
+            shard: self.shard,
+            offset: self.data_start.saturating_add(self.info.begin),
+            bytes: self.info.end.saturating_sub(self.info.begin),
+            element: self.info.dtype.size() as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
