@@ -4,7 +4,6 @@ use crate::fit::{Fit, Group, Method, Rounder};
 use crate::lanes::{V, array, reciprocal, round};
 use crate::rtn::{extremes, range};
 use crate::{Quantizer, Rtn, Stats, Target, Tile, TileError, check, groups};
-use ashlar_formats::x16::ROWS;
 use ashlar_formats::{FormatError, Grid, Groups, Levels, Peak, Spec};
 use ashlar_simd::{Isa, Simd};
 
@@ -94,12 +93,11 @@ struct Chosen {
 impl Chosen {
     #[inline(always)]
     fn offer(&mut self, error: &V, fit: &Fit) {
-        for i in 0..ROWS {
+        for (i, &error) in error.iter().enumerate() {
             // False for NaN, which an overflowing candidate gives; a plain fit that overflows is replaced.
-            let better = error[i] < self.error[i] || (!self.error[i].is_finite() && error[i].is_finite());
-            self.error[i] = if better { error[i] } else { self.error[i] };
-            self.fit.scale[i] = if better { fit.scale[i] } else { self.fit.scale[i] };
-            self.fit.zero[i] = if better { fit.zero[i] } else { self.fit.zero[i] };
+            if error < self.error[i] || (!self.error[i].is_finite() && error.is_finite()) {
+                (self.error[i], self.fit.scale[i], self.fit.zero[i]) = (error, fit.scale[i], fit.zero[i]);
+            }
         }
     }
 }
