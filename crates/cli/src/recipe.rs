@@ -4,16 +4,7 @@ use crate::exit::{Failure, OrUsage};
 use crate::model::Model;
 use anyhow::{Context, anyhow};
 use ashlar_recipe::{Choices, Recipe, preset, presets};
-use clap::Args;
 use std::path::Path;
-
-/// Which recipe decides.
-#[derive(Args, Clone, Debug)]
-pub struct RecipeArg {
-    /// A recipe file, or the name of a preset (`ashlar plan --list-recipes`)
-    #[arg(long, value_name = "R")]
-    pub recipe: String,
-}
 
 /// Reads the recipe and lets it decide. A file wins over a preset of the same name.
 ///
@@ -37,18 +28,23 @@ fn read(recipe: &str) -> Result<(String, String), Failure> {
 }
 
 fn unknown(recipe: &str) -> anyhow::Error {
-    let nearest = ashlar_arch::nearest(recipe, presets().map(|(name, _)| name));
+    let nearest = ashlar_arch::nearest(recipe, presets());
     let hint = nearest.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
     anyhow!("there is neither a recipe file nor a preset `{recipe}`{hint} (`ashlar plan --list-recipes` shows the presets)")
 }
 
-/// Name and first comment line of every preset.
+/// Every preset with the comment it starts with.
 #[must_use]
 pub fn list() -> String {
-    let mut table = crate::table::Table::new(&["preset", "what it does"]);
-    for (name, text) in presets() {
-        let about = text.lines().find_map(|l| l.strip_prefix("# ")).unwrap_or_default();
-        table.row([name.to_owned(), about.to_owned()]);
+    let width = presets().map(str::len).max().unwrap_or(0);
+    let mut out = String::new();
+    for name in presets() {
+        let text = preset(name).unwrap_or_default();
+        let about = text.lines().map_while(|l| l.strip_prefix("# "));
+        for (i, line) in about.enumerate() {
+            let name = if i == 0 { name } else { "" };
+            out.push_str(&format!("  {name:width$}  {line}\n"));
+        }
     }
-    table.render()
+    out
 }
