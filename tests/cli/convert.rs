@@ -1,6 +1,6 @@
 //! Convert and verify: round trips, refusals, the same bytes whatever the threads, a damaged pack.
 
-use crate::support::{FIXTURES, Test, ashlar, assert_same_files, finish, fixture, listing, root, run};
+use crate::support::{FIXTURES, Test, ashlar, assert_same_files, finish, fixture, listing, root};
 use std::path::{Path, PathBuf};
 
 /// Every family of formats in one recipe.
@@ -20,8 +20,7 @@ rules:
 /// Converts with extra arguments and expects success.
 #[track_caller]
 pub fn convert(src: &Path, out: &Path, recipe: &Path, extra: &[&str]) {
-    let args = ["convert".as_ref(), src.as_os_str(), "-o".as_ref(), out.as_os_str(), "--recipe".as_ref(), recipe.as_os_str()];
-    run(args.into_iter().chain(extra.iter().map(AsRef::as_ref))).expect(0);
+    finish(ashlar().arg("convert").arg(src).arg("-o").arg(out).arg("--recipe").arg(recipe).args(extra)).expect(0);
 }
 
 /// A recipe file with this text.
@@ -37,7 +36,7 @@ fn every_fixture_converts_and_verifies() -> Test {
     for name in FIXTURES {
         let out = dir.path().join(name.replace('/', "-"));
         convert(&fixture(name), &out, Path::new("8bit"), &[]);
-        let report = run(["verify".as_ref(), out.as_os_str(), "--against".as_ref(), fixture(name).as_os_str(), "--json".as_ref()]).expect(0).json();
+        let report = ashlar!["verify", out, "--against", fixture(name), "--json"].expect(0).json();
         assert_eq!(report["ok"], true, "{name}: {report}");
     }
     Ok(())
@@ -47,8 +46,7 @@ fn every_fixture_converts_and_verifies() -> Test {
 fn convert_tells_size_and_error_per_class_as_json() -> Test {
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("out");
-    let args = ["convert".as_ref(), fixture("demo-moe").as_os_str().to_owned(), "-o".into(), out.clone().into(), "--recipe".into(), "4bit-experts".into(), "--json".into()];
-    let summary = run(args).expect(0).json();
+    let summary = ashlar!["convert", fixture("demo-moe"), "-o", out, "--recipe", "4bit-experts", "--json"].expect(0).json();
     let classes = summary["classes"].as_array().ok_or("classes")?;
     let experts = classes.iter().find(|c| c["class"] == "experts").ok_or("experts")?;
     let error = experts["relative_error"].as_f64().ok_or("relative_error")?;
@@ -62,7 +60,7 @@ fn convert_tells_size_and_error_per_class_as_json() -> Test {
 fn plan_promises_exactly_the_bytes_that_convert_writes() -> Test {
     let dir = tempfile::tempdir()?;
     let (recipe, out, src) = (recipe(dir.path(), MIXED)?, dir.path().join("out"), fixture("demo-moe"));
-    let plan = run(["plan".as_ref(), src.as_os_str(), "--json".as_ref(), "--recipe".as_ref(), recipe.as_os_str()]).expect(0).json();
+    let plan = ashlar!["plan", src, "--json", "--recipe", recipe].expect(0).json();
     convert(&src, &out, &recipe, &[]);
     let on_disk: u64 = listing(&out).iter().filter(|(n, _)| n.ends_with(".safetensors")).map(|(_, b)| b.len() as u64).sum();
     assert_eq!(plan["total_bytes"].as_u64(), Some(on_disk));
@@ -94,12 +92,10 @@ fn an_existing_output_needs_force() -> Test {
     let (out, src) = (dir.path().join("out"), fixture("tiny/llama"));
     convert(&src, &out, Path::new("8bit"), &[]);
     let before = listing(&out);
-    let again = ["convert".as_ref(), src.as_os_str(), "-o".as_ref(), out.as_os_str(), "--recipe".as_ref(), "4bit".as_ref()];
-    let refused = run(again);
-    assert_ne!(refused.code, 0, "{refused:?}");
+    let refused = ashlar!["convert", src, "-o", out, "--recipe", "4bit"].expect(2);
     refused.says(&["--force"]);
     assert_eq!(listing(&out), before, "the old pack is untouched");
-    run(again.into_iter().chain(["--force".as_ref()])).expect(0);
+    ashlar!["convert", src, "-o", out, "--recipe", "4bit", "--force"].expect(0);
     assert_ne!(listing(&out), before);
     Ok(())
 }
@@ -110,7 +106,7 @@ fn a_pack_can_be_converted_again() -> Test {
     let (first, second) = (dir.path().join("first"), dir.path().join("second"));
     convert(&fixture("tiny/llama"), &first, Path::new("8bit"), &[]);
     convert(&first, &second, Path::new("4bit"), &[]);
-    run(["verify".as_ref(), second.as_os_str()]).expect(0);
+    ashlar!["verify", second].expect(0);
     Ok(())
 }
 
@@ -126,12 +122,12 @@ fn verify_finds_a_flipped_byte() -> Test {
         let at = bytes.len() - bytes.len() / share;
         bytes[at] ^= 0x10;
         std::fs::write(&shard, &bytes)?;
-        let report = run(["verify".as_ref(), out.as_os_str(), "--json".as_ref()]).expect(3).json();
+        let report = ashlar!["verify", out, "--json"].expect(3).json();
         assert_eq!(report["ok"], false);
         assert!(!report["damaged"].as_array().ok_or("damaged")?.is_empty(), "{report}");
     }
     std::fs::write(&shard, &whole)?;
-    run(["verify".as_ref(), out.as_os_str()]).expect(0);
+    ashlar!["verify", out].expect(0);
     Ok(())
 }
 
@@ -140,7 +136,7 @@ fn verify_against_another_model_is_found_wanting() -> Test {
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("out");
     convert(&fixture("tiny/llama"), &out, Path::new("8bit"), &[]);
-    let ran = run(["verify".as_ref(), out.as_os_str(), "--against".as_ref(), fixture("tiny/qwen2").as_os_str()]);
+    let ran = ashlar!["verify", out, "--against", fixture("tiny/qwen2")];
     assert!(ran.code == 3 || ran.code == 1, "{ran:?}");
     Ok(())
 }
@@ -150,7 +146,7 @@ fn a_pack_is_not_mistaken_for_a_checkpoint_and_tells_its_recipe() -> Test {
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("out");
     convert(&fixture("demo-moe"), &out, &root().join("recipes/4bit-experts.yaml"), &[]);
-    let facts = run(["inspect".as_ref(), out.as_os_str(), "--json".as_ref()]).expect(0).json();
+    let facts = ashlar!["inspect", out, "--json"].expect(0).json();
     assert_eq!(facts["kind"], "pack");
     assert!(facts["bpw"].as_f64().is_some_and(|b| b < 8.0), "{facts}");
     assert!(facts["pack"]["recipe"].as_str().is_some_and(|r| r.contains("version: 1")), "{facts}");

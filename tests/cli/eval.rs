@@ -1,7 +1,7 @@
 //! `eval`: perplexity, and what a pack lost against the original.
 
 use super::convert::convert;
-use crate::support::{Test, fixture, root, run};
+use crate::support::{Test, fixture, root};
 use std::path::{Path, PathBuf};
 
 fn text() -> PathBuf {
@@ -10,11 +10,12 @@ fn text() -> PathBuf {
 
 fn eval(model: &Path, reference: Option<&Path>) -> serde_json::Value {
     let text = text();
-    let mut args = vec!["eval".as_ref(), model.as_os_str(), "--text".as_ref(), text.as_os_str(), "--ctx".as_ref(), "256".as_ref(), "--json".as_ref()];
-    if let Some(reference) = reference {
-        args.extend(["--reference".as_ref(), reference.as_os_str()]);
+    match reference {
+        Some(reference) => ashlar!["eval", model, "--text", text, "--ctx", "256", "--json", "--reference", reference],
+        None => ashlar!["eval", model, "--text", text, "--ctx", "256", "--json"],
     }
-    run(args).expect(0).json()
+    .expect(0)
+    .json()
 }
 
 #[test]
@@ -55,7 +56,7 @@ fn what_quantizing_costs_is_measured_and_left_in_the_pack() -> Test {
         let quality: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("quality.json"))?)?;
         assert_eq!(quality["kl"], result["kl"], "{preset}");
         assert_eq!(manifest, std::fs::read(out.join("ashlar.json"))?, "the manifest never changes");
-        run(["verify".as_ref(), out.as_os_str()]).expect(0);
+        ashlar!["verify", out].expect(0);
     }
     Ok(())
 }
@@ -65,7 +66,7 @@ fn an_empty_text_is_wrong_usage() -> Test {
     let dir = tempfile::tempdir()?;
     let text = dir.path().join("empty.txt");
     std::fs::write(&text, "")?;
-    let ran = run(["eval".as_ref(), fixture("demo-moe").as_os_str(), "--text".as_ref(), text.as_os_str()]);
+    let ran = ashlar!["eval", fixture("demo-moe"), "--text", text];
     assert_eq!(ran.code, 2, "{ran:?}");
     ran.says(&["empty.txt"]);
     Ok(())
@@ -74,7 +75,7 @@ fn an_empty_text_is_wrong_usage() -> Test {
 #[test]
 fn models_with_different_vocabularies_cannot_be_compared() {
     let text = text();
-    let ran = run(["eval".as_ref(), fixture("demo-moe").as_os_str(), "--text".as_ref(), text.as_os_str(), "--reference".as_ref(), fixture("tiny/llama").as_os_str()]);
+    let ran = ashlar!["eval", fixture("demo-moe"), "--text", text, "--reference", fixture("tiny/llama")];
     assert!(ran.code == 1 || ran.code == 2, "{ran:?}");
     ran.says(&["vocabular"]);
 }

@@ -1,7 +1,7 @@
 //! What may go wrong while a large checkpoint is converted: kills, a full disk, little memory.
 
 use super::convert::{convert, recipe};
-use crate::support::{Shape, Test, ashlar, assert_same_files, fixture, peak_of, run, skip, write_checkpoint};
+use crate::support::{Shape, Test, ashlar, assert_same_files, fixture, peak_of, skip, write_checkpoint};
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -47,7 +47,7 @@ fn a_killed_conversion_resumes_to_the_same_bytes() -> Test {
     }
     assert_same_files(&whole, &killed);
     assert!(!dir.path().join("killed.partial").exists(), "the journal is gone");
-    run(["verify".as_ref(), killed.as_os_str()]).expect(0);
+    ashlar!["verify", killed].expect(0);
     Ok(())
 }
 
@@ -67,12 +67,11 @@ fn what_another_recipe_left_behind_needs_restart() -> Test {
     child.kill()?;
     child.wait()?;
     assert!(partial.exists() && !out.exists(), "the kill came too late");
-    let other = ["convert".as_ref(), src.as_os_str(), "-o".as_ref(), out.as_os_str(), "--recipe".as_ref(), "8bit".as_ref()];
-    let refused = run(other);
+    let refused = ashlar!["convert", src, "-o", out, "--recipe", "8bit"];
     assert_ne!(refused.code, 0);
     refused.says(&["--restart"]);
-    run(other.into_iter().chain(["--restart".as_ref()])).expect(0);
-    run(["verify".as_ref(), out.as_os_str()]).expect(0);
+    ashlar!["convert", src, "-o", out, "--recipe", "8bit", "--restart"].expect(0);
+    ashlar!["verify", out].expect(0);
     Ok(())
 }
 
@@ -103,7 +102,7 @@ fn peak_memory_stays_within_the_limit() -> Test {
 fn memory_that_cannot_suffice_is_refused_before_anything_is_written() -> Test {
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("out");
-    let refused = run(["convert".as_ref(), fixture("demo-moe").as_os_str(), "-o".as_ref(), out.as_os_str(), "--recipe".as_ref(), "8bit".as_ref(), "--memory".as_ref(), "1kB".as_ref()]);
+    let refused = ashlar!["convert", fixture("demo-moe"), "-o", out, "--recipe", "8bit", "--memory", "1kB"];
     assert_eq!(refused.code, 2, "{refused:?}");
     refused.says(&["--memory"]);
     assert_eq!(std::fs::read_dir(dir.path())?.count(), 0);

@@ -1,6 +1,6 @@
 //! `run`: prompts, sampling, streaming, stopping.
 
-use crate::support::{Ran, Test, ashlar, fixture, run};
+use crate::support::{Ran, Test, ashlar, finish, fixture};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
@@ -9,9 +9,7 @@ const PROMPT: &str = "<|begin_of_text|>And it came to pass in those days, that";
 const GOLDEN: &str = " the word of the LORD came unto me, saying, Son of man, set thy face against the house of Israel, and prophesy against them,";
 
 fn raw(extra: &[&str]) -> Ran {
-    let model = fixture("demo-moe");
-    let args = ["run".as_ref(), model.as_os_str(), "--raw".as_ref(), "-p".as_ref(), PROMPT.as_ref()];
-    run(args.into_iter().chain(extra.iter().map(AsRef::as_ref)))
+    finish(ashlar().arg("run").arg(fixture("demo-moe")).args(["--raw", "-p", PROMPT]).args(extra))
 }
 
 #[test]
@@ -56,7 +54,7 @@ fn a_prompt_may_come_from_a_file_or_from_stdin() -> Test {
     let model = fixture("demo-moe");
     let common = ["--raw", "--temperature", "0", "--max-tokens", "12"];
     let at = format!("@{}", file.display());
-    let from_file = run(["run".as_ref(), model.as_os_str(), "-p".as_ref(), at.as_ref()].into_iter().chain(common.iter().map(AsRef::as_ref)));
+    let from_file = finish(ashlar().arg("run").arg(&model).args(["-p", &at]).args(common));
     assert_eq!(from_file.expect(0).stdout, want);
     let mut child = ashlar().arg("run").arg(&model).args(common).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     child.stdin.take().ok_or("stdin")?.write_all(PROMPT.as_bytes())?;
@@ -78,7 +76,7 @@ fn a_prompt_longer_than_the_context_is_wrong_usage() {
 
 #[test]
 fn a_model_without_chat_template_cannot_chat_and_says_so() {
-    let ran = run(["run".as_ref(), fixture("tiny/llama").as_os_str(), "--chat".as_ref()]);
+    let ran = ashlar!["run", fixture("tiny/llama"), "--chat"];
     assert_ne!(ran.code, 0);
     ran.says(&["--raw"]);
 }
