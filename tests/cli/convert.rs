@@ -46,12 +46,14 @@ fn every_fixture_converts_and_verifies() -> Test {
 fn convert_tells_size_and_error_per_class_as_json() -> Test {
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("out");
-    let summary = ashlar!["convert", fixture("demo-moe"), "-o", out, "--recipe", "4bit-experts", "--json"].expect(0).json();
+    let summary =
+        ashlar!["convert", fixture("demo-moe"), "-o", out, "--recipe", "4bit-experts", "--json"].expect(0).json();
     let classes = summary["classes"].as_array().ok_or("classes")?;
     let experts = classes.iter().find(|c| c["class"] == "experts").ok_or("experts")?;
     let error = experts["relative_error"].as_f64().ok_or("relative_error")?;
     assert!((0.001..0.12).contains(&error), "4 bits: {experts}");
-    let on_disk: u64 = listing(&out).iter().filter(|(n, _)| n.ends_with(".safetensors")).map(|(_, b)| b.len() as u64).sum();
+    let on_disk: u64 =
+        listing(&out).iter().filter(|(n, _)| n.ends_with(".safetensors")).map(|(_, b)| b.len() as u64).sum();
     assert_eq!(summary["total_bytes"].as_u64(), Some(on_disk));
     Ok(())
 }
@@ -62,7 +64,8 @@ fn plan_promises_exactly_the_bytes_that_convert_writes() -> Test {
     let (recipe, out, src) = (recipe(dir.path(), MIXED)?, dir.path().join("out"), fixture("demo-moe"));
     let plan = ashlar!["plan", src, "--json", "--recipe", recipe].expect(0).json();
     convert(&src, &out, &recipe, &[]);
-    let on_disk: u64 = listing(&out).iter().filter(|(n, _)| n.ends_with(".safetensors")).map(|(_, b)| b.len() as u64).sum();
+    let on_disk: u64 =
+        listing(&out).iter().filter(|(n, _)| n.ends_with(".safetensors")).map(|(_, b)| b.len() as u64).sum();
     assert_eq!(plan["total_bytes"].as_u64(), Some(on_disk));
     Ok(())
 }
@@ -80,7 +83,14 @@ fn the_bytes_do_not_depend_on_threads_memory_or_instruction_set() -> Test {
     }
     let portable = dir.path().join("portable");
     let mut command = ashlar();
-    command.env("ASHLAR_ISA", "portable").arg("convert").arg(&src).arg("-o").arg(&portable).arg("--recipe").arg(&recipe);
+    command
+        .env("ASHLAR_ISA", "portable")
+        .arg("convert")
+        .arg(&src)
+        .arg("-o")
+        .arg(&portable)
+        .arg("--recipe")
+        .arg(&recipe);
     finish(&mut command).expect(0);
     assert_same_files(&one, &portable);
     Ok(())
@@ -115,7 +125,10 @@ fn verify_finds_a_flipped_byte() -> Test {
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("out");
     convert(&fixture("tiny/qwen3_moe"), &out, Path::new("8bit"), &[]);
-    let shard = std::fs::read_dir(&out)?.filter_map(|e| Some(e.ok()?.path())).find(|p| p.extension().is_some_and(|e| e == "safetensors")).ok_or("a shard")?;
+    let shard = std::fs::read_dir(&out)?
+        .filter_map(|e| Some(e.ok()?.path()))
+        .find(|p| p.extension().is_some_and(|e| e == "safetensors"))
+        .ok_or("a shard")?;
     let whole = std::fs::read(&shard)?;
     for share in [3, 2] {
         let mut bytes = whole.clone();

@@ -1,5 +1,7 @@
 //! Help texts and wrong usage.
 
+use crate::support::{ashlar, finish};
+
 const COMMANDS: &[&str] = &["inspect", "plan", "convert", "verify", "logits"];
 
 #[test]
@@ -26,7 +28,7 @@ fn every_command_explains_itself_with_an_example() {
 
 #[test]
 fn no_command_is_wrong_usage_and_shows_the_help() {
-    ashlar!["--quiet"].expect(2).says(&["Usage:", "Commands:"]);
+    finish(&mut ashlar()).expect(2).says(&["Usage:", "Commands:"]);
 }
 
 #[test]

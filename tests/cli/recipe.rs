@@ -66,7 +66,9 @@ fn an_unknown_preset_names_the_nearest() -> Test {
 /// The presets that `plan --list-recipes` names.
 fn presets() -> Vec<String> {
     let list = ashlar!["plan", "--list-recipes"].expect(0).stdout;
-    list.lines().skip(1).filter_map(|l| l.split_whitespace().next()).map(str::to_owned).collect()
+    // A name stands two columns in; the lines that go on with its description further.
+    let names = list.lines().filter(|l| !l.starts_with("   ")).filter_map(|l| l.split_whitespace().next());
+    names.map(str::to_owned).collect()
 }
 
 #[test]
@@ -77,7 +79,10 @@ fn every_preset_is_planned_against_every_fixture() -> Test {
         for name in FIXTURES {
             let plan = ashlar!["plan", fixture(name), "--recipe", preset, "--json"].expect(0).json();
             let (total, bpw) = (plan["total_bytes"].as_u64(), plan["bpw"].as_f64());
-            assert!(total.is_some_and(|b| b > 0) && bpw.is_some_and(|b| (3.0..=32.5).contains(&b)), "{preset} on {name}: {plan}");
+            assert!(
+                total.is_some_and(|b| b > 0) && bpw.is_some_and(|b| (3.0..=32.5).contains(&b)),
+                "{preset} on {name}: {plan}"
+            );
         }
     }
     Ok(())
@@ -100,9 +105,7 @@ fn an_emitted_recipe_plans_to_the_same_bytes() -> Test {
 fn explain_tells_the_rules_that_spoke_and_the_decision() -> Test {
     let src = fixture("demo-moe");
     let tensor = "model.layers.0.mlp.experts.3.down_proj.weight";
-    let explain = |name: &str| {
-        ashlar!["plan", src, "--recipe", "4bit-experts", "--explain", name]
-    };
+    let explain = |name: &str| ashlar!["plan", src, "--recipe", "4bit-experts", "--explain", name];
     let text = explain(tensor).expect(0).stdout;
     for part in [tensor, "class experts", "proj down", "layer 0", "expert 3"] {
         assert!(text.contains(part), "no `{part}` in:\n{text}");

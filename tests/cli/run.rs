@@ -41,7 +41,8 @@ fn the_same_seed_gives_the_same_text_whatever_the_threads() {
 
 #[test]
 fn a_stop_text_ends_the_text_before_it() {
-    let text = raw(&["--temperature", "0", "--max-tokens", "40", "--stop", "Israel", "--stop", "LORD"]).expect(0).stdout;
+    let text =
+        raw(&["--temperature", "0", "--max-tokens", "40", "--stop", "Israel", "--stop", "LORD"]).expect(0).stdout;
     assert_eq!(text.trim_end(), " the word of the");
 }
 
@@ -56,7 +57,14 @@ fn a_prompt_may_come_from_a_file_or_from_stdin() -> Test {
     let at = format!("@{}", file.display());
     let from_file = finish(ashlar().arg("run").arg(&model).args(["-p", &at]).args(common));
     assert_eq!(from_file.expect(0).stdout, want);
-    let mut child = ashlar().arg("run").arg(&model).args(common).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut child = ashlar()
+        .arg("run")
+        .arg(&model)
+        .args(common)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
     child.stdin.take().ok_or("stdin")?.write_all(PROMPT.as_bytes())?;
     let output = child.wait_with_output()?;
     assert_eq!(String::from_utf8(output.stdout)?, want);
@@ -91,13 +99,20 @@ fn chat_answers_line_by_line_and_knows_its_commands() -> Test {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    child.stdin.take().ok_or("stdin")?.write_all(b"What is a hacker?\n/reset\nWhat is a hacker?\n/nonsense\n/exit\nnever read\n")?;
+    child
+        .stdin
+        .take()
+        .ok_or("stdin")?
+        .write_all(b"What is a hacker?\n/reset\nWhat is a hacker?\n/nonsense\n/exit\nnever read\n")?;
     let output = child.wait_with_output()?;
     let (stdout, stderr) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     let answers: Vec<&str> = stdout.lines().filter(|l| !l.trim().is_empty()).collect();
     let half = answers.len() / 2;
-    assert!(half > 0 && answers[..half] == answers[half..], "after /reset the same question has the same answer: {stdout}");
+    assert!(
+        half > 0 && answers[..half] == answers[half..],
+        "after /reset the same question has the same answer: {stdout}"
+    );
     assert!(stderr.contains("/nonsense"), "{stderr}");
     Ok(())
 }

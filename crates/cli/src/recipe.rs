@@ -20,7 +20,8 @@ pub fn choose(recipe: &str, model: &Model) -> Result<Choices, Failure> {
 fn read(recipe: &str) -> Result<(String, String), Failure> {
     let path = Path::new(recipe);
     if path.is_file() {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the recipe {recipe}")).or_usage()?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read the recipe {recipe}")).or_usage()?;
         return Ok((text, recipe.to_owned()));
     }
     let text = preset(recipe).ok_or_else(|| Failure::usage(unknown(recipe)))?;
@@ -30,7 +31,9 @@ fn read(recipe: &str) -> Result<(String, String), Failure> {
 fn unknown(recipe: &str) -> anyhow::Error {
     let nearest = ashlar_arch::nearest(recipe, presets());
     let hint = nearest.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
-    anyhow!("there is neither a recipe file nor a preset `{recipe}`{hint} (`ashlar plan --list-recipes` shows the presets)")
+    anyhow!(
+        "there is neither a recipe file nor a preset `{recipe}`{hint} (`ashlar plan --list-recipes` shows the presets)"
+    )
 }
 
 /// Every preset with the comment it starts with.

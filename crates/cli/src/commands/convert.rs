@@ -70,7 +70,9 @@ impl Convert {
             progress.note(note);
         }
         let out = self.output.display();
-        Interrupt::exit_saying(&format!("interrupted; run the same command again to go on from {out}.partial, or delete that folder"))?;
+        Interrupt::exit_saying(&format!(
+            "interrupted; run the same command again to go on from {out}.partial, or delete that folder"
+        ))?;
         let options = Options {
             memory: self.memory.memory,
             threads: self.threads.map(NonZeroUsize::get),
@@ -78,7 +80,8 @@ impl Convert {
             restart: self.restart,
             ..Options::default()
         };
-        let summary = ashlar_convert::convert(&plan, model.store(), &self.output, &options, &progress).map_err(failure)?;
+        let summary =
+            ashlar_convert::convert(&plan, model.store(), &self.output, &options, &progress).map_err(failure)?;
         if self.json {
             output::print_json(&summary_json(&plan, &summary, &choices, &self.output))?;
         } else {
@@ -164,7 +167,11 @@ fn text(plan: &Plan, summary: &Summary, out: &Path) -> String {
     text.push_str("error: |w − ŵ| / |w| over the tensors that were not kept\n");
     let overflow: u64 = summary.classes.iter().map(|c| c.loss.outlier_overflow).sum();
     if overflow > 0 {
-        let _ = writeln!(text, "note: {} outliers found no slot and were quantized like the rest; a larger `share` holds them", units::thousands(overflow));
+        let _ = writeln!(
+            text,
+            "note: {} outliers found no slot and were quantized like the rest; a larger `share` holds them",
+            units::thousands(overflow)
+        );
     }
     let resumed = match summary.resumed_records {
         0 => String::new(),

@@ -75,8 +75,15 @@ impl Verify {
         }
         let _ = if problems.is_empty() {
             let kept = report.compared.iter().filter(|c| c.must_be_exact).count();
-            let same = if kept > 0 { format!("; {kept} kept tensors are bit-equal to the source") } else { String::new() };
-            writeln!(out, "{}: {} records, {}, all checksums right{same}", self.pack.display(), pack.records().len(), units::bytes(pack.bytes()))
+            let same =
+                if kept > 0 { format!("; {kept} kept tensors are bit-equal to the source") } else { String::new() };
+            writeln!(
+                out,
+                "{}: {} records, {}, all checksums right{same}",
+                self.pack.display(),
+                pack.records().len(),
+                units::bytes(pack.bytes())
+            )
         } else {
             writeln!(out, "{}: {} problems; convert the model again", self.pack.display(), problems.len())
         };
@@ -89,13 +96,25 @@ fn problems(report: &VerifyReport) -> Vec<String> {
     let mut all = Vec::new();
     for d in &report.damage {
         let what = d.tensors.join(", ");
-        all.push(format!("{}: record {} at {} ({} bytes; {what}): checksum {}, expected {}", d.file, d.record, d.offset, d.bytes, d.got, d.expected));
+        all.push(format!(
+            "{}: record {} at {} ({} bytes; {what}): checksum {}, expected {}",
+            d.file, d.record, d.offset, d.bytes, d.got, d.expected
+        ));
     }
     all.extend(report.padding.iter().map(|t| format!("tensor `{t}`: padding rows are not zero")));
     all.extend(report.source_hash.iter().map(|t| format!("tensor `{t}`: does not give back the bytes of its source")));
-    all.extend(report.missing.iter().map(|t| format!("tensor `{t}`: the source has no such tensor of this shape; is it the right source?")));
+    all.extend(
+        report
+            .missing
+            .iter()
+            .map(|t| format!("tensor `{t}`: the source has no such tensor of this shape; is it the right source?")),
+    );
     let changed = report.compared.iter().filter(|c| c.must_be_exact && !c.exact);
-    all.extend(changed.map(|c| format!("tensor `{}`: was kept as {}, but its bits differ from the source", c.name, c.source_format)));
+    all.extend(
+        changed.map(|c| {
+            format!("tensor `{}`: was kept as {}, but its bits differ from the source", c.name, c.source_format)
+        }),
+    );
     all
 }
 
