@@ -38,6 +38,9 @@ pub fn buffers(layout: &Layout) -> Vec<Vec<u8>> {
     layout.planes.iter().map(|p| vec![0xa5; p.bytes as usize]).collect()
 }
 
+/// Planes, decoded values, error.
+type Roundtrip = (Vec<Vec<u8>>, Vec<f32>, TileError);
+
 /// Quantizes whole weights; returns planes, decoded values, error.
 pub fn roundtrip(
     method: &str,
@@ -46,7 +49,7 @@ pub fn roundtrip(
     k: usize,
     stats: Stats<'_>,
     isa: Isa,
-) -> Result<(Vec<Vec<u8>>, Vec<f32>, TileError), FormatError> {
+) -> Result<Roundtrip, FormatError> {
     let n = w.len() / k;
     let mut planes = buffers(&spec.layout(Order::X16, n, k)?);
     let mut slices: Vec<&mut [u8]> = planes.iter_mut().map(|p| &mut p[..]).collect();

@@ -42,7 +42,16 @@ impl Kernel for AllOps<'_> {
             s.store(v, &mut lanes);
             out.extend(lanes.map(f32::to_bits));
         };
-        for v in [s.add(a, b), s.sub(a, b), s.mul(a, b), s.div(a, b), s.fma(a, b, c), s.max(a, b), s.min(a, b)] {
+        for v in [
+            s.add(a, b),
+            s.sub(a, b),
+            s.mul(a, b),
+            s.div(a, b),
+            s.fma(a, b, c),
+            s.max(a, b),
+            s.min(a, b),
+            s.if_gt(a, b, c, a),
+        ] {
             f(v);
         }
         f(s.splat(s.sum(a)));

@@ -132,6 +132,13 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         proven!([_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])])
     }
     #[inline(always)]
+    fn if_gt(self, a: [__m256; 2], b: [__m256; 2], yes: [__m256; 2], no: [__m256; 2]) -> [__m256; 2] {
+        proven!([
+            _mm256_blendv_ps(no[0], yes[0], _mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0])),
+            _mm256_blendv_ps(no[1], yes[1], _mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1]))
+        ])
+    }
+    #[inline(always)]
     fn sum(self, v: [__m256; 2]) -> f32 {
         proven!(sum8(_mm256_add_ps(v[0], v[1])))
     }

@@ -95,6 +95,10 @@ impl Simd for Avx512 {
         proven!(_mm512_min_ps(a, b))
     }
     #[inline(always)]
+    fn if_gt(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        proven!(_mm512_mask_mov_ps(no, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), yes))
+    }
+    #[inline(always)]
     fn sum(self, v: __m512) -> f32 {
         proven!({
             let eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
