@@ -20,12 +20,8 @@ pub enum Form {
 #[derive(Default)]
 pub struct Rounded {
     groups: usize,
-    /// rows × groups × 32 codes, four to a word, the first in the lowest byte.
-    words: Vec<[i32; 8]>,
     /// rows × groups
-    scales: Vec<f32>,
-    /// rows × groups: Σ codes.
-    sums: Vec<i32>,
+    int8: Vec<Int8Group>,
     /// rows × k
     values: Vec<f32>,
 }
@@ -40,15 +36,15 @@ pub struct Inputs<'a> {
     rounded: Option<&'a Rounded>,
 }
 
-/// One row in int8.
-#[derive(Clone, Copy)]
-pub struct Int8Row<'a> {
-    /// 32 codes per group.
-    pub words: &'a [[i32; 8]],
-    /// One scale per group.
-    pub scales: &'a [f32],
-    /// Σ codes per group.
-    pub sums: &'a [i32],
+/// 32 activations in int8. All that a kernel needs of them lies side by side: it then holds one pointer per row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Int8Group {
+    /// The codes, four to a word, the first in the lowest byte.
+    pub words: [i32; INT8_GROUP / 4],
+    /// x̂ = code · scale
+    pub scale: f32,
+    /// −Σ codes
+    pub minus_sum: i32,
 }
 
 impl<'a> Inputs<'a> {
@@ -74,10 +70,8 @@ impl<'a> Inputs<'a> {
 
     /// One row in int8; empty if the inputs were not rounded.
     #[inline(always)]
-    pub fn int8(&self, row: usize) -> Int8Row<'a> {
-        let Some(r) = self.rounded else { return Int8Row { words: &[], scales: &[], sums: &[] } };
-        let groups = row * r.groups..(row + 1) * r.groups;
-        Int8Row { words: &r.words[groups.clone()], scales: &r.scales[groups.clone()], sums: &r.sums[groups] }
+    pub fn int8(&self, row: usize) -> &'a [Int8Group] {
+        self.rounded.map_or(&[], |r| &r.int8[row * r.groups..(row + 1) * r.groups])
     }
 }
 
@@ -87,19 +81,15 @@ impl Rounded {
         let rows = x.len() / k.max(1);
         self.groups = k.div_ceil(INT8_GROUP);
         let groups = self.groups;
-        self.words.resize(rows * groups, [0; 8]);
-        self.scales.resize(rows * groups, 0.0);
-        self.sums.resize(rows * groups, 0);
+        self.int8.resize(rows * groups, Int8Group::default());
         self.values.resize(rows * k, 0.0);
-        let (words, scales) = (Shards::new(&mut self.words), Shards::new(&mut self.scales));
-        let (sums, values) = (Shards::new(&mut self.sums), Shards::new(&mut self.values));
+        let (int8, values) = (Shards::new(&mut self.int8), Shards::new(&mut self.values));
         let body = |row: usize| {
-            let of = row * groups..(row + 1) * groups;
-            // SAFETY: every row is one index of the pool, and its parts of the four buffers are its own.
-            let (words, scales) = unsafe { (words.slice(of.clone()), scales.slice(of.clone())) };
+            // SAFETY: every row is one index of the pool, and its groups are its own.
+            let int8 = unsafe { int8.slice(row * groups..(row + 1) * groups) };
             // SAFETY: as above.
-            let (sums, values) = unsafe { (sums.slice(of), values.slice(row * k..(row + 1) * k)) };
-            isa.run(RoundRow { x: &x[row * k..(row + 1) * k], words, scales, sums, values });
+            let values = unsafe { values.slice(row * k..(row + 1) * k) };
+            isa.run(RoundRow { x: &x[row * k..(row + 1) * k], int8, values });
         };
         pool.run(rows, &body);
     }
@@ -107,9 +97,7 @@ impl Rounded {
 
 struct RoundRow<'a> {
     x: &'a [f32],
-    words: &'a mut [[i32; 8]],
-    scales: &'a mut [f32],
-    sums: &'a mut [i32],
+    int8: &'a mut [Int8Group],
     values: &'a mut [f32],
 }
 
@@ -118,17 +106,16 @@ impl Kernel for RoundRow<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let groups = self.x.chunks(INT8_GROUP).zip(self.values.chunks_mut(INT8_GROUP));
-        let outs = self.words.iter_mut().zip(self.scales).zip(self.sums);
-        for ((x, values), ((words, scale), sum)) in groups.zip(outs) {
+        for ((x, values), out) in groups.zip(self.int8) {
             let mut group = [0.0f32; INT8_GROUP];
             group[..x.len()].copy_from_slice(x);
-            let codes = round_group(s, &group, scale);
-            *sum = codes.iter().sum();
-            for (word, codes) in words.iter_mut().zip(codes.as_chunks::<4>().0) {
+            let codes = round_group(s, &group, &mut out.scale);
+            out.minus_sum = -codes.iter().sum::<i32>();
+            for (word, codes) in out.words.iter_mut().zip(codes.as_chunks::<4>().0) {
                 *word = i32::from_le_bytes(codes.map(|c| c as u8));
             }
             for (v, code) in values.iter_mut().zip(codes) {
-                *v = code as f32 * *scale;
+                *v = code as f32 * out.scale;
             }
         }
     }
@@ -180,13 +167,9 @@ mod tests {
                 for (g, x) in x.chunks(32).enumerate() {
                     let mut want = [0i8; 32];
                     let scale = round_int8(x, &mut want[..x.len()]);
-                    let codes: Vec<i8> = got.words[g].iter().flat_map(|w| w.to_le_bytes().map(|b| b as i8)).collect();
-                    assert_eq!(
-                        (codes.as_slice(), got.scales[g]),
-                        (want.as_slice(), scale),
-                        "{isa} row {row} group {g}"
-                    );
-                    assert_eq!(got.sums[g], want.iter().map(|c| i32::from(*c)).sum::<i32>());
+                    let codes: Vec<i8> = got[g].words.iter().flat_map(|w| w.to_le_bytes().map(|b| b as i8)).collect();
+                    assert_eq!((codes.as_slice(), got[g].scale), (want.as_slice(), scale), "{isa} row {row} group {g}");
+                    assert_eq!(-got[g].minus_sum, want.iter().map(|c| i32::from(*c)).sum::<i32>());
                 }
                 let mut want = x.to_vec();
                 round_row(&mut want);

@@ -4,7 +4,7 @@
 use super::{Multiply, float, fp8, grouped};
 use crate::inputs::Form;
 use ashlar_formats::x16::Width;
-use ashlar_formats::{Grid, Groups, Levels, Spec};
+use ashlar_formats::{Grid, Groups, Levels, ScaleType, Spec};
 use ashlar_tensor::Order;
 
 /// A kernel family and what it serves.
@@ -72,20 +72,28 @@ fn is_fp8(grid: &Grid) -> bool {
 }
 
 fn is_q8(grid: &Grid) -> bool {
-    matches!(
-        grid,
-        Grid::Groups(Groups { width: Width::Eight, levels: Levels::Linear { zero: 0, .. }, zero_point: false, .. })
-    )
+    let levels = |g: &Groups| matches!(g.levels, Levels::Linear { zero: 0, .. }) && !g.zero_point;
+    grouped(grid).is_some_and(|g| g.width == Width::Eight && g.scale == ScaleType::F16 && levels(g))
 }
 
 fn is_i4(grid: &Grid) -> bool {
-    matches!(grid, Grid::Groups(Groups { width: Width::Four, levels: Levels::Linear { .. }, .. }))
+    let levels = |g: &Groups| matches!(g.levels, Levels::Linear { zero: grouped::NIBBLE_ZERO, .. });
+    grouped(grid).is_some_and(|g| g.width == Width::Four && g.scale == ScaleType::F16 && levels(g))
 }
 
 fn is_integer_table(grid: &Grid) -> bool {
-    is_table(grid) && matches!(grid, Grid::Groups(g) if grouped::integer_levels(g).is_some())
+    is_table(grid) && grouped(grid).is_some_and(|g| grouped::integer_levels(g).is_some())
 }
 
 fn is_table(grid: &Grid) -> bool {
-    matches!(grid, Grid::Groups(Groups { width: Width::Four, levels: Levels::Table(_), zero_point: false, .. }))
+    let scale = |g: &Groups| matches!(g.scale, ScaleType::F16 | ScaleType::E8M0) && !g.zero_point;
+    grouped(grid).is_some_and(|g| g.width == Width::Four && scale(g) && matches!(g.levels, Levels::Table(_)))
+}
+
+/// Groups whose panels have one scale vector for any 32 columns.
+fn grouped(grid: &Grid) -> Option<&Groups> {
+    match grid {
+        Grid::Groups(g) if g.group.is_multiple_of(32) && (g.group / 32).is_power_of_two() => Some(g),
+        _ => None,
+    }
 }

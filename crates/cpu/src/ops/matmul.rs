@@ -88,13 +88,15 @@ pub unsafe fn write_panels(
         let columns = out.columns(&(panel..panel + 1));
         // SAFETY: the caller's promise.
         let to = unsafe { out.part(first_row + row, columns.clone()) };
-        let biased = |bias: &[f32], i: usize| y[i] + bias[columns.start + i];
-        for (i, to) in to.iter_mut().enumerate() {
-            match write {
-                Write::Set => *to = y[i],
-                Write::SetBiased(bias) => *to = biased(bias, i),
-                Write::Add => *to += y[i],
-                Write::AddBiased(bias) => *to += biased(bias, i),
+        let y = &y[..to.len()];
+        match write {
+            Write::Set => to.copy_from_slice(y),
+            Write::Add => to.iter_mut().zip(y).for_each(|(to, y)| *to += y),
+            Write::SetBiased(bias) => {
+                to.iter_mut().zip(y).zip(&bias[columns]).for_each(|((to, y), bias)| *to = y + bias);
+            }
+            Write::AddBiased(bias) => {
+                to.iter_mut().zip(y).zip(&bias[columns]).for_each(|((to, y), bias)| *to += y + bias);
             }
         }
     })

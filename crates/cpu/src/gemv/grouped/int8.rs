@@ -4,13 +4,12 @@
 //!                         y += f32(d) · (weight scale · activation scale)
 //!
 //! The dot-product instruction wants unsigned weights, so it sees code + offset; the accumulator starts at
-//! −offset · Σx, which the inputs bring along. A group longer than 32 columns has several activation scales, so its
-//! parts are scaled one by one.
+//! −offset · Σx, for which the inputs bring −Σx along. A group longer than 32 columns has several activation scales, so
+//! its parts are scaled one by one. What varies between formats is a type, so that the loop has no branches.
 
 use super::super::{COLUMNS, PanelKernel};
 use super::f32::Scaling;
-use super::planes::GroupPlanes;
-use crate::inputs::{Inputs, Int8Row};
+use crate::inputs::{Inputs, Int8Group};
 use ashlar_simd::Simd;
 
 /// Vectors of 4 columns × 16 rows in a panel.
@@ -22,8 +21,8 @@ pub trait Integers: Copy {
     const STORED: usize;
     /// The value of a code is its integer times this.
     fn unit(&self) -> f32;
-    /// What [`Integers::dot`] adds to every weight.
-    fn offset<S: Simd>(&self) -> i32;
+    /// What [`Integers::dot`] adds to every weight: 0 or a power of two.
+    fn offset<S: Simd>() -> i32;
     /// A constant of the inner loop.
     fn prepare<S: Simd>(&self, s: S) -> S::U8;
     /// Columns 4v … 4v + 3 of a panel.
@@ -43,7 +42,7 @@ impl Integers for Bytes {
         1.0
     }
     #[inline(always)]
-    fn offset<S: Simd>(&self) -> i32 {
+    fn offset<S: Simd>() -> i32 {
         S::OFFSET
     }
     #[inline(always)]
@@ -67,22 +66,19 @@ fn nibbles<S: Simd>(s: S, panel: &[[u8; 64]], v: usize) -> S::U8 {
     if v.is_multiple_of(2) { s.low_nibbles(vector) } else { s.high_nibbles(vector) }
 }
 
-/// Unsigned 4-bit codes, less a constant.
+/// Unsigned 4-bit codes, of which `ZERO` means zero.
 #[derive(Clone, Copy)]
-pub struct Nibbles {
-    /// The code that means zero.
-    pub zero: i32,
-}
+pub struct Nibbles<const ZERO: i32>;
 
-impl Integers for Nibbles {
+impl<const ZERO: i32> Integers for Nibbles<ZERO> {
     const STORED: usize = 4;
     #[inline(always)]
     fn unit(&self) -> f32 {
         1.0
     }
     #[inline(always)]
-    fn offset<S: Simd>(&self) -> i32 {
-        self.zero
+    fn offset<S: Simd>() -> i32 {
+        ZERO
     }
     #[inline(always)]
     fn prepare<S: Simd>(&self, s: S) -> S::U8 {
@@ -114,7 +110,7 @@ impl Integers for Table {
         self.unit
     }
     #[inline(always)]
-    fn offset<S: Simd>(&self) -> i32 {
+    fn offset<S: Simd>() -> i32 {
         S::OFFSET
     }
     #[inline(always)]
@@ -132,18 +128,18 @@ impl Integers for Table {
 }
 
 /// The kernel.
-pub struct Panels<'a, C, const ZP: bool> {
+pub struct Panels<'a, C, Z> {
     /// The code plane.
     pub bytes: &'a [u8],
     /// What codes mean.
     pub codes: C,
     /// Scales and zero points.
-    pub planes: GroupPlanes<'a, ZP>,
+    pub scaling: Z,
     /// Rounded activations.
     pub inputs: Inputs<'a>,
 }
 
-impl<C: Integers, const ZP: bool> PanelKernel for Panels<'_, C, ZP> {
+impl<C: Integers, Z: Scaling> PanelKernel for Panels<'_, C, Z> {
     #[inline(always)]
     fn rows<S: Simd>() -> usize {
         S::ROWS
@@ -153,36 +149,34 @@ impl<C: Integers, const ZP: bool> PanelKernel for Panels<'_, C, ZP> {
     fn panel<S: Simd, const M: usize>(&self, s: S, panel: usize, rows: [usize; M]) -> [S::F32; M] {
         let blocks = self.inputs.k / COLUMNS;
         let stored = &self.bytes.as_chunks::<64>().0[panel * blocks * C::STORED..][..blocks * C::STORED];
-        let mut x = [Int8Row { words: &[], scales: &[], sums: &[] }; M];
+        let mut x: [&[Int8Group]; M] = [&[]; M];
         for (x, row) in x.iter_mut().zip(rows) {
-            let all = self.inputs.int8(row);
-            *x = Int8Row { words: &all.words[..blocks], scales: &all.scales[..blocks], sums: &all.sums[..blocks] };
+            *x = &self.inputs.int8(row)[..blocks];
         }
         let prepared = self.codes.prepare(s);
-        let offset = self.codes.offset::<S>();
         let mut acc = [s.splat(0.0); M];
         for (block, codes) in stored.chunks_exact(C::STORED).enumerate() {
+            let scale = self.scaling.scale(s, panel, block);
+            let zero = if Z::ZEROS { self.scaling.zero(s, panel, block) } else { s.splat(0.0) };
             let mut dots = [s.splat_i32(0); M];
-            if offset != 0 {
+            if C::offset::<S>() != 0 {
                 for t in 0..M {
-                    dots[t] = s.splat_i32(-offset * x[t].sums[block]);
+                    dots[t] = s.shl(s.splat_i32(x[t][block].minus_sum), C::offset::<S>().trailing_zeros());
                 }
             }
             for v in 0..VECTORS {
                 let w = C::weights(s, prepared, codes, v);
                 for t in 0..M {
-                    dots[t] = C::dot(s, dots[t], w, x[t].words[block][v]);
+                    dots[t] = C::dot(s, dots[t], w, x[t][block].words[v]);
                 }
             }
-            let scale = self.planes.scale(s, panel, block);
-            let zero = if ZP { self.planes.zero(s, panel, block) } else { s.splat(0.0) };
             for t in 0..M {
                 let mut d = s.to_f32(dots[t]);
-                if ZP {
+                if Z::ZEROS {
                     // Exact: both products are integers below 2^24.
-                    d = s.fma(zero, s.splat(-(x[t].sums[block] as f32)), d);
+                    d = s.fma(zero, s.splat(x[t][block].minus_sum as f32), d);
                 }
-                acc[t] = s.fma(d, s.mul(scale, s.splat(x[t].scales[block])), acc[t]);
+                acc[t] = s.fma(d, s.mul(scale, s.splat(x[t][block].scale)), acc[t]);
             }
         }
         for a in &mut acc {

@@ -9,11 +9,14 @@ mod planes;
 
 use super::{Job, Sink, drive};
 use ashlar_backend::BackendError;
-use ashlar_formats::{Grid, Groups, Levels};
-use f32::{ByteValues, NibbleValues, TableValues};
+use ashlar_formats::{Grid, Groups, ScaleType};
+use f32::{ByteValues, NibbleValues, Scaling, TableValues, Values};
 use int8::{Bytes, Integers, Nibbles, Table};
-use planes::GroupPlanes;
+use planes::{E8M0, F16, GroupPlanes, ScaleKind};
 use std::ops::Range;
+
+/// The code that means zero in 4-bit integers without zero points.
+pub const NIBBLE_ZERO: i32 = 8;
 
 /// q8, int8 activations.
 pub fn bytes_int8(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
@@ -27,14 +30,16 @@ pub fn bytes_f32(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<
 
 /// i4, int8 activations.
 pub fn nibbles_int8(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
-    let Some(groups) = groups(job) else { return Ok(()) };
-    integers(job, Nibbles { zero: constant_zero(&groups) }, panels, sink)
+    match groups(job) {
+        Some(Groups { zero_point: true, .. }) => integers(job, Nibbles::<0>, panels, sink),
+        _ => integers(job, Nibbles::<NIBBLE_ZERO>, panels, sink),
+    }
 }
 
 /// i4, f32 activations.
 pub fn nibbles_f32(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
-    let Some(groups) = groups(job) else { return Ok(()) };
-    values(job, NibbleValues { zero: constant_zero(&groups) as f32 }, panels, sink)
+    let zero = if groups(job).is_some_and(|g| g.zero_point) { 0 } else { NIBBLE_ZERO };
+    values(job, NibbleValues { zero: zero as f32 }, panels, sink)
 }
 
 /// A table of multiples of a unit, int8 activations.
@@ -65,36 +70,38 @@ fn groups(job: &Job<'_>) -> Option<Groups> {
     }
 }
 
-/// What every code is reduced by; 0 where groups have their own zero points.
-fn constant_zero(groups: &Groups) -> i32 {
-    match groups.levels {
-        Levels::Linear { zero, .. } if !groups.zero_point => zero,
-        _ => 0,
-    }
-}
-
 fn integers<C: Integers>(job: &Job<'_>, codes: C, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
-    let Some(groups) = groups(job) else { return Ok(()) };
-    let bytes = job.weight.plane(0);
-    if groups.zero_point {
-        let planes = GroupPlanes::<true>::new(job.weight, &groups);
-        drive(job.isa, &int8::Panels { bytes, codes, planes, inputs: job.inputs }, job.rows, panels, sink);
-    } else {
-        let planes = GroupPlanes::<false>::new(job.weight, &groups);
-        drive(job.isa, &int8::Panels { bytes, codes, planes, inputs: job.inputs }, job.rows, panels, sink);
+    fn run<C: Integers, Z: Scaling>(job: &Job<'_>, codes: C, scaling: Z, panels: Range<usize>, sink: Sink<'_>) {
+        let kernel = int8::Panels { bytes: job.weight.plane(0), codes, scaling, inputs: job.inputs };
+        drive(job.isa, &kernel, job.rows, panels, sink);
+    }
+    match groups(job) {
+        Some(g @ Groups { zero_point: true, .. }) => run(job, codes, zeros::<F16>(job, &g), panels, sink),
+        Some(g @ Groups { scale: ScaleType::E8M0, .. }) => run(job, codes, plain::<E8M0>(job, &g), panels, sink),
+        Some(g) => run(job, codes, plain::<F16>(job, &g), panels, sink),
+        None => {}
     }
     Ok(())
 }
 
-fn values<V: f32::Values>(job: &Job<'_>, values: V, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
-    let Some(groups) = groups(job) else { return Ok(()) };
-    let (codes, inputs, form) = (job.weight.plane(0), job.inputs, job.form);
-    if groups.zero_point {
-        let scaling = GroupPlanes::<true>::new(job.weight, &groups);
-        drive(job.isa, &f32::Panels { codes, values, scaling, inputs, form }, job.rows, panels, sink);
-    } else {
-        let scaling = GroupPlanes::<false>::new(job.weight, &groups);
-        drive(job.isa, &f32::Panels { codes, values, scaling, inputs, form }, job.rows, panels, sink);
+fn values<V: Values>(job: &Job<'_>, values: V, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
+    fn run<V: Values, Z: Scaling>(job: &Job<'_>, values: V, scaling: Z, panels: Range<usize>, sink: Sink<'_>) {
+        let kernel = f32::Panels { codes: job.weight.plane(0), values, scaling, inputs: job.inputs, form: job.form };
+        drive(job.isa, &kernel, job.rows, panels, sink);
+    }
+    match groups(job) {
+        Some(g @ Groups { zero_point: true, .. }) => run(job, values, zeros::<F16>(job, &g), panels, sink),
+        Some(g @ Groups { scale: ScaleType::E8M0, .. }) => run(job, values, plain::<E8M0>(job, &g), panels, sink),
+        Some(g) => run(job, values, plain::<F16>(job, &g), panels, sink),
+        None => {}
     }
     Ok(())
+}
+
+fn plain<'a, K: ScaleKind>(job: &Job<'a>, groups: &Groups) -> GroupPlanes<'a, K, false> {
+    GroupPlanes::new(job.weight, groups)
+}
+
+fn zeros<'a, K: ScaleKind>(job: &Job<'a>, groups: &Groups) -> GroupPlanes<'a, K, true> {
+    GroupPlanes::new(job.weight, groups)
 }

@@ -3,31 +3,68 @@
 use super::super::{COLUMNS, PANEL};
 use super::f32::Scaling;
 use crate::loaded::Loaded;
+use ashlar_formats::Groups;
 use ashlar_formats::scale::e8m0_to_f32;
-use ashlar_formats::{Groups, ScaleType};
 use ashlar_simd::Simd;
+use std::marker::PhantomData;
+
+/// How scales are stored, as a type: a choice inside the loop over groups would keep its registers from being used well.
+pub trait ScaleKind: Copy {
+    /// Bytes of 16 scales.
+    const BYTES: usize;
+    /// 16 scales from that many bytes.
+    fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F32;
+}
+
+/// IEEE half.
+#[derive(Clone, Copy)]
+pub struct F16;
+
+impl ScaleKind for F16 {
+    const BYTES: usize = 2 * PANEL;
+    #[inline(always)]
+    fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F32 {
+        bytes.first_chunk().map_or(s.splat(0.0), |b| s.load_f16(b))
+    }
+}
+
+/// Powers of two.
+#[derive(Clone, Copy)]
+pub struct E8M0;
+
+impl ScaleKind for E8M0 {
+    const BYTES: usize = PANEL;
+    #[inline(always)]
+    fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F32 {
+        let mut lanes = [0.0; PANEL];
+        for (lane, byte) in lanes.iter_mut().zip(bytes) {
+            *lane = e8m0_to_f32(*byte);
+        }
+        s.load(&lanes)
+    }
+}
 
 /// The planes beside the codes; `ZP`: whether groups have zero points.
 #[derive(Clone, Copy)]
-pub struct GroupPlanes<'a, const ZP: bool> {
+pub struct GroupPlanes<'a, K, const ZP: bool> {
     scales: &'a [u8],
     zeros: &'a [[u8; PANEL]],
-    kind: ScaleType,
     /// Groups along k.
     groups: usize,
     /// log2 of the panels' columns (32) per group.
     shift: u32,
+    kind: PhantomData<K>,
 }
 
-impl<'a, const ZP: bool> GroupPlanes<'a, ZP> {
+impl<'a, K: ScaleKind, const ZP: bool> GroupPlanes<'a, K, ZP> {
     /// The planes of a weight.
     pub fn new(weight: &'a Loaded, grid: &Groups) -> Self {
         Self {
             scales: weight.plane(1),
             zeros: if ZP { weight.plane(2).as_chunks().0 } else { &[] },
-            kind: grid.scale,
             groups: weight.weight.k / grid.group,
             shift: (grid.group / COLUMNS).trailing_zeros(),
+            kind: PhantomData,
         }
     }
 
@@ -38,25 +75,13 @@ impl<'a, const ZP: bool> GroupPlanes<'a, ZP> {
     }
 }
 
-impl<const ZP: bool> Scaling for GroupPlanes<'_, ZP> {
+impl<K: ScaleKind, const ZP: bool> Scaling for GroupPlanes<'_, K, ZP> {
     const ZEROS: bool = ZP;
 
     #[inline(always)]
     fn scale<S: Simd>(&self, s: S, panel: usize, block: usize) -> S::F32 {
-        let at = self.at(panel, block);
-        match self.kind {
-            ScaleType::F16 => s.load_f16(&self.scales.as_chunks().0[at]),
-            ScaleType::BF16 => s.load_bf16(&self.scales.as_chunks().0[at]),
-            ScaleType::F32 => s.as_f32(s.lanes(s.bytes(&self.scales.as_chunks().0[at]))),
-            ScaleType::E8M0 => {
-                let bytes: &[u8; PANEL] = &self.scales.as_chunks().0[at];
-                let mut lanes = [0.0; PANEL];
-                for (lane, byte) in lanes.iter_mut().zip(bytes) {
-                    *lane = e8m0_to_f32(*byte);
-                }
-                s.load(&lanes)
-            }
-        }
+        let at = self.at(panel, block) * K::BYTES;
+        K::load(s, &self.scales[at..at + K::BYTES])
     }
 
     #[inline(always)]
