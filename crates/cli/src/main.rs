@@ -1,3 +1,23 @@
-//! The `ashlar` command.
+//! The `ashlar` command: arguments, output and exit codes. Everything else lives in the library crates; a subcommand
+//! is one file in `commands/`.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod args;
+mod commands;
+mod device;
+mod exit;
+mod interrupt;
+mod model;
+mod output;
+mod progress;
+mod recipe;
+mod table;
+mod units;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    exit::finish(cli.command.run(cli.globals))
+}

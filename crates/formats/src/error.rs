@@ -39,7 +39,25 @@ pub enum FormatError {
         /// Bytes needed.
         expected: usize,
     },
-    /// A value that no weight may have.
+    /// The caller asked for rows that its planes or its output do not cover: a bug of the caller, reported rather
+    /// than panicking.
+    #[error("format {id}: {what}")]
+    Rows {
+        /// The format.
+        id: &'static str,
+        /// Which rows, and what was there.
+        what: String,
+    },
+    /// The bytes cannot come from an encoder.
+    #[error("format {id}: {what}")]
+    Corrupt {
+        /// The format.
+        id: &'static str,
+        /// Where, and what is wrong.
+        what: String,
+    },
+    /// A value that no weight may have: a NaN or infinity among the weights, a code that stands for one, or a scale
+    /// that makes one.
     #[error("row {row}, column {column} is {value}")]
     NotFinite {
         /// Row of the weight.
@@ -48,5 +66,21 @@ pub enum FormatError {
         column: usize,
         /// NaN or an infinity.
         value: f32,
+    },
+    /// A finite value that the format cannot hold.
+    #[error(
+        "row {row}, column {column} is {value:e}: too large for format {id}, whose limit there is {limit:e}; use bf16 or f32 for this tensor"
+    )]
+    TooLarge {
+        /// The format.
+        id: &'static str,
+        /// Row of the weight.
+        row: usize,
+        /// Column of the weight.
+        column: usize,
+        /// The value.
+        value: f32,
+        /// The largest magnitude that can be stored there.
+        limit: f32,
     },
 }

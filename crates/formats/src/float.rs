@@ -1,6 +1,6 @@
 //! `f32`, `f16`, `bf16`: plain values, one row-major plane, the same in every order.
 
-use crate::{Format, FormatError, Layout, Options, PlaneLayout, Planes, Spec};
+use crate::{Format, FormatError, Grid, Layout, PlaneLayout, Planes, Spec, Variant};
 use ashlar_tensor::{Dtype, Order, PlaneKind};
 use half::{bf16, f16};
 use std::ops::Range;
@@ -21,25 +21,21 @@ impl Format for Float {
         1
     }
 
-    fn resolve(&self, options: &Options, _n: usize, _k: usize) -> Result<Spec, FormatError> {
-        if *options != Options::default() {
-            return Err(FormatError::Parameter { id: self.id(), what: "takes no group, zero_point or outliers".into() });
-        }
-        Ok(Spec::plain(self.id()))
+    fn variants(&self) -> &'static [Variant] {
+        &[Variant { text: "", group: 0, zero_point: false, scale: None }]
     }
 
     fn layout(&self, _spec: &Spec, _order: Order, n: usize, k: usize) -> Result<Layout, FormatError> {
-        let row = (k * self.0.size()) as u64;
-        let plane = PlaneLayout { kind: PlaneKind::Values, bytes: n as u64 * row, tile_bytes: row };
-        Ok(Layout { row_block: 1, planes: vec![plane] })
+        let plane = PlaneLayout::new(PlaneKind::Values, n, k.checked_mul(self.0.size()), 1);
+        let too_large =
+            || FormatError::Shape { id: self.id(), n, k, what: "the weight would exceed the address space".into() };
+        Ok(Layout { row_block: 1, planes: vec![plane.ok_or_else(too_large)?] })
     }
 
-    fn decode(&self, _spec: &Spec, planes: &Planes<'_>, rows: Range<usize>, out: &mut [f32]) -> Result<(), FormatError> {
-        let row = planes.k * self.0.size();
-        let data = planes.data.first().copied().unwrap_or_default();
-        let (start, end) = ((rows.start - planes.first_row) * row, (rows.end - planes.first_row) * row);
-        let bytes =
-            data.get(start..end).ok_or(FormatError::Short { id: self.id(), plane: 0, got: data.len(), expected: end })?;
+    fn decode(&self, spec: &Spec, planes: &Planes<'_>, rows: Range<usize>, out: &mut [f32]) -> Result<(), FormatError> {
+        planes.check(spec, &spec.layout(planes.order, planes.n, planes.k)?, &rows, out.len())?;
+        let start = (rows.start - planes.first_row) * planes.k * self.0.size();
+        let bytes = planes.plane(0).get(start..).unwrap_or_default();
         match self.0 {
             Dtype::F16 => {
                 for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
@@ -58,5 +54,9 @@ impl Format for Float {
             }
         }
         Ok(())
+    }
+
+    fn grid(&self, _spec: &Spec) -> Grid {
+        Grid::Float(self.0)
     }
 }

@@ -1,2 +1,34 @@
-//! See the crate description.
+//! YAML recipes: which tensor gets which format.
+//!
+//! Owns: the vocabulary of `docs/recipes.md` (DESIGN §6), selectors, precedence, fallbacks, presets, the trace behind
+//! `plan --explain`, the resolved recipe behind `plan --emit`. Refuses: what formats mean (`formats`), how bits are
+//! chosen (`quantize`), offsets and sizes in the pack (`convert`). Reads headers only; never a weight.
+//!
+//! [`Recipe::parse`] checks what can be checked without a model, [`Recipe::choose`] the rest; both report every problem
+//! with its line.
 #![forbid(unsafe_code)]
+
+mod choices;
+mod choose;
+mod emit;
+mod error;
+mod fit;
+mod hints;
+mod presets;
+mod range;
+mod read;
+mod recipe;
+mod schema;
+mod selector;
+mod set;
+mod short;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub use choices::{Action, Choice, Choices, NoSuchTensor, explain};
+pub use emit::{emit, same};
+pub use error::{Problem, RecipeError};
+pub use presets::{preset, presets};
+pub use recipe::{Recipe, Validate};
+pub use set::METHODS;

@@ -26,6 +26,8 @@ mod fp8;
 mod header;
 mod index;
 mod shard;
+#[cfg(test)]
+mod testing;
 mod text;
 
 pub use checkpoint::Checkpoint;

@@ -71,6 +71,10 @@ pub struct Bytes {
 impl Bytes {
     /// Maps a whole file read-only.
     ///
+    /// Safe to call though the kernel cannot promise immutability: whoever changes the file meanwhile changes the bytes
+    /// under every reader, and whoever truncates it ends the process (SIGBUS). Every program that maps weights lives with
+    /// this, and the crates that call it may not hold `unsafe`; `convert`, which must survive bad disks, reads instead.
+    ///
     /// # Errors
     /// What the operating system reports.
     pub fn map_file(file: &File) -> std::io::Result<Self> {
@@ -116,5 +120,99 @@ impl Deref for Bytes {
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Bytes({} bytes{})", self.len, if self.is_mapped() { ", mapped" } else { "" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::error::Error;
+    use std::io::Write;
+
+    type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+    fn counted(len: usize) -> Bytes {
+        let mut heap = AlignedBytes::zeroed(len).expect("memory");
+        for (i, b) in heap.iter_mut().enumerate() {
+            *b = i as u8;
+        }
+        heap.into()
+    }
+
+    #[test]
+    fn buffers_start_aligned_and_zero_for_any_length() {
+        for len in [0, 1, 63, 64, 65, 4096, 1 << 20] {
+            let heap = AlignedBytes::zeroed(len).expect("memory");
+            assert_eq!((heap.len(), heap.as_ptr().align_offset(ALIGN)), (len, 0));
+            assert!(heap.iter().all(|b| *b == 0));
+        }
+    }
+
+    #[test]
+    fn lengths_no_machine_has_are_refused_instead_of_aborting() {
+        for len in [usize::MAX, isize::MAX as usize, (1 << 62) + 1] {
+            assert!(AlignedBytes::zeroed(len).is_none());
+        }
+    }
+
+    #[test]
+    fn slices_keep_the_owner_alive() {
+        let slice = counted(100).slice(10, 5).expect("inside");
+        assert_eq!(&*slice, [10, 11, 12, 13, 14]);
+    }
+
+    #[test]
+    fn mapped_bytes_are_those_of_the_file() -> Result {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(b"ashlar")?;
+        let map = Bytes::map_file(&file)?;
+        drop(file);
+        assert_eq!((&*map, map.is_mapped()), (&b"ashlar"[..], true));
+        assert_eq!(map.slice(3, 3).as_deref(), Some(&b"lar"[..]));
+        assert!(!counted(1).is_mapped());
+        Ok(())
+    }
+
+    #[test]
+    fn an_empty_file_maps_to_no_bytes() -> Result {
+        assert!(Bytes::map_file(&tempfile::tempfile()?)?.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn a_directory_cannot_be_mapped() -> Result {
+        let dir = tempfile::tempdir()?;
+        if let Ok(file) = File::open(dir.path()) {
+            assert!(Bytes::map_file(&file).is_err());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn bytes_cross_threads() {
+        let bytes = counted(256);
+        std::thread::scope(|scope| {
+            for start in 0..4 {
+                let part = bytes.slice(start * 64, 64);
+                scope.spawn(move || assert_eq!(part.expect("inside")[1], (start * 64 + 1) as u8));
+            }
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn a_slice_is_the_part_it_names_or_nothing(len in 0_usize..200, a in 0_usize..220, b in 0_usize..220, c in 0_usize..220, d in any::<usize>()) {
+            let all = counted(len);
+            let expected = a.checked_add(b).and_then(|end| all.get(a..end)).map(<[u8]>::to_vec);
+            let slice = all.slice(a, b);
+            prop_assert_eq!(slice.as_deref(), expected.as_deref());
+            prop_assert!(all.slice(a, d).is_none_or(|s| s.len() == d && a + d <= len));
+            if let Some(slice) = slice {
+                let expected = c.checked_add(b).and_then(|end| slice.get(c..end));
+                let part = slice.slice(c, b);
+                prop_assert_eq!(part.as_deref(), expected);
+            }
+        }
     }
 }

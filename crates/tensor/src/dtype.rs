@@ -73,3 +73,30 @@ impl fmt::Display for Dtype {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_and_sizes_are_those_of_the_safetensors_specification() {
+        let spec =
+            [("BOOL", 1), ("F8_E4M3", 1), ("F8_E8M0", 1), ("F16", 2), ("BF16", 2), ("F32", 4), ("I64", 8), ("F64", 8)];
+        for (name, size) in spec {
+            let dtype = Dtype::from_name(name).expect(name);
+            assert_eq!((dtype.name(), dtype.size(), dtype.to_string()), (name, size, name.to_owned()));
+        }
+    }
+
+    #[test]
+    fn every_dtype_is_found_by_its_own_name_only() {
+        let all: BTreeSet<_> = Dtype::all().collect();
+        assert_eq!(all.len(), Dtype::all().count());
+        for dtype in all {
+            assert_eq!(Dtype::from_name(dtype.name()), Some(dtype));
+            assert_eq!(Dtype::from_name(&dtype.name().to_ascii_lowercase()), None);
+        }
+        assert_eq!(Dtype::from_name(""), None);
+    }
+}

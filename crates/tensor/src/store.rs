@@ -142,3 +142,69 @@ pub trait TensorStore: Send + Sync {
     /// [`StoreError`] if the mapping fails or memory for a copy is short.
     fn map(&self, entry: &Entry, plane: usize) -> Result<Bytes, StoreError>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, shape: &[usize], planes: &[u64]) -> Entry {
+        let planes = planes.iter().map(|&bytes| Plane { kind: PlaneKind::Values, bytes }).collect();
+        Entry {
+            name: name.into(),
+            shape: shape.to_vec(),
+            format: "f32".into(),
+            order: Order::Rows,
+            planes,
+            file: "f".into(),
+        }
+    }
+
+    struct List(Vec<Entry>);
+
+    impl TensorStore for List {
+        fn entries(&self) -> &[Entry] {
+            &self.0
+        }
+        fn read(&self, entry: &Entry, plane: usize, _offset: u64, _out: &mut [u8]) -> Result<(), StoreError> {
+            Err(StoreError::Unknown { tensor: entry.name.clone(), plane })
+        }
+        fn map(&self, entry: &Entry, plane: usize) -> Result<Bytes, StoreError> {
+            Err(StoreError::Unknown { tensor: entry.name.clone(), plane })
+        }
+    }
+
+    #[test]
+    fn a_scalar_has_one_element_and_a_zero_dimension_none() {
+        assert_eq!(entry("s", &[], &[4]).elements(), 1);
+        assert_eq!(entry("z", &[3, 0, 5], &[0]).elements(), 0);
+        assert_eq!(entry("m", &[3, 5], &[60]).elements(), 15);
+    }
+
+    #[test]
+    fn counts_saturate_instead_of_wrapping() {
+        let big = usize::MAX;
+        assert_eq!(entry("t", &[big, 2], &[u64::MAX, 2]).elements(), u64::MAX);
+        assert_eq!(entry("t", &[big, big, 0], &[u64::MAX, 2]).elements(), 0);
+        assert_eq!(entry("t", &[1], &[u64::MAX, 2]).bytes(), u64::MAX);
+    }
+
+    #[test]
+    fn an_entry_is_found_by_its_exact_name() {
+        let store = List(["a", "a.b", "b", "é"].map(|n| entry(n, &[1], &[4])).to_vec());
+        for name in ["a", "a.b", "b", "é"] {
+            assert_eq!(store.entry(name).map(|e| e.name.as_str()), Some(name));
+        }
+        for name in ["", "a.", "A", "c"] {
+            assert_eq!(store.entry(name), None);
+        }
+    }
+
+    #[test]
+    fn messages_name_file_tensor_and_place() {
+        let source = std::io::ErrorKind::UnexpectedEof.into();
+        let io = StoreError::Io { file: "m.safetensors".into(), tensor: "t".into(), offset: 8, len: 4, source };
+        assert!(io.to_string().starts_with("m.safetensors: tensor `t`: cannot read 4 bytes at 8: "), "{io}");
+        let range = StoreError::Range { tensor: "t".into(), plane: 1, offset: 2, end: 9, bytes: 8 };
+        assert!(range.to_string().contains("tensor `t`: bytes 2..9 of plane 1"), "{range}");
+    }
+}

@@ -1,0 +1,227 @@
+//! `ashlar inspect`: what a checkpoint or pack holds, from its headers alone.
+
+use crate::args::Globals;
+use crate::exit::{CommandResult, Outcome};
+use crate::model::{ClassTotals, Model, QUALITY_FILE, Source, bpw, format_list};
+use crate::table::Table;
+use crate::{output, units};
+use ashlar_arch::Ffn;
+use ashlar_pack::Pack;
+use clap::Args;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Show what a checkpoint or pack holds: architecture, parameters and bytes per class, formats, bits per weight
+///
+/// Reads headers only, so it takes a moment even for the largest model.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  ashlar inspect Qwen3-30B-A3B\n  ashlar inspect Qwen3-30B-A3B-4bit --json")]
+pub struct Inspect {
+    /// A checkpoint folder, a single .safetensors file with config.json beside it, or a pack
+    pub src: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Inspect {
+    /// Prints the summary.
+    ///
+    /// # Errors
+    /// If `SRC` cannot be opened or is not what it claims to be.
+    pub fn run(&self, _globals: Globals) -> CommandResult {
+        let model = Model::open(&self.src)?;
+        let facts = Facts::of(&model);
+        if self.json {
+            output::print_json(&facts.json(&model))?;
+        } else {
+            output::print(&facts.text(&model))?;
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+struct Facts {
+    classes: Vec<ClassTotals>,
+    parameters: u64,
+    active: u64,
+    bytes: u64,
+    /// (experts per layer, experts per token, layers with experts)
+    experts: Option<(usize, usize, usize)>,
+    license: Option<String>,
+    pack: Value,
+}
+
+impl Facts {
+    fn of(model: &Model) -> Self {
+        let classes = model.classes();
+        let moes = || {
+            model.spec.layers.iter().filter_map(|l| match &l.ffn {
+                Ffn::Moe(moe) => Some(moe),
+                Ffn::Dense(_) => None,
+            })
+        };
+        let size = |leaf: &ashlar_arch::Leaf| leaf.shape.iter().map(|&d| d as u64).product::<u64>();
+        let parameters = classes.iter().map(|c| c.parameters).sum();
+        // Experts that a token does not visit; all of a layer have the same size.
+        let idle: u64 = moes()
+            .filter_map(|moe| {
+                let one: u64 = moe.experts.first()?.tensors().into_iter().map(size).sum();
+                Some(one * moe.experts.len().saturating_sub(moe.routing.top_k) as u64)
+            })
+            .sum();
+        Self {
+            parameters,
+            active: parameters.saturating_sub(idle),
+            bytes: classes.iter().map(|c| c.bytes).sum(),
+            experts: moes().next().map(|m| (m.experts.len(), m.routing.top_k, moes().count())),
+            license: license(&model.path),
+            pack: pack_facts(&model.source),
+            classes,
+        }
+    }
+
+    fn json(&self, model: &Model) -> Value {
+        let spec = &model.spec;
+        let classes: Vec<Value> = self.classes.iter().map(class_json).collect();
+        json!({
+            "source": model.path.display().to_string(),
+            "kind": kind(&model.source),
+            "family": spec.family,
+            "architectures": model.source.config().get("architectures"),
+            "layers": spec.layers.len(),
+            "hidden_size": spec.hidden_size,
+            "vocab_size": spec.vocab_size,
+            "max_position": spec.max_position,
+            "experts": self.experts.map(|(all, top_k, layers)| json!({"per_layer": all, "per_token": top_k, "layers": layers})),
+            "tied_embeddings": spec.lm_head.is_none(),
+            "parameters": self.parameters,
+            "active_parameters": self.active,
+            "bytes": self.bytes,
+            "bpw": bpw(self.bytes, self.parameters),
+            "classes": classes,
+            "ignored": model.ignored,
+            "license": self.license,
+            "pack": self.pack,
+        })
+    }
+
+    fn text(&self, model: &Model) -> String {
+        let spec = &model.spec;
+        let mut out = format!("{} ({}, family {})\n", model.path.display(), kind(&model.source), spec.family);
+        let _ = write!(
+            out,
+            "{} layers, hidden size {}, vocabulary {}, context {}",
+            spec.layers.len(),
+            spec.hidden_size,
+            spec.vocab_size,
+            spec.max_position
+        );
+        if let Some((all, top_k, layers)) = self.experts {
+            let _ = write!(out, "; {all} experts in each of {layers} layers, {top_k} per token");
+        }
+        if spec.lm_head.is_none() {
+            out.push_str("; embeddings tied");
+        }
+        let _ = write!(
+            out,
+            "\n{} parameters ({} per token), {}, {:.2} bits per weight\n",
+            units::count(self.parameters),
+            units::count(self.active),
+            units::bytes(self.bytes),
+            bpw(self.bytes, self.parameters)
+        );
+        let _ = writeln!(out, "licence: {}\n", self.license.as_deref().unwrap_or("not stated in the folder"));
+        out.push_str(&class_table(&self.classes));
+        if !model.ignored.is_empty() {
+            let _ = writeln!(out, "\nignored, as no model needs them: {}", model.ignored.join(", "));
+        }
+        if let (Some(records), Some(recipe)) =
+            (self.pack.get("records"), self.pack.get("recipe").and_then(Value::as_str))
+        {
+            let _ = write!(out, "\n{records} records; recipe:\n\n{recipe}");
+        }
+        out
+    }
+}
+
+fn class_json(c: &ClassTotals) -> Value {
+    json!({
+        "class": c.class.name(),
+        "tensors": c.tensors,
+        "parameters": c.parameters,
+        "bytes": c.bytes,
+        "bpw": bpw(c.bytes, c.parameters),
+        "formats": c.formats,
+    })
+}
+
+fn class_table(classes: &[ClassTotals]) -> String {
+    let mut table = Table::new(&["class", ">tensors", ">parameters", ">bytes", ">bpw", "formats"]);
+    for c in classes {
+        table.row([
+            c.class.name().to_owned(),
+            units::thousands(c.tensors),
+            units::count(c.parameters),
+            units::bytes(c.bytes),
+            format!("{:.2}", bpw(c.bytes, c.parameters)),
+            format_list(&c.formats),
+        ]);
+    }
+    table.render()
+}
+
+fn kind(source: &Source) -> &'static str {
+    match source {
+        Source::Checkpoint(_) => "checkpoint",
+        Source::Pack(_) => "pack",
+    }
+}
+
+/// What only packs have; null for a checkpoint.
+fn pack_facts(source: &Source) -> Value {
+    let Source::Pack(pack) = source else { return Value::Null };
+    let manifest = pack.manifest();
+    json!({
+        "records": pack.records().len(),
+        "shards": manifest.shards.len(),
+        "file_bytes": pack.bytes(),
+        "generator": manifest.generator,
+        "source_identity": manifest.source,
+        "recipe": manifest.recipe,
+        "measured": manifest.measured,
+        "quality": quality(pack),
+    })
+}
+
+/// What `ashlar eval` measured on this pack, if it was run.
+fn quality(pack: &Pack) -> Option<Value> {
+    serde_json::from_str(&beginning(&pack.dir().join(QUALITY_FILE))?).ok()
+}
+
+/// The licence that the model card's front matter states, or the name of a licence file.
+fn license(path: &Path) -> Option<String> {
+    let dir = if path.is_dir() { path } else { path.parent()? };
+    if let Some(card) = beginning(&dir.join("README.md"))
+        && let Some(front) = card.strip_prefix("---\n").and_then(|rest| rest.split("\n---").next())
+        && let Some(value) = front.lines().find_map(|l| l.strip_prefix("license:"))
+    {
+        return Some(value.trim().trim_matches(['"', '\'']).to_owned());
+    }
+    let mut files: Vec<String> = std::fs::read_dir(dir)
+        .ok()?
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .filter(|n| n.to_ascii_uppercase().starts_with("LICENSE"))
+        .collect();
+    files.sort();
+    files.into_iter().next().map(|file| format!("see {file}"))
+}
+
+/// The first 64 KiB of a file, as far as they are text.
+fn beginning(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).ok()?.take(1 << 16).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,64 @@
+//! Where a model runs, and opening it there.
+
+use crate::args::Globals;
+use crate::exit::Failure;
+use crate::model::check_path;
+use crate::progress::{Progress, Unit};
+use ashlar_runtime::{DEVICES, Model, OpenOptions, RuntimeError};
+use ashlar_simd::Isa;
+use ashlar_tensor::Report;
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+/// Where a model runs.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceArgs {
+    /// Where to run: the reference is slow and exact, `auto` the fastest that works here
+    #[arg(long, value_name = "D", default_value = "auto", value_parser = PossibleValuesParser::new(DEVICES))]
+    pub device: String,
+    /// Threads [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+impl DeviceArgs {
+    /// Options for [`Model::open`].
+    #[must_use]
+    pub fn options(&self) -> OpenOptions {
+        OpenOptions {
+            device: self.device.clone(),
+            threads: self.threads.map(NonZeroUsize::get),
+            ..OpenOptions::default()
+        }
+    }
+}
+
+/// Opens and loads a model; with `--verbose` tells where it runs.
+///
+/// # Errors
+/// A bad option is the user's mistake; anything wrong with the files or the device is a failure.
+pub fn open(path: &Path, options: &OpenOptions, globals: Globals) -> Result<Model, Failure> {
+    check_path(path)?;
+    let progress = Progress::new(globals.quiet, Unit::Bytes);
+    let model = Model::open(path, options, &progress).map_err(failure)?;
+    if globals.verbose {
+        let isa = Isa::detect().map_or_else(|e| e.to_string(), |isa| isa.name().to_owned());
+        progress.note(&format!(
+            "{}: runs on {}, instruction set {isa}, context {}",
+            path.display(),
+            model.device(),
+            model.context()
+        ));
+    }
+    Ok(model)
+}
+
+/// Options and texts that do not fit are the user's mistake.
+pub fn failure(error: RuntimeError) -> Failure {
+    match error {
+        RuntimeError::Option { .. } | RuntimeError::Context { .. } => Failure::usage(error),
+        error => error.into(),
+    }
+}

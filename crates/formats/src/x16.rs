@@ -1,0 +1,215 @@
+//! `x16`, the at-rest order of codes: panels of 16 rows × 32 columns.
+//!
+//! A 64-byte vector has one 32-bit lane per row. Byte b of a lane holds
+//!   8 bits, vector v = 0..8:  column 4v + b
+//!   4 bits, vector v = 0..4:  column 8v + b in the low nibble, 8v + 4 + b in the high one
+//! so that 4 neighbouring bytes of a row meet 4 neighbouring activations in a dot-product instruction, and a nibble is
+//! one mask or shift away from it. Panels go row block by row block (16 rows), columns ascending. Rows beyond n are zero
+//! bytes. DESIGN §4; `docs/format.md` is normative. A further width is a further arm of [`Width`].
+
+/// Rows of a panel.
+pub const ROWS: usize = 16;
+/// Columns of a panel.
+pub const COLUMNS: usize = 32;
+
+/// A code, or any value, of each of the 16 rows of a panel.
+pub type Lanes<T> = [T; ROWS];
+
+/// Bits of one code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// Two codes a byte.
+    Four,
+    /// A byte each.
+    Eight,
+}
+
+impl Width {
+    /// Columns that share one 32-bit lane of a vector.
+    #[inline(always)]
+    #[must_use]
+    pub const fn columns_per_lane(self) -> usize {
+        match self {
+            Self::Four => 8,
+            Self::Eight => 4,
+        }
+    }
+
+    /// Bits of a code.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bits(self) -> usize {
+        32 / self.columns_per_lane()
+    }
+
+    /// Bytes of a panel.
+    #[inline(always)]
+    #[must_use]
+    pub const fn panel_bytes(self) -> usize {
+        ROWS * COLUMNS * self.bits() / 8
+    }
+
+    /// How far the code of column `j` of a lane is shifted left in its 32 bits.
+    #[inline(always)]
+    const fn shift(self, j: usize) -> u32 {
+        match self {
+            Self::Four => (8 * (j % 4) + 4 * (j / 4)) as u32,
+            Self::Eight => 8 * j as u32,
+        }
+    }
+
+    /// Packs one code per (column, row) into whole panels: `codes` one entry per column, a multiple of 32 of them. Bits
+    /// above the width must be zero.
+    #[inline(always)]
+    pub fn pack(self, codes: &[Lanes<i32>], panels: &mut [u8]) {
+        match self {
+            Self::Four => pack::<8>(codes, panels, |j| Self::Four.shift(j)),
+            Self::Eight => pack::<4>(codes, panels, |j| Self::Eight.shift(j)),
+        }
+    }
+
+    /// The 32 codes of `row` (0..16) of one panel. A short panel reads as zeros.
+    #[inline]
+    #[must_use]
+    pub fn row(self, panel: &[u8], row: usize) -> [u8; COLUMNS] {
+        let mut codes = [0; COLUMNS];
+        let columns = self.columns_per_lane();
+        for (vector, codes) in panel.chunks_exact(4 * ROWS).zip(codes.chunks_exact_mut(columns)) {
+            let Some(lane) = vector.get(4 * row..).and_then(|l| l.first_chunk()) else { return [0; COLUMNS] };
+            let lane = u32::from_le_bytes(*lane);
+            for (j, code) in codes.iter_mut().enumerate() {
+                *code = (lane >> self.shift(j)) as u8 & self.mask();
+            }
+        }
+        codes
+    }
+
+    /// Writes the 32 codes of `row` (0..16) into a panel. Bits above the width must be zero.
+    #[inline]
+    pub fn set_row(self, panel: &mut [u8], row: usize, codes: &[u8; COLUMNS]) {
+        let columns = self.columns_per_lane();
+        for (vector, codes) in panel.chunks_exact_mut(4 * ROWS).zip(codes.chunks_exact(columns)) {
+            let Some(lane) = vector.get_mut(4 * row..).and_then(|l| l.first_chunk_mut()) else { return };
+            let value = codes.iter().enumerate().fold(0, |value, (j, &code)| value | u32::from(code) << self.shift(j));
+            *lane = value.to_le_bytes();
+        }
+    }
+
+    /// The 32 codes of a group in row order: a byte each, or byte j = code j in the low nibble and code j + 16 in the
+    /// high one.
+    #[inline]
+    #[must_use]
+    pub fn unpack_rows(self, bytes: &[u8]) -> [u8; COLUMNS] {
+        let mut codes = [0; COLUMNS];
+        match self {
+            Self::Eight => codes.iter_mut().zip(bytes).for_each(|(c, &b)| *c = b),
+            Self::Four => {
+                let (low, high) = codes.split_at_mut(COLUMNS / 2);
+                for ((l, h), &b) in low.iter_mut().zip(high).zip(bytes) {
+                    (*l, *h) = (b & 15, b >> 4);
+                }
+            }
+        }
+        codes
+    }
+
+    /// The inverse of [`Width::unpack_rows`].
+    #[inline]
+    pub fn pack_rows(self, codes: &[u8; COLUMNS], bytes: &mut [u8]) {
+        match self {
+            Self::Eight => bytes.iter_mut().zip(codes).for_each(|(b, &c)| *b = c),
+            Self::Four => {
+                let (low, high) = codes.split_at(COLUMNS / 2);
+                for ((l, h), b) in low.iter().zip(high).zip(bytes) {
+                    *b = l | h << 4;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    const fn mask(self) -> u8 {
+        match self {
+            Self::Four => 15,
+            Self::Eight => 255,
+        }
+    }
+}
+
+#[inline(always)]
+fn pack<const COLUMNS_PER_LANE: usize>(codes: &[Lanes<i32>], panels: &mut [u8], shift: impl Fn(usize) -> u32) {
+    let (columns, _) = codes.as_chunks::<COLUMNS_PER_LANE>();
+    let (vectors, _) = panels.as_chunks_mut::<{ 4 * ROWS }>();
+    for (columns, vector) in columns.iter().zip(vectors) {
+        let mut lanes = [0u32; ROWS];
+        for (j, column) in columns.iter().enumerate() {
+            for (lane, code) in lanes.iter_mut().zip(column) {
+                *lane |= code.cast_unsigned() << shift(j);
+            }
+        }
+        for (bytes, lane) in vector.as_chunks_mut::<4>().0.iter_mut().zip(lanes) {
+            *bytes = lane.to_le_bytes();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The order as DESIGN §4 words it: (byte in the panel, shift) of a code.
+    fn place(width: Width, row: usize, column: usize) -> (usize, u32) {
+        match width {
+            Width::Eight => (64 * (column / 4) + 4 * row + column % 4, 0),
+            Width::Four => (64 * (column / 8) + 4 * row + column % 4, if column % 8 < 4 { 0 } else { 4 }),
+        }
+    }
+
+    fn code(width: Width, row: usize, column: usize) -> u8 {
+        (row * 37 + column * 11 + 5) as u8 & width.mask()
+    }
+
+    #[test]
+    fn packed_codes_lie_where_the_design_says() {
+        for width in [Width::Four, Width::Eight] {
+            let codes: Vec<Lanes<i32>> =
+                (0..COLUMNS).map(|c| std::array::from_fn(|r| i32::from(code(width, r, c)))).collect();
+            let mut panel = vec![0; width.panel_bytes()];
+            width.pack(&codes, &mut panel);
+            for row in 0..ROWS {
+                for column in 0..COLUMNS {
+                    let (byte, shift) = place(width, row, column);
+                    assert_eq!(
+                        panel[byte] >> shift & width.mask(),
+                        code(width, row, column),
+                        "{width:?} {row} {column}"
+                    );
+                }
+                assert_eq!(width.row(&panel, row), std::array::from_fn(|c| code(width, row, c)));
+            }
+        }
+    }
+
+    #[test]
+    fn set_row_writes_what_row_reads_and_nothing_else() {
+        for width in [Width::Four, Width::Eight] {
+            let mut panel = vec![0; width.panel_bytes()];
+            for row in (0..ROWS).rev() {
+                width.set_row(&mut panel, row, &std::array::from_fn(|c| code(width, row, c)));
+            }
+            for row in 0..ROWS {
+                assert_eq!(width.row(&panel, row), std::array::from_fn(|c| code(width, row, c)));
+            }
+            assert_eq!(width.panel_bytes(), 64 * width.bits());
+        }
+    }
+
+    #[test]
+    fn row_order_of_nibbles_pairs_columns_sixteen_apart() {
+        let codes: [u8; COLUMNS] = std::array::from_fn(|c| (c % 16) as u8);
+        let mut bytes = [0; 16];
+        Width::Four.pack_rows(&codes, &mut bytes);
+        assert_eq!(bytes[3], 3 | 3 << 4);
+        assert_eq!(Width::Four.unpack_rows(&bytes), codes);
+    }
+}

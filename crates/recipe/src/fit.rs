@@ -1,0 +1,161 @@
+//! Whether the wanted format takes a tensor's shape, and what to do where it does not. Problems and notes are gathered
+//! per rule and shape, as a model has thousands of tensors alike.
+
+use crate::error::{At, Problems};
+use crate::read;
+use crate::recipe::Recipe;
+use crate::set::Want;
+use ashlar_arch::Leaf;
+use ashlar_formats::{FormatError, Options, Spec};
+use std::collections::{BTreeMap, HashMap};
+
+/// What became of a wish.
+pub enum Fit {
+    /// It fits.
+    Spec(Spec),
+    /// A fallback is used; the text says why.
+    Instead(Spec, String),
+    /// The fallback is to keep the tensor.
+    Keep(String),
+    /// A problem, recorded.
+    Refused,
+}
+
+/// How often something happened, and the first tensor.
+struct Count {
+    first: String,
+    more: usize,
+}
+
+/// Resolves formats for one recipe and one model.
+pub struct Fitter<'a> {
+    recipe: &'a Recipe,
+    /// By rule (`None`: the defaults) and message.
+    refused: BTreeMap<(Option<usize>, String), Count>,
+    /// By rule and what is used instead.
+    instead: BTreeMap<(Option<usize>, String), Count>,
+    floats: HashMap<String, Option<bool>>,
+}
+
+impl<'a> Fitter<'a> {
+    pub fn new(recipe: &'a Recipe) -> Self {
+        Self { recipe, refused: BTreeMap::new(), instead: BTreeMap::new(), floats: HashMap::new() }
+    }
+
+    /// Whether a format of a source is a plain float; `None` if it is no format at all (an integer tensor).
+    pub fn is_float(&mut self, id: &str) -> Option<bool> {
+        if let Some(known) = self.floats.get(id) {
+            return *known;
+        }
+        let found = ashlar_formats::ids().find(|known| *known == id);
+        let float = found.map(|id| matches!(read::want(id), Want::Format { float: true, .. }));
+        self.floats.insert(id.to_owned(), float);
+        float
+    }
+
+    /// The spec for an n × k weight. `by` are the rules that set the format and its options.
+    pub fn fit(
+        &mut self,
+        leaf: &Leaf,
+        id: &str,
+        options: &Options,
+        (n, k): (usize, usize),
+        by: (Option<usize>, Option<usize>),
+    ) -> Fit {
+        let error = match Spec::resolve(id, options, n, k) {
+            Ok(spec) => return Fit::Spec(spec),
+            Err(error) => error,
+        };
+        if !matches!(error, FormatError::Shape { .. }) {
+            self.refuse(by.1, &leaf.name, error.to_string());
+            return Fit::Refused;
+        }
+        if let Some(fit) = self.fallback(leaf, options, (n, k), by.0, &error) {
+            return fit;
+        }
+        self.refuse(by.0, &leaf.name, format!("{error}; {}", remedy(n, k)));
+        Fit::Refused
+    }
+
+    fn fallback(
+        &mut self,
+        leaf: &Leaf,
+        options: &Options,
+        (n, k): (usize, usize),
+        by: Option<usize>,
+        error: &FormatError,
+    ) -> Option<Fit> {
+        let plain = Options::default();
+        let outliers = Options { outliers: options.outliers, ..plain.clone() };
+        for want in &self.recipe.fallback {
+            let (name, spec) = match want {
+                Want::Keep => ("the source's format".to_owned(), None),
+                Want::Format { id, .. } => {
+                    let fits = |options: &Options| Spec::resolve(id, options, n, k).ok();
+                    match fits(&outliers).or_else(|| fits(&plain)) {
+                        Some(spec) => (spec.to_string(), Some(spec)),
+                        None => continue,
+                    }
+                }
+            };
+            let key = (by, format!("{error}; fallback to {name}"));
+            count(&mut self.instead, key, &leaf.name);
+            let why = format!("fallback: {name}, as {error}");
+            return Some(spec.map_or(Fit::Keep(why.clone()), |spec| Fit::Instead(spec, why)));
+        }
+        None
+    }
+
+    /// Records a problem of a tensor.
+    pub fn refuse(&mut self, by: Option<usize>, tensor: &str, what: String) {
+        count(&mut self.refused, (by, what), tensor);
+    }
+
+    /// Reports what was recorded; returns notes about fallbacks.
+    pub fn finish(&self, problems: &mut Problems) -> Vec<String> {
+        for ((by, what), count) in &self.refused {
+            let (id, at) = self.place(*by);
+            problems.rule = id;
+            problems.add(at, format!("tensor `{}`{}: {what}", count.first, more(count.more)));
+        }
+        problems.rule = None;
+        let note = |((by, what), count): (&(Option<usize>, String), &Count)| {
+            let (id, at) = self.place(*by);
+            let rule = id.map_or("defaults".to_owned(), |id| format!("rule `{id}`"));
+            format!("{rule} (line {}): tensor `{}`{}: {what}", at.line, count.first, more(count.more))
+        };
+        self.instead.iter().map(note).collect()
+    }
+
+    fn place(&self, by: Option<usize>) -> (Option<String>, At) {
+        match by.and_then(|i| self.recipe.rules.get(i)) {
+            Some(rule) => (Some(rule.id.clone()), rule.at),
+            None => (None, self.recipe.defaults_at),
+        }
+    }
+}
+
+fn count(counts: &mut BTreeMap<(Option<usize>, String), Count>, key: (Option<usize>, String), tensor: &str) {
+    counts.entry(key).and_modify(|c| c.more += 1).or_insert_with(|| Count { first: tensor.to_owned(), more: 0 });
+}
+
+fn more(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" and {count} more") }
+}
+
+/// Formats that would take the shape.
+fn remedy(n: usize, k: usize) -> String {
+    let fits = |id: &&'static str| Spec::resolve(id, &Options::default(), n, k).is_ok();
+    let fitting: Vec<_> = ashlar_formats::ids().filter(fits).collect();
+    let quantized: Vec<_> =
+        fitting.iter().filter(|id| matches!(read::want(id), Want::Format { float: false, .. })).collect();
+    match quantized.first() {
+        Some(first) => format!(
+            "{} fit: use one of them, or add `fallback: [{first}]` to the recipe, or `format: keep` for this tensor",
+            fitting.join(", ")
+        ),
+        None => {
+            "only floating-point formats fit: use `format: keep` for this tensor, or add `fallback: [keep]`".to_owned()
+        }
+    }
+}

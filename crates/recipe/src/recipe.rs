@@ -1,0 +1,87 @@
+//! [`Recipe`]: what a file says, checked as far as that goes without a model.
+
+use crate::error::{At, Problems};
+use crate::selector::Selector;
+use crate::set::{Set, Want};
+use crate::{RecipeError, schema, tree};
+
+/// A recipe.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    pub(crate) file: String,
+    pub(crate) defaults: Set,
+    pub(crate) defaults_at: At,
+    pub(crate) rules: Vec<Rule>,
+    /// Formats to try for shapes that the wanted one cannot take.
+    pub(crate) fallback: Vec<Want>,
+    /// Whether it is in the short form, which tells what it does not name.
+    pub(crate) short: bool,
+    validate: Validate,
+    notes: Vec<String>,
+}
+
+/// One rule.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    pub id: String,
+    pub at: At,
+    pub selector: Selector,
+    pub set: Set,
+    /// Whether it may match nothing.
+    pub optional: bool,
+}
+
+/// Quality that a pack must reach; `None` where the recipe does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Validate {
+    /// Largest mean KL divergence from the source, in nats.
+    pub kld_mean: Option<f64>,
+    /// Largest 99.9th percentile of the KL divergence, in nats.
+    pub kld_p999: Option<f64>,
+    /// Smallest share of positions whose most probable token is the source's, 0 to 1.
+    pub top1: Option<f64>,
+}
+
+/// What the schema reads besides rules.
+#[derive(Default)]
+pub(crate) struct Parts {
+    pub defaults: Set,
+    pub defaults_at: At,
+    pub rules: Vec<Rule>,
+    pub fallback: Vec<Want>,
+    pub short: bool,
+    pub validate: Validate,
+    pub notes: Vec<String>,
+}
+
+impl Recipe {
+    /// Reads a recipe. `file` is how errors call it.
+    ///
+    /// # Errors
+    /// [`RecipeError`] with every problem found: YAML, unknown keys and names, values out of bounds.
+    pub fn parse(text: &str, file: &str) -> Result<Self, RecipeError> {
+        let mut problems = Problems::new(file);
+        let parts = match tree::parse(text) {
+            Ok(root) => schema::read(&root, &mut problems),
+            Err((at, what)) => {
+                problems.add(at, what);
+                Parts::default()
+            }
+        };
+        let Parts { defaults, defaults_at, rules, fallback, short, validate, notes } = parts;
+        let file = file.to_owned();
+        problems.finish(Self { file, defaults, defaults_at, rules, fallback, short, validate, notes })
+    }
+
+    /// Quality thresholds. This version stores them; nothing checks them yet.
+    #[must_use]
+    pub fn validate(&self) -> Validate {
+        self.validate
+    }
+
+    /// What a user should know about the recipe itself: fields that this version does not use.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+}

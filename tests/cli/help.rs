@@ -1,0 +1,48 @@
+//! Help texts and wrong usage.
+
+use crate::support::{ashlar, finish};
+
+const COMMANDS: &[&str] = &["inspect", "plan", "convert", "verify", "logits"];
+
+#[test]
+fn help_lists_every_command_and_nothing_else() {
+    let help = ashlar!["--help"].expect(0).stdout;
+    let list = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a list of commands");
+    let named: Vec<&str> = list
+        .lines()
+        .filter(|l| l.starts_with("  ") && !l.starts_with("   "))
+        .filter_map(|l| l.split_whitespace().next())
+        .collect();
+    assert_eq!(named[..named.len() - 1], *COMMANDS);
+    assert_eq!(named.last(), Some(&"help"));
+}
+
+#[test]
+fn every_command_explains_itself_with_an_example() {
+    for command in COMMANDS {
+        let help = ashlar![command, "--help"].expect(0).stdout;
+        assert!(help.contains("Example"), "{command} has no example:\n{help}");
+        assert!(help.contains("--quiet"), "{command}:\n{help}");
+    }
+}
+
+#[test]
+fn no_command_is_wrong_usage_and_shows_the_help() {
+    finish(&mut ashlar()).expect(2).says(&["Usage:", "Commands:"]);
+}
+
+#[test]
+fn an_unknown_command_and_an_unknown_option_are_wrong_usage() {
+    ashlar!["convertt"].expect(2).says(&["unrecognized subcommand 'convertt'"]);
+    ashlar!["inspect", "--jsonn", "x"].expect(2).says(&["--jsonn"]);
+}
+
+#[test]
+fn a_missing_path_is_wrong_usage_and_named() {
+    ashlar!["inspect", "/no/such/model"].expect(2).says(&["/no/such/model"]);
+}
+
+#[test]
+fn a_hub_name_is_refused_with_the_command_that_downloads_it() {
+    ashlar!["inspect", "hf:Qwen/Qwen3-0.6B@main"].expect(2).says(&["hf download Qwen/Qwen3-0.6B"]);
+}

@@ -1,0 +1,1 @@
+//! Packs of earlier versions stay readable.
