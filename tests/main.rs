@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[macro_use]
+mod support;
+
 mod bad;
 mod cli;
 mod compat;
 mod golden;
-mod support;

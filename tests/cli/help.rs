@@ -1,12 +1,12 @@
 //! Help texts and wrong usage.
 
-use crate::support::run;
+use crate::support::{ashlar, finish};
 
-const COMMANDS: &[&str] = &["inspect", "logits"];
+const COMMANDS: &[&str] = &["inspect", "plan", "convert", "verify", "logits"];
 
 #[test]
 fn help_lists_every_command_and_nothing_else() {
-    let help = run(["--help"]).expect(0).stdout;
+    let help = ashlar!["--help"].expect(0).stdout;
     let list = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a list of commands");
     let named: Vec<&str> = list
         .lines()
@@ -20,7 +20,7 @@ fn help_lists_every_command_and_nothing_else() {
 #[test]
 fn every_command_explains_itself_with_an_example() {
     for command in COMMANDS {
-        let help = run([command, "--help"]).expect(0).stdout;
+        let help = ashlar![command, "--help"].expect(0).stdout;
         assert!(help.contains("Example"), "{command} has no example:\n{help}");
         assert!(help.contains("--quiet"), "{command}:\n{help}");
     }
@@ -28,21 +28,21 @@ fn every_command_explains_itself_with_an_example() {
 
 #[test]
 fn no_command_is_wrong_usage_and_shows_the_help() {
-    run([""; 0]).expect(2).says(&["Usage:", "Commands:"]);
+    finish(&mut ashlar()).expect(2).says(&["Usage:", "Commands:"]);
 }
 
 #[test]
 fn an_unknown_command_and_an_unknown_option_are_wrong_usage() {
-    run(["convertt"]).expect(2).says(&["unrecognized subcommand 'convertt'"]);
-    run(["inspect", "--jsonn", "x"]).expect(2).says(&["--jsonn"]);
+    ashlar!["convertt"].expect(2).says(&["unrecognized subcommand 'convertt'"]);
+    ashlar!["inspect", "--jsonn", "x"].expect(2).says(&["--jsonn"]);
 }
 
 #[test]
 fn a_missing_path_is_wrong_usage_and_named() {
-    run(["inspect", "/no/such/model"]).expect(2).says(&["/no/such/model"]);
+    ashlar!["inspect", "/no/such/model"].expect(2).says(&["/no/such/model"]);
 }
 
 #[test]
 fn a_hub_name_is_refused_with_the_command_that_downloads_it() {
-    run(["inspect", "hf:Qwen/Qwen3-0.6B@main"]).expect(2).says(&["hf download Qwen/Qwen3-0.6B"]);
+    ashlar!["inspect", "hf:Qwen/Qwen3-0.6B@main"].expect(2).says(&["hf download Qwen/Qwen3-0.6B"]);
 }

@@ -1,6 +1,6 @@
 //! Logits of every fixture through the command line, against the golden ones. Tolerances: docs/numerics.md.
 
-use crate::support::{FIXTURES, Test, fixture, logits, max_error_of_range, run, tensor_i64, write_ids};
+use crate::support::{FIXTURES, Test, fixture, logits, max_error_of_range, tensor_i64, write_ids};
 use std::path::Path;
 
 /// f32 arithmetic in another order than the framework that made the golden logits.
@@ -11,8 +11,7 @@ pub fn logits_of(model: &Path, name: &str, device: &str) -> Result<Vec<Vec<f32>>
     let dir = tempfile::tempdir()?;
     let (input, output) = (dir.path().join("ids.safetensors"), dir.path().join("logits.safetensors"));
     write_ids(&input, &tensor_i64(&golden(name), "input_ids"));
-    let args = ["--input".as_ref(), input.as_os_str(), "--output".as_ref(), output.as_os_str()];
-    run(["logits".as_ref(), model.as_os_str(), "--device".as_ref(), device.as_ref()].into_iter().chain(args)).expect(0);
+    ashlar!["logits", model, "--device", device, "--input", input, "--output", output].expect(0);
     Ok(logits(&output))
 }
 

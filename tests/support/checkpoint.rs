@@ -19,6 +19,9 @@ impl Shape {
     /// About 130 MB in BF16: long enough to be killed on the way.
     pub const MEDIUM: Self = Self { hidden: 1024, intermediate: 2816, layers: 5, vocab: 1024, shards: 3 };
 
+    /// About 440 MB in BF16: more than a bounded conversion may hold.
+    pub const LARGE: Self = Self { hidden: 2048, intermediate: 5632, layers: 4, vocab: 2048, shards: 2 };
+
     fn config(&self) -> String {
         let Self { hidden, intermediate, layers, vocab, .. } = self;
         let heads = hidden / 64;

@@ -5,13 +5,19 @@ mod child;
 mod files;
 
 pub use checkpoint::{Shape, write_checkpoint};
-pub use child::{Peak, peak_of};
+pub use child::peak_of;
 pub use files::{assert_same_files, listing, logits, max_error_of_range, mean_kl, tensor_i64, write_ids};
 
-use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+/// Runs `ashlar ARGS` to its end: `ashlar!["inspect", path]`.
+macro_rules! ashlar {
+    ($($arg:expr),* $(,)?) => {
+        $crate::support::finish($crate::support::ashlar()$(.arg(&$arg))*)
+    };
+}
 
 /// What tests return.
 pub type Test = Result<(), Box<dyn std::error::Error>>;
@@ -43,11 +49,6 @@ pub struct Ran {
     pub stdout: String,
     pub stderr: String,
     line: String,
-}
-
-/// Runs `ashlar ARGS`.
-pub fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
-    finish(ashlar().args(args))
 }
 
 /// Runs a prepared command to its end.

@@ -2,12 +2,15 @@
 
 use crate::commands;
 use crate::exit::CommandResult;
+use crate::units;
 use clap::{Args, Parser, Subcommand};
 
 /// Cut a Hugging Face checkpoint into blocks of the precision each place needs, and run the result.
 ///
 /// A checkpoint (a folder with config.json and .safetensors files) is converted by a recipe into a pack: a folder in
 /// which every weight has the precision its recipe chose. Packs and unconverted checkpoints both run.
+///
+/// New here? `ashlar demo` shows the whole path on a small bundled model.
 #[derive(Debug, Parser)]
 #[command(name = "ashlar", version, arg_required_else_help = true, max_term_width = 110)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or recipe, 3 checked and found wanting.")]
@@ -33,6 +36,9 @@ pub struct Globals {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Inspect(commands::inspect::Inspect),
+    Plan(commands::plan::PlanCommand),
+    Convert(commands::convert::Convert),
+    Verify(commands::verify::Verify),
     Logits(commands::logits::Logits),
 }
 
@@ -44,7 +50,23 @@ impl Command {
     pub fn run(&self, globals: Globals) -> CommandResult {
         match self {
             Self::Inspect(c) => c.run(globals),
+            Self::Plan(c) => c.run(globals),
+            Self::Convert(c) => c.run(globals),
+            Self::Verify(c) => c.run(globals),
             Self::Logits(c) => c.run(globals),
         }
     }
+}
+
+/// Reads a size in bytes; clap prints the message.
+fn bytes(text: &str) -> Result<u64, String> {
+    units::parse_bytes(text)
+}
+
+/// How much memory a conversion may use.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct MemoryArgs {
+    /// Memory for weights in flight, such as 512MiB or 4GB (the process itself needs a little more)
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = bytes)]
+    pub memory: u64,
 }

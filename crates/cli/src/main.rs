@@ -10,6 +10,7 @@ mod interrupt;
 mod model;
 mod output;
 mod progress;
+mod recipe;
 mod table;
 mod units;
 

@@ -1,2 +1,28 @@
-//! See the crate description.
+//! Checkpoint to pack in one pass.
+//!
+//! [`plan`] turns a model, its store and a recipe's choices into a [`Plan`]: every size and offset, from headers alone.
+//! [`convert`] carries it out: read rows → decode to f32 → quantize → write at the known offset, on all cores, within a
+//! bound of memory, resumable, and byte-identical however many threads took part. [`verify`] checks a pack and compares
+//! it with its source.
+//!
+//! Owns: the work list, the pipeline, its memory bound, what was lost (`Summary`). Refuses: which format a tensor gets
+//! (`recipe`), how bits are chosen (`quantize`), where bytes lie in the file (`pack`).
 #![forbid(unsafe_code)]
+
+mod budget;
+mod error;
+mod jobs;
+mod measure;
+mod pipeline;
+mod plan;
+mod pool;
+mod record;
+mod tile;
+mod verify;
+mod work;
+
+pub use error::ConvertError;
+pub use measure::{ClassSummary, Loss, Summary};
+pub use pipeline::{Options, convert, convert_through};
+pub use plan::{ClassTotal, Memory, Origin, Plan, PlannedTensor, plan};
+pub use verify::{Comparison, VerifyReport, verify};

@@ -61,7 +61,7 @@ impl Width {
     /// Packs one code per (column, row) into whole panels: `codes` one entry per column, a multiple of 32 of them. Bits
     /// above the width must be zero.
     #[inline(always)]
-    pub fn pack(self, codes: &[Lanes<u32>], panels: &mut [u8]) {
+    pub fn pack(self, codes: &[Lanes<i32>], panels: &mut [u8]) {
         match self {
             Self::Four => pack::<8>(codes, panels, |j| Self::Four.shift(j)),
             Self::Eight => pack::<4>(codes, panels, |j| Self::Eight.shift(j)),
@@ -137,14 +137,14 @@ impl Width {
 }
 
 #[inline(always)]
-fn pack<const COLUMNS_PER_LANE: usize>(codes: &[Lanes<u32>], panels: &mut [u8], shift: impl Fn(usize) -> u32) {
+fn pack<const COLUMNS_PER_LANE: usize>(codes: &[Lanes<i32>], panels: &mut [u8], shift: impl Fn(usize) -> u32) {
     let (columns, _) = codes.as_chunks::<COLUMNS_PER_LANE>();
     let (vectors, _) = panels.as_chunks_mut::<{ 4 * ROWS }>();
     for (columns, vector) in columns.iter().zip(vectors) {
         let mut lanes = [0u32; ROWS];
         for (j, column) in columns.iter().enumerate() {
             for (lane, code) in lanes.iter_mut().zip(column) {
-                *lane |= code << shift(j);
+                *lane |= code.cast_unsigned() << shift(j);
             }
         }
         for (bytes, lane) in vector.as_chunks_mut::<4>().0.iter_mut().zip(lanes) {
@@ -172,8 +172,8 @@ mod tests {
     #[test]
     fn packed_codes_lie_where_the_design_says() {
         for width in [Width::Four, Width::Eight] {
-            let codes: Vec<Lanes<u32>> =
-                (0..COLUMNS).map(|c| std::array::from_fn(|r| u32::from(code(width, r, c)))).collect();
+            let codes: Vec<Lanes<i32>> =
+                (0..COLUMNS).map(|c| std::array::from_fn(|r| i32::from(code(width, r, c)))).collect();
             let mut panel = vec![0; width.panel_bytes()];
             width.pack(&codes, &mut panel);
             for row in 0..ROWS {

@@ -158,6 +158,15 @@ impl<'a> Writer<'a> {
         })
     }
 
+    /// Removes `OUT.partial`, for when going on with it makes no sense.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn discard(self) -> Result<(), PackError> {
+        let dir = &self.partial.dir;
+        std::fs::remove_dir_all(dir).map_err(PackError::io(dir, "remove it"))
+    }
+
     fn check_manifest(&self, manifest: &Manifest) -> Result<(), PackError> {
         let (sealed, planned) = (&manifest.records, &self.layout.records);
         if let Some(record) = (0..sealed.len().max(planned.len()))

@@ -1,6 +1,6 @@
 //! Rounds tiles to E4M3 with one scale per 128 × 128 block that just reaches the block's largest magnitude.
 
-use crate::lanes::{V, max, splat};
+use crate::lanes::{V, splat};
 use crate::outliers::Outliers;
 use crate::panel::{Sums, load, not_finite, peaks};
 use crate::{Target, Tile, TileError};
@@ -8,7 +8,7 @@ use ashlar_formats::fp8::BLOCK;
 use ashlar_formats::scale::{e8m0_floor, e8m0_to_f32};
 use ashlar_formats::x16::{COLUMNS, ROWS, Width};
 use ashlar_formats::{FormatError, ScaleType, e4m3};
-use ashlar_simd::Isa;
+use ashlar_simd::{Isa, Kernel, Simd};
 
 /// Writes the tile as E4M3 codes and block scales of type `scale`.
 pub fn quantize(
@@ -18,17 +18,7 @@ pub fn quantize(
     isa: Isa,
     out: &mut [&mut [u8]],
 ) -> Result<TileError, FormatError> {
-    let mut job = Job { scale, target, tile, out, table: e4m3::table() };
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            let mut error = TileError::default();
-            for block in 0..tile.rows().div_ceil(BLOCK) {
-                error += job.block_row(block)?;
-            }
-            Ok(error)
-        },
-    )
+    isa.run(Job { scale, target, tile, out, table: e4m3::table() })
 }
 
 struct Job<'a, 'b> {
@@ -37,6 +27,19 @@ struct Job<'a, 'b> {
     tile: Tile<'a>,
     out: &'a mut [&'b mut [u8]],
     table: [f32; 256],
+}
+
+impl Kernel for Job<'_, '_> {
+    type Output = Result<TileError, FormatError>;
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) -> Self::Output {
+        let mut error = TileError::default();
+        for block in 0..self.tile.rows().div_ceil(BLOCK) {
+            error += self.block_row(s, block)?;
+        }
+        Ok(error)
+    }
 }
 
 impl<'a> Job<'a, '_> {
@@ -48,16 +51,16 @@ impl<'a> Job<'a, '_> {
 
     /// One row of blocks: 128 rows, or what is left of the tile.
     #[inline(always)]
-    fn block_row(&mut self, block: usize) -> Result<TileError, FormatError> {
+    fn block_row<S: Simd>(&mut self, s: S, block: usize) -> Result<TileError, FormatError> {
         let first = block * (BLOCK / ROWS);
         let last = (first + BLOCK / ROWS).min(self.tile.rows().div_ceil(ROWS));
         let (slots, sigma) = (self.target.spec.outlier_slots, self.target.outlier_sigma);
         let choose = |index| Outliers::choose(self.rows(index), self.tile.k, slots, sigma);
         let mut outliers: Vec<Outliers> = (first..last).map(choose).collect();
-        let scales = self.scales(block, &outliers)?;
+        let scales = self.scales(s, block, &outliers)?;
         let mut error = TileError::default();
         for (index, outliers) in (first..last).zip(&mut outliers) {
-            error += self.row_block(index, &scales, outliers)?;
+            error += self.row_block(s, index, &scales, outliers)?;
         }
         Ok(error)
     }
@@ -65,7 +68,7 @@ impl<'a> Job<'a, '_> {
     /// Scales of one row of blocks from what outliers leave, stored: max |w| / 448, rounded to what can be stored; up
     /// to a power of two for e8m0.
     #[inline(always)]
-    fn scales(&mut self, block: usize, outliers: &[Outliers]) -> Result<Vec<f32>, FormatError> {
+    fn scales<S: Simd>(&mut self, s: S, block: usize, outliers: &[Outliers]) -> Result<Vec<f32>, FormatError> {
         let k = self.tile.k;
         let mut peak = vec![0.0f32; k.div_ceil(BLOCK)];
         let mut x = [splat(0.0); COLUMNS];
@@ -76,12 +79,11 @@ impl<'a> Job<'a, '_> {
             for column in (0..k).step_by(COLUMNS) {
                 load(rows, k, column, &mut x);
                 outliers.take(column, &mut x, &mut [splat(0.0); COLUMNS]);
-                let peaks = peaks(&x);
-                if peaks.iter().any(|p| !p.is_finite()) {
+                let Some(peaks) = peaks(s, &x) else {
                     return Err(not_finite(rows, k, self.tile.first_row + index * ROWS));
-                }
+                };
                 if let Some(peak) = peak.get_mut(column / BLOCK) {
-                    *peak = peaks.iter().fold(*peak, |a, &b| max(a, b));
+                    *peak = peaks.iter().fold(*peak, |a, &b| a.max(b));
                 }
             }
         }
@@ -103,7 +105,13 @@ impl<'a> Job<'a, '_> {
     }
 
     #[inline(always)]
-    fn row_block(&mut self, index: usize, scales: &[f32], outliers: &mut Outliers) -> Result<TileError, FormatError> {
+    fn row_block<S: Simd>(
+        &mut self,
+        s: S,
+        index: usize,
+        scales: &[f32],
+        outliers: &mut Outliers,
+    ) -> Result<TileError, FormatError> {
         let (k, rows) = (self.tile.k, self.rows(index));
         let mut sums = Sums::default();
         let mut x = [splat(0.0); COLUMNS];
@@ -116,7 +124,7 @@ impl<'a> Job<'a, '_> {
             encode(scale, &self.table, &x, &mut decoded, &mut codes);
             let (id, first_row) = (self.target.spec.id, self.tile.first_row + index * ROWS);
             outliers.finish(id, first_row, column..column + COLUMNS, &mut x, &mut decoded)?;
-            sums.add(&x, &decoded);
+            sums.add(s, &x, &decoded);
             let size = Width::Eight.panel_bytes();
             let at = (index * (k / COLUMNS) + column / COLUMNS) * size;
             if let Some(panel) = self.out.get_mut(0).and_then(|p| p.get_mut(at..at + size)) {
@@ -135,13 +143,13 @@ impl<'a> Job<'a, '_> {
 
 /// Codes and decoded values of a panel; a padding row is all zeros and gets zero codes.
 #[inline(always)]
-fn encode(scale: f32, table: &[f32; 256], x: &[V], decoded: &mut [V], codes: &mut [[u32; ROWS]]) {
+fn encode(scale: f32, table: &[f32; 256], x: &[V], decoded: &mut [V], codes: &mut [[i32; ROWS]]) {
     // A division, not a reciprocal: f32 scales may be too small to have one.
     let divisor = if scale == 0.0 { f32::INFINITY } else { scale };
     for ((x, decoded), codes) in x.iter().zip(decoded).zip(codes) {
         for i in 0..ROWS {
             let code = e4m3::from_f32(x[i] / divisor);
-            codes[i] = u32::from(code);
+            codes[i] = i32::from(code);
             decoded[i] = table[usize::from(code)] * scale;
         }
     }

@@ -1,7 +1,9 @@
 //! What a method decides for one group of 16 rows, and how a level is found for a value.
 
-use crate::lanes::{V, max, min, reciprocal, round, splat, to_bits};
+use crate::lanes::{V, round, splat};
+use ashlar_formats::scale::{f16_bits, f16_to_f32};
 use ashlar_formats::{Groups, ScaleType, Table};
+use ashlar_simd::Simd;
 
 /// Most columns a group can have.
 pub const MAX_GROUP: usize = 128;
@@ -29,20 +31,27 @@ pub struct Fit {
 /// A method: chooses scales and zero points.
 pub trait Method: Copy {
     /// Fits one group.
-    fn fit<G: Rounder>(self, grid: &Groups, rounder: G, group: &Group<'_>) -> Fit;
+    fn fit<S: Simd, G: Rounder>(self, s: S, grid: &Groups, rounder: G, group: &Group<'_>) -> Fit;
 }
 
-/// A grid's way from a value in units of its scale to a level and a code. `low` and `high` bound the levels; only
-/// linear grids look at them, since a zero point moves them.
+/// A grid's way from values in units of their scales to levels and codes.
 pub trait Rounder: Copy {
-    /// The nearest level.
-    fn level(self, y: f32, low: f32, high: f32) -> f32;
-    /// The code of the nearest level.
-    fn code(self, y: f32, low: f32, high: f32, zero: f32) -> u32;
-    /// The levels' bounds for a zero point.
-    fn bounds(self, zero: f32) -> (f32, f32);
+    /// The nearest levels.
+    fn level<S: Simd>(self, s: S, y: S::F32, bounds: Bounds<S>) -> S::F32;
+    /// The codes of the nearest levels.
+    fn code<S: Simd>(self, s: S, y: S::F32, bounds: Bounds<S>) -> S::I32;
+    /// The levels' bounds for these zero points.
+    fn bounds<S: Simd>(self, s: S, zero: S::F32) -> Bounds<S>;
     /// The zero point of a grid without zero points of its own.
     fn zero(self) -> f32;
+}
+
+/// Outermost levels per lane. Only linear grids look at them, since a zero point moves them.
+#[derive(Clone, Copy)]
+pub struct Bounds<S: Simd> {
+    low: S::F32,
+    high: S::F32,
+    zero: S::F32,
 }
 
 /// Codes min..=max around a zero.
@@ -52,23 +61,24 @@ pub struct Linear {
     pub max: f32,
     pub zero: f32,
     /// Bits that a code keeps.
-    pub mask: u32,
+    pub mask: i32,
 }
 
 impl Rounder for Linear {
     #[inline(always)]
-    fn level(self, y: f32, low: f32, high: f32) -> f32 {
-        round(max(min(y, high), low))
+    fn level<S: Simd>(self, s: S, y: S::F32, bounds: Bounds<S>) -> S::F32 {
+        round(s, s.max(s.min(y, bounds.high), bounds.low))
     }
 
     #[inline(always)]
-    fn code(self, y: f32, low: f32, high: f32, zero: f32) -> u32 {
-        to_bits(self.level(y, low, high) + zero) & self.mask
+    fn code<S: Simd>(self, s: S, y: S::F32, bounds: Bounds<S>) -> S::I32 {
+        let code = s.add(self.level(s, y, bounds), bounds.zero);
+        s.and(s.to_i32(code), s.splat_i32(self.mask))
     }
 
     #[inline(always)]
-    fn bounds(self, zero: f32) -> (f32, f32) {
-        (self.min - zero, self.max - zero)
+    fn bounds<S: Simd>(self, s: S, zero: S::F32) -> Bounds<S> {
+        Bounds { low: s.sub(s.splat(self.min), zero), high: s.sub(s.splat(self.max), zero), zero }
     }
 
     #[inline(always)]
@@ -77,41 +87,50 @@ impl Rounder for Linear {
     }
 }
 
-/// A table of 16 levels. A chain of selects rather than a search: 15 compares in vector lanes beat a gather.
+/// A table of 16 levels, searched by halving: four compares, each with the border that the ones before picked.
 #[derive(Clone, Copy)]
 pub struct Lut {
-    table: &'static Table,
-    borders: [f32; 15],
+    levels: V,
+    codes: V,
+    /// Between neighbouring levels; the last is never passed.
+    borders: V,
 }
 
 impl Lut {
-    pub fn new(table: &'static Table) -> Self {
-        Self { table, borders: table.borders() }
+    pub fn new(table: &Table) -> Self {
+        let mut borders = splat(f32::INFINITY);
+        borders[..15].copy_from_slice(&table.borders());
+        Self { levels: table.levels, codes: table.codes.map(f32::from), borders }
+    }
+
+    /// How many borders are below y.
+    #[inline(always)]
+    fn index<S: Simd>(self, s: S, y: S::F32) -> S::I32 {
+        let borders = s.load(&self.borders);
+        let mut index = s.splat_i32(0);
+        for step in [8, 4, 2, 1] {
+            let border = s.pick(borders, s.add_i32(index, s.splat_i32(step - 1)));
+            let passed = s.add_i32(index, s.splat_i32(step));
+            index = s.bits(s.if_gt(y, border, s.as_f32(passed), s.as_f32(index)));
+        }
+        index
     }
 }
 
 impl Rounder for Lut {
     #[inline(always)]
-    fn level(self, y: f32, _low: f32, _high: f32) -> f32 {
-        let mut level = self.table.levels[0];
-        for (border, &next) in self.borders.iter().zip(&self.table.levels[1..]) {
-            level = if y > *border { next } else { level };
-        }
-        level
+    fn level<S: Simd>(self, s: S, y: S::F32, _bounds: Bounds<S>) -> S::F32 {
+        s.pick(s.load(&self.levels), self.index(s, y))
     }
 
     #[inline(always)]
-    fn code(self, y: f32, _low: f32, _high: f32, _zero: f32) -> u32 {
-        let mut code = u32::from(self.table.codes[0]);
-        for (border, &next) in self.borders.iter().zip(&self.table.codes[1..]) {
-            code = if y > *border { u32::from(next) } else { code };
-        }
-        code
+    fn code<S: Simd>(self, s: S, y: S::F32, _bounds: Bounds<S>) -> S::I32 {
+        s.to_i32(s.pick(s.load(&self.codes), self.index(s, y)))
     }
 
     #[inline(always)]
-    fn bounds(self, _zero: f32) -> (f32, f32) {
-        (self.table.levels[0], self.table.levels[15])
+    fn bounds<S: Simd>(self, _s: S, zero: S::F32) -> Bounds<S> {
+        Bounds { low: zero, high: zero, zero }
     }
 
     #[inline(always)]
@@ -127,9 +146,8 @@ pub fn storable(scale: ScaleType, wanted: &V, peak: &V, reach: f32) -> V {
     let mut out = splat(0.0);
     for i in 0..out.len() {
         let rounded = scale.round(wanted[i]);
-        let next = scale.round(next_f16(rounded, wanted[i]));
         let short = scale == ScaleType::F16 && rounded.abs() * (reach + 0.5) < peak[i];
-        out[i] = if short { next } else { rounded };
+        out[i] = if short { next_f16(rounded, wanted[i]) } else { rounded };
     }
     out
 }
@@ -137,27 +155,6 @@ pub fn storable(scale: ScaleType, wanted: &V, peak: &V, reach: f32) -> V {
 /// The f16 after `x` away from zero, with the sign of `sign`.
 #[inline(always)]
 fn next_f16(x: f32, sign: f32) -> f32 {
-    use ashlar_formats::scale::{f16_bits, f16_to_f32};
     let next = f16_to_f32((f16_bits(x.abs()) + 1).min(0x7c00));
     if sign < 0.0 { -next } else { next }
-}
-
-/// What all passes over a fitted group need: reciprocal scales and the levels' bounds.
-#[derive(Clone, Copy)]
-pub struct Units {
-    pub inverse: V,
-    pub low: V,
-    pub high: V,
-}
-
-impl Units {
-    #[inline(always)]
-    pub fn new<G: Rounder>(rounder: G, fit: &Fit) -> Self {
-        let mut units = Self { inverse: splat(0.0), low: splat(0.0), high: splat(0.0) };
-        for i in 0..fit.scale.len() {
-            units.inverse[i] = reciprocal(fit.scale[i]);
-            (units.low[i], units.high[i]) = rounder.bounds(fit.zero[i]);
-        }
-        units
-    }
 }

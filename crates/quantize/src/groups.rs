@@ -1,13 +1,13 @@
 //! Quantizes tiles of formats with group scales: transposes, fits, encodes, measures.
 
-use crate::fit::{Fit, Group, Linear, Lut, MAX_GROUP, Method, Rounder, Units};
-use crate::lanes::{V, splat};
+use crate::fit::{Fit, Group, Linear, Lut, MAX_GROUP, Method, Rounder};
+use crate::lanes::{V, reciprocal, splat};
 use crate::outliers::Outliers;
 use crate::panel::{Sums, load, not_finite, peaks};
 use crate::{Stats, Target, Tile, TileError};
 use ashlar_formats::x16::ROWS;
 use ashlar_formats::{FormatError, Groups, Levels, Peak};
-use ashlar_simd::Isa;
+use ashlar_simd::{Isa, Kernel, Simd};
 
 /// Quantizes a tile with `method`.
 pub fn quantize<M: Method>(
@@ -19,17 +19,35 @@ pub fn quantize<M: Method>(
     isa: Isa,
     out: &mut [&mut [u8]],
 ) -> Result<TileError, FormatError> {
-    let mut job = Job { method, grid, target, tile, stats, out };
-    isa.vectorize(
-        #[inline(always)]
-        || match grid.levels {
-            Levels::Linear { min, max, zero } => {
-                let mask = u32::MAX >> (32 - grid.width.bits());
-                job.run(Linear { min: min as f32, max: max as f32, zero: zero as f32, mask })
-            }
-            Levels::Table(table) => job.run(Lut::new(table)),
-        },
-    )
+    let job = Job { method, grid, target, tile, stats, out };
+    match grid.levels {
+        Levels::Linear { min, max, zero } => {
+            let mask = (1 << grid.width.bits()) - 1;
+            isa.run(Rounded { rounder: Linear { min: min as f32, max: max as f32, zero: zero as f32, mask }, job })
+        }
+        Levels::Table(table) => isa.run(Rounded { rounder: Lut::new(table), job }),
+    }
+}
+
+/// A job and its way of rounding.
+struct Rounded<'a, 'b, M, G> {
+    rounder: G,
+    job: Job<'a, 'b, M>,
+}
+
+impl<M: Method, G: Rounder> Kernel for Rounded<'_, '_, M, G> {
+    type Output = Result<TileError, FormatError>;
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) -> Self::Output {
+        let mut error = TileError::default();
+        let zeros = || [splat(0.0); MAX_GROUP];
+        let mut buffers = Buffers { x: zeros(), w: zeros(), decoded: zeros(), codes: [[0; ROWS]; MAX_GROUP] };
+        for block in 0..self.job.tile.rows().div_ceil(ROWS) {
+            error += self.job.row_block(s, self.rounder, block, &mut buffers)?;
+        }
+        Ok(error)
+    }
 }
 
 struct Job<'a, 'b, M> {
@@ -42,27 +60,22 @@ struct Job<'a, 'b, M> {
 }
 
 /// Buffers of one group, reused.
-struct Scratch {
+struct Buffers {
     x: [V; MAX_GROUP],
     w: [V; MAX_GROUP],
     decoded: [V; MAX_GROUP],
-    codes: [[u32; ROWS]; MAX_GROUP],
+    codes: [[i32; ROWS]; MAX_GROUP],
 }
 
 impl<M: Method> Job<'_, '_, M> {
     #[inline(always)]
-    fn run<G: Rounder>(&mut self, rounder: G) -> Result<TileError, FormatError> {
-        let mut error = TileError::default();
-        let zeros = || [splat(0.0); MAX_GROUP];
-        let mut scratch = Scratch { x: zeros(), w: zeros(), decoded: zeros(), codes: [[0; ROWS]; MAX_GROUP] };
-        for block in 0..self.tile.rows().div_ceil(ROWS) {
-            error += self.row_block(rounder, block, &mut scratch)?;
-        }
-        Ok(error)
-    }
-
-    #[inline(always)]
-    fn row_block<G: Rounder>(&mut self, rounder: G, block: usize, s: &mut Scratch) -> Result<TileError, FormatError> {
+    fn row_block<S: Simd, G: Rounder>(
+        &mut self,
+        s: S,
+        rounder: G,
+        block: usize,
+        buffers: &mut Buffers,
+    ) -> Result<TileError, FormatError> {
         let (k, width) = (self.tile.k, self.grid.group);
         let first = block * ROWS;
         let live = (self.tile.rows() - first).min(ROWS);
@@ -72,21 +85,20 @@ impl<M: Method> Job<'_, '_, M> {
         let mut sums = Sums::default();
         for group in 0..k / width {
             let columns = group * width..(group + 1) * width;
-            let (x, w) = (&mut s.x[..width], &mut s.w[..width]);
+            let (x, w) = (&mut buffers.x[..width], &mut buffers.w[..width]);
             load(rows, k, columns.start, x);
             let weighted = self.weights(columns.start, &mut outliers, x, w);
-            let peak = peaks(x);
-            if peak.iter().any(|p| !p.is_finite()) {
+            let Some(peak) = peaks(s, x) else {
                 return Err(not_finite(rows, k, self.tile.first_row + first));
-            }
-            let fit = self.method.fit(self.grid, rounder, &Group { x, w: weighted.then_some(&*w), peak });
+            };
+            let fit = self.method.fit(s, self.grid, rounder, &Group { x, w: weighted.then_some(&*w), peak });
             if fit.scale.iter().any(|f| !f.is_finite()) {
                 return Err(self.too_large(&fit, rows, first, columns.start));
             }
-            let (decoded, codes) = (&mut s.decoded[..width], &mut s.codes[..width]);
-            encode(rounder, &fit, live, x, decoded, codes);
+            let (decoded, codes) = (&mut buffers.decoded[..width], &mut buffers.codes[..width]);
+            encode(s, rounder, &fit, live, x, decoded, codes);
             outliers.finish(self.target.spec.id, self.tile.first_row + first, columns, x, decoded)?;
-            sums.add(x, decoded);
+            sums.add(s, x, decoded);
             self.store(block, group, &fit, live, codes);
         }
         if slots > 0
@@ -113,7 +125,7 @@ impl<M: Method> Job<'_, '_, M> {
 
     /// Writes codes and parameters of one group; lanes from `live` on stay zero bytes.
     #[inline(always)]
-    fn store(&mut self, block: usize, group: usize, fit: &Fit, live: usize, codes: &[[u32; ROWS]]) {
+    fn store(&mut self, block: usize, group: usize, fit: &Fit, live: usize, codes: &[[i32; ROWS]]) {
         let (grid, groups) = (self.grid, self.tile.k / self.grid.group);
         let at = block * groups + group;
         let bytes = grid.group * ROWS * grid.width.bits() / 8;
@@ -160,14 +172,21 @@ impl<M: Method> Job<'_, '_, M> {
 
 /// Codes and decoded values of a group; lanes from `live` on get code 0.
 #[inline(always)]
-fn encode<G: Rounder>(rounder: G, fit: &Fit, live: usize, x: &[V], decoded: &mut [V], codes: &mut [[u32; ROWS]]) {
-    let units = Units::new(rounder, fit);
-    let mask: [u32; ROWS] = std::array::from_fn(|lane| if lane < live { u32::MAX } else { 0 });
+fn encode<S: Simd, G: Rounder>(
+    s: S,
+    rounder: G,
+    fit: &Fit,
+    live: usize,
+    x: &[V],
+    decoded: &mut [V],
+    codes: &mut [[i32; ROWS]],
+) {
+    let scale = s.load(&fit.scale);
+    let (inverse, bounds) = (reciprocal(s, scale), rounder.bounds(s, s.load(&fit.zero)));
+    let mask = s.load_i32(&std::array::from_fn(|lane| if lane < live { -1 } else { 0 }));
     for ((x, decoded), codes) in x.iter().zip(decoded).zip(codes) {
-        for i in 0..ROWS {
-            let y = x[i] * units.inverse[i];
-            decoded[i] = rounder.level(y, units.low[i], units.high[i]) * fit.scale[i];
-            codes[i] = rounder.code(y, units.low[i], units.high[i], fit.zero[i]) & mask[i];
-        }
+        let y = s.mul(s.load(x), inverse);
+        s.store(s.mul(rounder.level(s, y, bounds), scale), decoded);
+        s.store_i32(s.and(rounder.code(s, y, bounds), mask), codes);
     }
 }

@@ -1,9 +1,10 @@
 //! A part of a row block as vectors: one per column, one lane per row; and the error sums over them.
 
 use crate::TileError;
-use crate::lanes::{V, max, splat};
+use crate::lanes::{V, abs, array, splat};
 use ashlar_formats::FormatError;
 use ashlar_formats::x16::ROWS;
+use ashlar_simd::Simd;
 
 /// Transposes columns `first..first + x.len()` of up to 16 rows; lanes without a row are zero.
 #[inline(always)]
@@ -18,17 +19,18 @@ pub fn load(rows: &[f32], k: usize, first: usize, x: &mut [V]) {
     }
 }
 
-/// max |x| per lane; not finite if any x of the lane is not. Compares bits, so that NaN counts as largest.
+/// max |x| per lane, or `None` if any x is not finite.
 #[inline(always)]
-pub fn peaks(x: &[V]) -> V {
-    let mut peak = [0u32; ROWS];
+pub fn peaks<S: Simd>(s: S, x: &[V]) -> Option<V> {
+    let mut peak = s.splat(0.0);
+    // x · 0 is 0 for finite x and NaN otherwise, and NaN stays in a sum.
+    let mut taint = s.splat(0.0);
     for column in x {
-        for (peak, value) in peak.iter_mut().zip(column) {
-            let bits = value.to_bits() & 0x7fff_ffff;
-            *peak = if bits > *peak { bits } else { *peak };
-        }
+        let x = s.load(column);
+        peak = s.max(abs(s, x), peak);
+        taint = s.add(taint, s.mul(x, s.splat(0.0)));
     }
-    peak.map(f32::from_bits)
+    (s.sum(taint) == 0.0).then(|| array(s, peak))
 }
 
 /// Names the first value of the row block that is NaN or infinite.
@@ -54,17 +56,17 @@ impl Default for Sums {
 impl Sums {
     /// Adds one group: its values and what they decode to.
     #[inline(always)]
-    pub fn add(&mut self, x: &[V], decoded: &[V]) {
-        let (mut error, mut norm, mut max_abs) = (splat(0.0), splat(0.0), self.max_abs);
+    pub fn add<S: Simd>(&mut self, s: S, x: &[V], decoded: &[V]) {
+        let (mut error, mut norm, mut max_abs) = (s.splat(0.0), s.splat(0.0), s.load(&self.max_abs));
         for (x, decoded) in x.iter().zip(decoded) {
-            for i in 0..ROWS {
-                let d = x[i] - decoded[i];
-                error[i] += d * d;
-                norm[i] += x[i] * x[i];
-                max_abs[i] = max(d.abs(), max_abs[i]);
-            }
+            let x = s.load(x);
+            let d = s.sub(x, s.load(decoded));
+            error = s.add(error, s.mul(d, d));
+            norm = s.add(norm, s.mul(x, x));
+            max_abs = s.max(abs(s, d), max_abs);
         }
-        self.max_abs = max_abs;
+        s.store(max_abs, &mut self.max_abs);
+        let (error, norm) = (array(s, error), array(s, norm));
         for i in 0..ROWS {
             self.error[i] += f64::from(error[i]);
             self.norm[i] += f64::from(norm[i]);
@@ -76,7 +78,7 @@ impl Sums {
         TileError {
             squared_error: self.error.iter().sum(),
             squared_norm: self.norm.iter().sum(),
-            max_abs: self.max_abs.iter().fold(0.0, |a, &b| max(a, b)),
+            max_abs: self.max_abs.iter().fold(0.0, |a: f32, &b| a.max(b)),
             outlier_overflow,
         }
     }

@@ -80,8 +80,9 @@ impl Isa {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn present(self) -> bool {
-        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+    pub(crate) fn present(self) -> bool {
+        let avx2 =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         match self {
             Self::Portable => true,
             Self::NeonDotprod => false,
@@ -99,7 +100,7 @@ impl Isa {
     }
 
     #[cfg(target_arch = "aarch64")]
-    fn present(self) -> bool {
+    pub(crate) fn present(self) -> bool {
         match self {
             Self::Portable => true,
             Self::NeonDotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
@@ -108,7 +109,7 @@ impl Isa {
     }
 
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    fn present(self) -> bool {
+    pub(crate) fn present(self) -> bool {
         self == Self::Portable
     }
 

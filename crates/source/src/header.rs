@@ -140,29 +140,30 @@ fn size(shape: &[u64], dtype: Dtype) -> Option<(Vec<usize>, u64)> {
 fn check_tiling(file: &str, tensors: &[TensorInfo], data_start: u64, data_len: u64) -> Result<(), SourceError> {
     let mut by_offset: Vec<&TensorInfo> = tensors.iter().collect();
     by_offset.sort_unstable_by_key(|t| (t.begin, t.end));
+    let outside = by_offset.iter().copied().find(|t| t.end > data_len);
+    let file = file.to_owned();
     let (mut cursor, mut last) = (0, "");
-    let mut incomplete = None;
-    for t in by_offset {
-        let (file, tensor, begin, end) = (file.to_owned(), || t.name.clone(), t.begin, t.end);
+    for &TensorInfo { ref name, begin, end, .. } in by_offset {
         if begin < cursor {
-            let other = last.to_owned();
-            return Err(SourceError::Overlap { file, tensor: tensor(), other, begin, end, expected: cursor });
-        }
-        if begin > cursor && end > data_len {
-            return Err(SourceError::OutsideFile { file, tensor: tensor(), begin, end, data_len });
+            let (tensor, other) = (name.clone(), last.to_owned());
+            return Err(SourceError::Overlap { file, tensor, other, begin, end, expected: cursor });
         }
         if begin > cursor {
-            return Err(SourceError::Hole { file, tensor: tensor(), begin, expected: cursor });
+            // A tensor said to lie outside leaves a hole behind; it is the one to name.
+            return Err(match outside {
+                Some(t) => {
+                    let (tensor, begin, end) = (t.name.clone(), t.begin, t.end);
+                    SourceError::OutsideFile { file, tensor, begin, end, data_len }
+                }
+                None => SourceError::Hole { file, tensor: name.clone(), begin, expected: cursor },
+            });
         }
-        if end > data_len {
-            incomplete.get_or_insert(t);
-        }
-        (cursor, last) = (end, &t.name);
+        (cursor, last) = (end, name);
     }
     let (got, expected) = (data_start.saturating_add(data_len), data_start.saturating_add(cursor));
-    match incomplete {
-        Some(t) => Err(SourceError::Truncated { file: file.to_owned(), tensor: t.name.clone(), got, expected }),
-        None if got > expected => Err(SourceError::Trailing { file: file.to_owned(), got, expected }),
+    match outside {
+        Some(t) => Err(SourceError::Truncated { file, tensor: t.name.clone(), got, expected }),
+        None if got > expected => Err(SourceError::Trailing { file, got, expected }),
         None => Ok(()),
     }
 }

@@ -109,6 +109,9 @@ fn a_hole_between_tensors_is_refused() -> Result {
 fn ranges_beyond_the_file_are_refused() -> Result {
     let parts = [tensor("a", "U8", &[4], 0, 4), tensor("b", "U8", &[4], 1 << 50, (1 << 50) + 4)];
     expect(&refused(&header(&parts), 8)?, &["tensor `b`", "1125899906842624", "only 8 data bytes"])?;
+    // The tensor that left the hole is named, not the one after it.
+    let parts = [parts[0].clone(), parts[1].clone(), tensor("c", "U8", &[4], 8, 12)];
+    expect(&refused(&header(&parts), 12)?, &["tensor `b`", "1125899906842624", "only 12 data bytes"])?;
     let last = u64::MAX;
     let message = refused(&header(&[tensor("a", "U8", &[4], last - 4, last)]), 8)?;
     expect(&message, &["tensor `a`", "18446744073709551615", "only 8 data bytes"])

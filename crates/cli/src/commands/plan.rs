@@ -1,0 +1,157 @@
+//! `ashlar plan`: what a conversion would do and how large its result would be, from headers alone.
+
+use crate::args::{Globals, MemoryArgs};
+use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
+use crate::model::{Model, Source, format_list};
+use crate::table::Table;
+use crate::{output, recipe, units};
+use ashlar_convert::{ClassTotal, ConvertError, Origin, Plan};
+use ashlar_recipe::Choices;
+use clap::Args;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::path::PathBuf;
+
+/// Show how large a recipe makes each part of a model, before a weight is read
+///
+/// Reads headers only. Everything that is wrong with the recipe is told at once, with line and nearest valid name. Exit
+/// code 3 if the conversion does not fit into --memory.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  ashlar plan --list-recipes
+  ashlar plan Qwen3-30B-A3B --recipe 4bit-experts
+  ashlar plan Qwen3-30B-A3B --recipe my.yaml --explain model.layers.0.self_attn.q_proj.weight
+  ashlar plan Qwen3-30B-A3B --recipe my.yaml --emit resolved.yaml")]
+pub struct PlanCommand {
+    /// A checkpoint folder or a pack
+    #[arg(required_unless_present = "list_recipes")]
+    pub src: Option<PathBuf>,
+    /// A recipe file, or the name of a preset
+    #[arg(long, value_name = "R", required_unless_present = "list_recipes")]
+    pub recipe: Option<String>,
+    /// Tell which rules decided about this tensor, and nothing else
+    #[arg(long, value_name = "TENSOR")]
+    pub explain: Option<String>,
+    /// Write the resolved recipe to a file; it decides the same for this model
+    #[arg(long, value_name = "FILE", conflicts_with = "explain")]
+    pub emit: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long, conflicts_with = "explain")]
+    pub json: bool,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+    /// Show the presets, and nothing else
+    #[arg(long, exclusive = true)]
+    pub list_recipes: bool,
+}
+
+impl PlanCommand {
+    /// Prints the plan.
+    ///
+    /// # Errors
+    /// A recipe that cannot be carried out is the user's mistake.
+    pub fn run(&self, _globals: Globals) -> CommandResult {
+        let (Some(src), Some(recipe)) = (&self.src, &self.recipe) else {
+            output::print(&recipe::list())?;
+            return Ok(Outcome::Done);
+        };
+        let model = Model::open(src)?;
+        let choices = recipe::choose(recipe, &model)?;
+        if let Some(tensor) = &self.explain {
+            let text = ashlar_recipe::explain(&choices, tensor).or_usage()?;
+            output::print(&format!("{text}\n"))?;
+            return Ok(Outcome::Done);
+        }
+        let plan = plan(&model, &choices)?;
+        let fits = plan.check_memory(self.memory.memory);
+        if let Some(path) = &self.emit {
+            output::write_atomic(path, ashlar_recipe::emit(&choices).as_bytes())?;
+        }
+        if self.json {
+            output::print_json(&json(&plan, &choices, fits.is_ok()))?;
+        } else {
+            output::print(&text(&plan, &choices, fits.as_ref().err()))?;
+        }
+        Ok(if fits.is_ok() { Outcome::Done } else { Outcome::Wanting })
+    }
+}
+
+/// Plans the conversion of `model` by `choices`.
+///
+/// # Errors
+/// If a format does not fit.
+pub fn plan(model: &Model, choices: &Choices) -> Result<Plan, Failure> {
+    let resolved = ashlar_recipe::emit(choices);
+    let origin = match &model.source {
+        Source::Checkpoint(c) => Origin::checkpoint(c, resolved),
+        Source::Pack(p) => Origin::pack(p, resolved),
+    };
+    let shard_bytes = ashlar_pack::DEFAULT_SHARD_BYTES;
+    ashlar_convert::plan(&model.spec, model.store(), choices, origin, shard_bytes).or_usage()
+}
+
+fn json(plan: &Plan, choices: &Choices, fits: bool) -> Value {
+    json!({
+        "total_bytes": plan.total_bytes,
+        "side_bytes": plan.side_bytes,
+        "source_bytes": plan.source_bytes,
+        "parameters": plan.params,
+        "bpw": plan.bpw,
+        "fits": fits,
+        "classes": plan.classes,
+        "shards": plan.shards,
+        "memory": plan.memory,
+        "notes": choices.notes,
+    })
+}
+
+fn text(plan: &Plan, choices: &Choices, misfit: Option<&ConvertError>) -> String {
+    let mut out = class_table(&plan.classes, plan);
+    let shards = plan.shards.len();
+    let _ = writeln!(
+        out,
+        "\n{} in {shards} {}, {:.2} bits per weight; the source has {}",
+        units::bytes(plan.total_bytes),
+        if shards == 1 { "file" } else { "files" },
+        plan.bpw,
+        units::bytes(plan.source_bytes)
+    );
+    let _ = writeln!(
+        out,
+        "converting needs --memory of at least {}, and about {} besides",
+        units::memory(plan.memory.largest_tile_bytes),
+        units::memory(plan.memory.fixed_bytes)
+    );
+    for note in &choices.notes {
+        let _ = writeln!(out, "note: {note}");
+    }
+    if let Some(error) = misfit {
+        let _ = writeln!(out, "does not fit: {error}");
+    }
+    out
+}
+
+fn class_table(classes: &[ClassTotal], plan: &Plan) -> String {
+    let mut table = Table::new(&["class", ">tensors", ">parameters", ">from", ">to", ">bpw", "formats"]);
+    for c in classes {
+        let formats = c.formats.iter().map(|(f, n)| (f.clone(), *n as u64)).collect();
+        table.row([
+            c.class.to_owned(),
+            units::thousands(c.tensors as u64),
+            units::count(c.params),
+            units::bytes(c.source_bytes),
+            units::bytes(c.bytes),
+            format!("{:.2}", c.bpw),
+            format_list(&formats),
+        ]);
+    }
+    table.row([
+        "total".to_owned(),
+        units::thousands(classes.iter().map(|c| c.tensors as u64).sum()),
+        units::count(plan.params),
+        units::bytes(plan.source_bytes),
+        units::bytes(plan.total_bytes),
+        format!("{:.2}", plan.bpw),
+    ]);
+    table.render()
+}

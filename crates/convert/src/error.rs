@@ -1,0 +1,76 @@
+//! Why a conversion cannot be planned or fails.
+
+use ashlar_formats::FormatError;
+use ashlar_pack::PackError;
+use ashlar_quantize::UnknownMethod;
+use ashlar_simd::IsaError;
+use ashlar_tensor::StoreError;
+
+/// Why a plan cannot be made, or a conversion or verification fails.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// The values of a tensor.
+    #[error("{file}: tensor `{tensor}`: {source}; if the file is damaged, download it again, else tell its author")]
+    Values {
+        /// The file that holds it.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong, with row and column.
+        source: FormatError,
+    },
+    /// A format that cannot be read or written for this tensor.
+    #[error("tensor `{tensor}`, format `{format}`: {source}")]
+    Format {
+        /// The tensor.
+        tensor: String,
+        /// The format's text.
+        format: String,
+        /// What is wrong.
+        source: FormatError,
+    },
+    /// The choices, the model and the store disagree.
+    #[error("tensor `{tensor}`: {what}")]
+    Tensor {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong: expected and got.
+        what: String,
+    },
+    /// The memory bound is too small for a single row block.
+    #[error(
+        "--memory {given} bytes is too small: `{tensor}` needs {needed} bytes at once; give at least --memory {needed}"
+    )]
+    Memory {
+        /// The bound.
+        given: u64,
+        /// Bytes needed.
+        needed: u64,
+        /// The tensor that needs most.
+        tensor: String,
+    },
+    /// A quantizer that does not exist.
+    #[error(transparent)]
+    Method(#[from] UnknownMethod),
+    /// The instruction set asked for.
+    #[error(transparent)]
+    Isa(#[from] IsaError),
+    /// Reading the source.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Writing or reading a pack.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The pack's config names a model that this build does not know.
+    #[error("{0}")]
+    Arch(String),
+}
+
+impl ConvertError {
+    /// Whether the source is at fault, so that going on with the same source makes no sense.
+    #[must_use]
+    pub fn is_about_the_source(&self) -> bool {
+        matches!(self, Self::Values { .. })
+    }
+}

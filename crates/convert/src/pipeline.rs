@@ -1,0 +1,275 @@
+//! [`convert`]: the plan, carried out on all cores.
+
+use crate::budget::{Budget, Share};
+use crate::error::ConvertError;
+use crate::jobs::{Job, Tile, jobs};
+use crate::measure::{Measured, Summary, classes};
+use crate::plan::Plan;
+use crate::record::{Records, contiguous, pieces};
+use crate::tile::{Buffers, process};
+use crate::{pool, work::Work};
+use ashlar_pack::{
+    Direct, Done, Fingerprint, Manifest, PackError, Record, SealedRecord, Target, Tensor, VERSION, WriteAt, Writer,
+};
+use ashlar_simd::Isa;
+use ashlar_tensor::{Report, TensorStore};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+const GENERATOR: &str = concat!("ashlar ", env!("CARGO_PKG_VERSION"));
+/// After so many bytes the disk is set to work, so that it writes while the cores compute.
+const FLUSH_BYTES: u64 = 128 << 20;
+
+/// How to convert. None of it changes a byte of the result.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Bytes that all buffers together may take.
+    pub memory: u64,
+    /// Threads; `None` for one per core.
+    pub threads: Option<usize>,
+    /// Replace an existing pack.
+    pub force: bool,
+    /// Discard an interrupted conversion instead of going on with it.
+    pub restart: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { memory: 1 << 30, threads: None, force: false, restart: false }
+    }
+}
+
+/// Converts `source` to a pack at `out` as planned. The pack grows in `OUT.partial` and appears at `out` when it is
+/// complete; a killed run is taken up where it stopped.
+///
+/// # Errors
+/// [`ConvertError`]; nothing is published then. If the source is at fault, `OUT.partial` is removed as well.
+pub fn convert(
+    plan: &Plan,
+    source: &dyn TensorStore,
+    out: &Path,
+    options: &Options,
+    report: &dyn Report,
+) -> Result<Summary, ConvertError> {
+    convert_through(plan, source, out, options, report, &Direct)
+}
+
+/// [`convert`], writing through `sink`: for tests of what happens when writing fails.
+///
+/// # Errors
+/// As [`convert`].
+pub fn convert_through(
+    plan: &Plan,
+    source: &dyn TensorStore,
+    out: &Path,
+    options: &Options,
+    report: &dyn Report,
+    sink: &dyn WriteAt,
+) -> Result<Summary, ConvertError> {
+    let started = Instant::now();
+    plan.check_memory(options.memory)?;
+    let isa = Isa::detect()?;
+    let threads = options.threads.unwrap_or_else(pool::default_threads).max(1);
+    let target = Target { out: out.to_owned(), force: options.force, restart: options.restart };
+    let extra = plan.side_bytes + plan.memory.fixed_bytes;
+    let writer = Writer::open(&target, &plan.layout, &fingerprint(plan), extra, sink)?;
+    let resumed = usable(writer.resume(threads, report)?, plan);
+    let run = Run {
+        plan,
+        source,
+        writer: &writer,
+        isa,
+        report,
+        records: Records::new(plan),
+        done: Mutex::new(resumed),
+        unflushed: AtomicU64::new(0),
+    };
+    let resumed_records = run.done().len();
+    let source_bytes = match run.all(threads, options.memory) {
+        Ok(bytes) => bytes,
+        Err(e) if e.is_about_the_source() => {
+            writer.discard()?;
+            return Err(e);
+        }
+        Err(e) => return Err(e),
+    };
+    let done = std::mem::take(&mut *run.done());
+    let measured = measured(plan, &done)?;
+    report.begin("syncing", plan.total_bytes);
+    writer.publish(&manifest(plan, &done, &measured)?, &plan.origin.side_files)?;
+    report.end();
+    let (bytes, records) = (plan.total_bytes, plan.layout.records.len());
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Summary { classes: classes(plan, &measured), bytes, source_bytes, resumed_records, records, seconds })
+}
+
+/// What an interrupted run must have in common with the one that goes on with it.
+fn fingerprint(plan: &Plan) -> Fingerprint {
+    let recipe = blake3::hash(plan.origin.recipe.as_bytes()).to_hex().to_string();
+    let texts = [
+        ("source", plan.origin.identity.clone()),
+        ("recipe", recipe),
+        ("layout", plan.layout.hash().to_hex().to_string()),
+        ("version of ashlar", format!("{GENERATOR}, format {VERSION}")),
+    ];
+    texts.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+}
+
+/// Finished records whose notes can be read; others are done again.
+fn usable(done: Vec<Done>, plan: &Plan) -> BTreeMap<usize, Done> {
+    let readable = |d: &Done| {
+        let tensors = plan.layout.records.get(d.record).map_or(0, |r| r.tensors.len());
+        d.notes.as_array().is_some_and(|a| a.len() == tensors && a.iter().all(|n| Measured::from_notes(n).is_some()))
+    };
+    done.into_iter().filter(readable).map(|d| (d.record, d)).collect()
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    source: &'a dyn TensorStore,
+    writer: &'a Writer<'a>,
+    isa: Isa,
+    report: &'a dyn Report,
+    records: Records<'a>,
+    done: Mutex<BTreeMap<usize, Done>>,
+    unflushed: AtomicU64,
+}
+
+impl Run<'_> {
+    fn done(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Done>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does every job that is left; returns the source bytes read.
+    fn all(&self, threads: usize, memory: u64) -> Result<u64, ConvertError> {
+        let list = jobs(self.plan, &self.done().keys().copied().collect());
+        let tile_bytes = |t: &Tile| self.plan.works.get(t.tensor).map_or(0, |w| w.source_bytes(&t.rows));
+        let total = list.iter().flat_map(|j| &j.tiles).map(tile_bytes).sum();
+        self.report.begin("converting", total);
+        let budget = Budget::new(memory);
+        std::thread::scope(|scope| {
+            let (flush, shards) = sync_channel(4);
+            let flusher = scope.spawn(move || self.flush(&shards));
+            let state = || (Buffers::default(), Share::new(&budget));
+            let worked =
+                pool::for_each(threads, &list, state, |(buffers, share), job| self.job(job, buffers, share, &flush));
+            drop(flush);
+            let flushed = flusher.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
+            worked.and(flushed)
+        })?;
+        self.report.end();
+        Ok(total)
+    }
+
+    fn flush(&self, shards: &Receiver<usize>) -> Result<(), ConvertError> {
+        Ok(shards.iter().try_for_each(|shard| self.writer.flush(shard))?)
+    }
+
+    fn job(
+        &self,
+        job: &Job,
+        buffers: &mut Buffers,
+        share: &mut Share<'_>,
+        flush: &SyncSender<usize>,
+    ) -> Result<(), ConvertError> {
+        share.ensure(job.memory, || buffers.clear());
+        for tile in &job.tiles {
+            self.tile(tile, buffers, flush)?;
+        }
+        Ok(())
+    }
+
+    fn tile(&self, tile: &Tile, buffers: &mut Buffers, flush: &SyncSender<usize>) -> Result<(), ConvertError> {
+        let record = self.plan.layout.records.get(tile.record);
+        let stored = record.and_then(|r| r.tensors.get(tile.tensor - self.records.first_tensor(tile.record)));
+        let (Some(work), Some(record), Some(stored)) = (self.plan.works.get(tile.tensor), record, stored) else {
+            return Ok(());
+        };
+        let lost = process(work, &tile.rows, self.source, self.isa, buffers)?;
+        let written = self.write(work, record, stored, tile, buffers, flush)?;
+        let read = if work.is_reordered() {
+            pieces(work.entry.bytes(), &contiguous(&work.source), &work.source, &tile.rows, buffers.source())
+        } else {
+            Vec::new()
+        };
+        if let Some(done) = self.records.finish_tile(tile, written, read, lost)? {
+            for (at, len) in record.gaps() {
+                self.writer.write(record.shard, record.offset + at, &vec![0; len as usize])?;
+            }
+            self.writer.seal(&done)?;
+            self.done().insert(done.record, done);
+        }
+        self.report.advance(work.source_bytes(&tile.rows), &work.entry.name);
+        Ok(())
+    }
+
+    /// Writes a tile's planes; returns their hashes.
+    fn write(
+        &self,
+        work: &Work,
+        record: &Record,
+        stored: &Tensor,
+        tile: &Tile,
+        buffers: &Buffers,
+        flush: &SyncSender<usize>,
+    ) -> Result<Vec<ashlar_pack::Piece>, ConvertError> {
+        let planes = buffers.target(work);
+        for (index, (place, bytes)) in stored.planes.iter().zip(planes).enumerate() {
+            let at = stored.offset + place.offset + work.target.span(index, &tile.rows).start;
+            self.writer.write(record.shard, at, bytes)?;
+            let len = bytes.len() as u64;
+            let before = self.unflushed.fetch_add(len, Ordering::Relaxed);
+            if before / FLUSH_BYTES != (before + len) / FLUSH_BYTES {
+                // A flusher that is still busy, or has failed, needs no further message.
+                let _ = flush.try_send(record.shard);
+            }
+        }
+        let starts: Vec<u64> = stored.planes.iter().map(|p| stored.offset - record.offset + p.offset).collect();
+        Ok(pieces(record.bytes, &starts, &work.target, &tile.rows, planes))
+    }
+}
+
+/// What was measured, per tensor in file order.
+fn measured(plan: &Plan, done: &BTreeMap<usize, Done>) -> Result<Vec<Measured>, ConvertError> {
+    let mut out = Vec::new();
+    for (index, record) in plan.layout.records.iter().enumerate() {
+        let notes = done.get(&index).and_then(|d| d.notes.as_array()).map(Vec::as_slice).unwrap_or_default();
+        let read: Vec<Measured> = notes.iter().filter_map(Measured::from_notes).collect();
+        if read.len() != record.tensors.len() {
+            return Err(PackError::Unsealed { record: index, what: "was not converted".into() }.into());
+        }
+        out.extend(read);
+    }
+    Ok(out)
+}
+
+fn manifest(plan: &Plan, done: &BTreeMap<usize, Done>, measured: &[Measured]) -> Result<Manifest, ConvertError> {
+    let (mut records, mut losses, mut at) = (Vec::new(), Map::new(), measured.iter());
+    for (index, record) in plan.layout.records.iter().enumerate() {
+        let unsealed = || PackError::Unsealed { record: index, what: "was not converted".into() };
+        let blake3 = done.get(&index).ok_or_else(unsealed)?.blake3;
+        let mut source_blake3 = BTreeMap::new();
+        for (tensor, m) in record.tensors.iter().zip(&mut at) {
+            source_blake3.extend(m.source_blake3.map(|h| (tensor.name.clone(), h)));
+            if let Some(loss) = m.loss {
+                losses.insert(tensor.name.clone(), loss.json());
+            }
+        }
+        records.push(SealedRecord { record: record.clone(), blake3, source_blake3 });
+    }
+    let origin = &plan.origin;
+    Ok(Manifest {
+        generator: GENERATOR.to_owned(),
+        source: origin.identity.clone(),
+        config: origin.config.clone(),
+        recipe: origin.recipe.clone(),
+        shards: Manifest::shards_of(&plan.layout),
+        records,
+        measured: if losses.is_empty() { Value::Null } else { json!({ "loss": losses }) },
+    })
+}

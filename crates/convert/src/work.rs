@@ -1,0 +1,153 @@
+//! What has to be done to one tensor.
+
+use crate::error::ConvertError;
+use ashlar_formats::{Layout, OutlierRule, Spec};
+use ashlar_pack::Content;
+use ashlar_quantize::Quantizer;
+use ashlar_recipe::{Action, Choice};
+use ashlar_tensor::{Dtype, Entry, Order, Plane, PlaneKind};
+use std::ops::Range;
+
+/// Source bytes of a tile: large enough for few system calls, small enough for caches and for `--memory`.
+const TILE_BYTES: u64 = 2 << 20;
+/// Bytes of f32 values decoded at once: they are written and read again, so they had better stay in the L2 cache.
+const STEP_BYTES: usize = 256 << 10;
+
+/// How a tensor gets from source to pack.
+#[derive(Clone, Copy)]
+pub(crate) enum Step {
+    /// Same format, same order.
+    Copy,
+    /// Same format, from row order to panels.
+    Reorder,
+    /// Decoded and quantized.
+    Encode { quantizer: &'static dyn Quantizer, sigma: f64 },
+}
+
+/// One tensor's way from source to pack.
+#[derive(Clone)]
+pub(crate) struct Work {
+    pub entry: Entry,
+    pub n: usize,
+    pub k: usize,
+    pub class: &'static str,
+    pub from: Spec,
+    pub to: Spec,
+    pub source: Layout,
+    pub target: Layout,
+    pub step: Step,
+}
+
+impl Work {
+    pub fn new(choice: &Choice, entry: &Entry) -> Result<Self, ConvertError> {
+        let (n, k) = (choice.n, choice.k);
+        let format = |text: &str| {
+            let (tensor, format) = (entry.name.clone(), text.to_owned());
+            move |source| ConvertError::Format { tensor, format, source }
+        };
+        let from: Spec = entry.format.parse().map_err(format(&entry.format))?;
+        let source = from.layout(entry.order, n, k).map_err(format(&entry.format))?;
+        let stored: Vec<Plane> = source.planes.iter().map(|p| Plane { kind: p.kind, bytes: p.bytes }).collect();
+        if stored != entry.planes {
+            let what = format!(
+                "{} has the planes {:?}, {n} × {k} in `{}` needs {stored:?}",
+                entry.file, entry.planes, entry.format
+            );
+            return Err(ConvertError::Tensor { tensor: entry.name.clone(), what });
+        }
+        let (to, method) = match &choice.action {
+            Action::Keep => (from.clone(), None),
+            Action::Encode { spec, method } => (spec.clone(), Some(*method)),
+        };
+        let text = to.to_string();
+        let target = to.layout(Order::X16, n, k).map_err(format(&text))?;
+        let step = match method {
+            None if entry.order == Order::X16 || is_plain(&target) => Step::Copy,
+            None => Step::Reorder,
+            Some(method) => {
+                let method = if method == "auto" { ashlar_quantize::auto(&to) } else { method };
+                let quantizer = ashlar_quantize::quantizer(method)?;
+                quantizer.supports(&to).map_err(format(&text))?;
+                let sigma = choice.outliers.map_or(OutlierRule::DEFAULT_SIGMA, |o| o.sigma);
+                Step::Encode { quantizer, sigma }
+            }
+        };
+        let class = choice.leaf.role.class.name();
+        Ok(Self { entry: entry.clone(), n, k, class, from, to, source, target, step })
+    }
+
+    /// How the pack stores it.
+    pub fn content(&self) -> Result<Content, ConvertError> {
+        if !is_plain(&self.target) {
+            return Ok(Content::Planes(
+                self.target.planes.iter().map(|p| Plane { kind: p.kind, bytes: p.bytes }).collect(),
+            ));
+        }
+        // Plain formats are called as their dtype.
+        let dtype = Dtype::from_name(&self.to.to_string().to_uppercase());
+        dtype.map(Content::Plain).ok_or_else(|| ConvertError::Tensor {
+            tensor: self.entry.name.clone(),
+            what: format!("`{}` stores plain values but is no dtype", self.to),
+        })
+    }
+
+    /// What the method is called, where one is at work.
+    pub fn method(&self) -> Option<&'static str> {
+        match self.step {
+            Step::Encode { quantizer, .. } => Some(quantizer.id()),
+            _ => None,
+        }
+    }
+
+    /// Whether the source's bytes arrive unchanged but in another order.
+    pub fn is_reordered(&self) -> bool {
+        matches!(self.step, Step::Reorder)
+    }
+
+    /// Rows that source and target can both be cut at.
+    fn row_block(&self) -> usize {
+        let (a, b) = (self.source.row_block.max(1), self.target.row_block.max(1));
+        let gcd = |mut a: usize, mut b: usize| {
+            while b > 0 {
+                (a, b) = (b, a % b);
+            }
+            a
+        };
+        a / gcd(a, b) * b
+    }
+
+    /// The ranges of rows that are read and written at once. They depend on the plan alone, never on threads or
+    /// memory, because errors are summed over them.
+    pub fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (n, block) = (self.n, self.row_block());
+        let row_bytes = (self.source.bytes() / n.max(1) as u64).max(1);
+        let rows = ((TILE_BYTES / row_bytes) as usize / block).max(1) * block;
+        (0..n.div_ceil(rows)).map(move |i| i * rows..((i + 1) * rows).min(n))
+    }
+
+    /// Rows decoded at once.
+    pub fn step_rows(&self) -> usize {
+        let block = self.row_block();
+        (STEP_BYTES / (self.k * 4).max(1) / block).max(1) * block
+    }
+
+    /// Bytes that the tile `rows` of `layout` takes.
+    fn tile_bytes(layout: &Layout, rows: &Range<usize>) -> u64 {
+        (0..layout.planes.len()).map(|p| layout.span(p, rows)).map(|s| s.end - s.start).sum()
+    }
+
+    /// Source bytes of a tile.
+    pub fn source_bytes(&self, rows: &Range<usize>) -> u64 {
+        Self::tile_bytes(&self.source, rows)
+    }
+
+    /// Bytes of all buffers that a tile needs: source, f32, target.
+    pub fn memory(&self, rows: &Range<usize>) -> u64 {
+        let values = (self.step_rows().min(rows.len()) * self.k * 4) as u64;
+        self.source_bytes(rows) + values + Self::tile_bytes(&self.target, rows)
+    }
+}
+
+fn is_plain(layout: &Layout) -> bool {
+    layout.planes.len() == 1 && layout.planes.iter().all(|p| p.kind == PlaneKind::Values)
+}

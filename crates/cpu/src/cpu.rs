@@ -1,0 +1,166 @@
+//! [`Cpu`]: state of the backend and dispatch to the ops.
+
+use crate::buffers::Buffers;
+use crate::cache::Cache;
+use crate::inputs::Rounded;
+use crate::loaded::{self, Loaded};
+use crate::pool::Pool;
+use crate::{cores, gemv, ops};
+use ashlar_arch::Rope;
+use ashlar_backend::{
+    ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, Op, RopeTable, Support, Weight, WeightId,
+};
+use ashlar_formats::Spec;
+use ashlar_simd::Isa;
+use ashlar_tensor::Order;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The CPU backend. See the crate's description.
+pub struct Cpu {
+    pub(crate) isa: Isa,
+    pub(crate) pool: Pool,
+    mode: ActivationMode,
+    weights: Vec<Loaded>,
+    pub(crate) buffers: Buffers,
+    pub(crate) caches: Vec<Cache>,
+    ropes: Vec<(Arc<Rope>, usize, Arc<RopeTable>)>,
+    /// Rounded inputs of the op at work.
+    pub(crate) rounded: Rounded,
+    /// (format, why it is decoded) and the number of tensors.
+    decoded: BTreeMap<(String, &'static str), usize>,
+}
+
+impl Cpu {
+    /// A backend with int8 activations where kernels take them. `threads`: as many threads, the caller's included; by
+    /// default the physical cores of the affinity mask.
+    #[must_use]
+    pub fn new(threads: Option<usize>, isa: Isa) -> Self {
+        Self::with_mode(threads, isa, ActivationMode::Int8)
+    }
+
+    /// As [`Cpu::new`], with activations rounded as `mode` says.
+    #[must_use]
+    pub fn with_mode(threads: Option<usize>, isa: Isa, mode: ActivationMode) -> Self {
+        Self {
+            isa,
+            pool: Pool::new(threads.unwrap_or_else(cores::physical).max(1)),
+            mode,
+            weights: Vec::new(),
+            buffers: Buffers::default(),
+            caches: Vec::new(),
+            ropes: Vec::new(),
+            rounded: Rounded::default(),
+            decoded: BTreeMap::new(),
+        }
+    }
+
+    /// A loaded weight.
+    pub(crate) fn weight(&self, id: WeightId, op: &'static str) -> Result<&Loaded, BackendError> {
+        let missing = || BackendError::Operand { op, what: format!("no weight {}", id.0) };
+        self.weights.get(id.0 as usize).ok_or_else(missing)
+    }
+
+    /// A weight of n × k, both as given or any.
+    pub(crate) fn matrix(
+        &self,
+        id: WeightId,
+        n: Option<usize>,
+        k: usize,
+        op: &'static str,
+    ) -> Result<&Loaded, BackendError> {
+        let loaded = self.weight(id, op)?;
+        let w = &loaded.weight;
+        if w.k == k && n.is_none_or(|n| n == w.n) {
+            return Ok(loaded);
+        }
+        let wanted = n.map_or_else(|| "any".to_owned(), |n| n.to_string());
+        Err(BackendError::Operand { op, what: format!("`{}` is {} × {}, expected {wanted} × {k}", w.name, w.n, w.k) })
+    }
+
+    /// A weight that is a vector of `len` values.
+    pub(crate) fn vector(&self, id: WeightId, len: usize, op: &'static str) -> Result<&[f32], BackendError> {
+        let loaded = self.weight(id, op)?;
+        if loaded.vector.len() == len && loaded.weight.n == 1 {
+            return Ok(&loaded.vector);
+        }
+        let w = &loaded.weight;
+        Err(BackendError::Operand {
+            op,
+            what: format!("`{}` is {} × {}, expected a vector of {len}", w.name, w.n, w.k),
+        })
+    }
+
+    /// The frequencies of a rope, computed once.
+    pub(crate) fn rope(&mut self, rope: &Arc<Rope>, head_dim: usize) -> Arc<RopeTable> {
+        if let Some((.., table)) = self.ropes.iter().find(|(r, d, _)| r == rope && *d == head_dim) {
+            return Arc::clone(table);
+        }
+        let table = Arc::new(RopeTable::new(rope, head_dim));
+        self.ropes.push((Arc::clone(rope), head_dim, Arc::clone(&table)));
+        table
+    }
+}
+
+impl Backend for Cpu {
+    fn describe(&self) -> String {
+        let threads = self.pool.threads();
+        let activations = match self.mode {
+            ActivationMode::F32 => "f32",
+            ActivationMode::Int8 => "int8",
+        };
+        format!(
+            "cpu ({}, {threads} thread{}, {activations} activations)",
+            self.isa,
+            if threads == 1 { "" } else { "s" }
+        )
+    }
+
+    fn support(&self, spec: &Spec) -> Support {
+        match gemv::table::entry(spec, Order::X16) {
+            Some(_) => Support::Native,
+            None => Support::ViaDecode(format!("{spec} has no cpu kernel: rows are decoded to f32 as they are used")),
+        }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let line = |((format, why), count): (&(String, &str), &usize)| {
+            format!("{count} tensor{} of {format} {why}: decoded to f32 as used", if *count == 1 { "" } else { "s" })
+        };
+        self.decoded.iter().map(line).collect()
+    }
+
+    fn activations(&self, spec: &Spec) -> ActivationMode {
+        loaded::activations(spec, self.mode)
+    }
+
+    fn load(&mut self, weight: Weight) -> Result<WeightId, BackendError> {
+        if weight.n > 1 && gemv::table::entry(&weight.spec, weight.order).is_none() {
+            let why = match weight.order {
+                Order::Rows => "in checkpoint order; `ashlar convert` makes it fast",
+                Order::X16 => "without a cpu kernel",
+            };
+            *self.decoded.entry((weight.spec.to_string(), why)).or_default() += 1;
+        }
+        self.weights.push(Loaded::new(weight, self.mode)?);
+        Ok(WeightId((self.weights.len() - 1) as u32))
+    }
+
+    fn alloc(&mut self, rows: usize, width: usize) -> Result<BufferId, BackendError> {
+        self.buffers.alloc(rows, width)
+    }
+
+    fn alloc_cache(&mut self, sequences: usize, capacity: usize, kv_width: usize) -> Result<CacheId, BackendError> {
+        self.caches.push(Cache::new(sequences, capacity, kv_width)?);
+        Ok(CacheId((self.caches.len() - 1) as u32))
+    }
+
+    fn run(&mut self, op: &Op, batch: &Batch) -> Result<(), BackendError> {
+        batch.check()?;
+        ops::run(self, op, batch)
+    }
+
+    fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError> {
+        Ok(self.buffers.get(buffer, "read")?.values.clone())
+    }
+}

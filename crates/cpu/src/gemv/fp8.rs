@@ -1,0 +1,62 @@
+//! fp8: E4M3 codes in x16 order, one scale per 128 × 128 block, f32 activations.
+//!
+//! The bits of a code, moved to where f32 keeps sign, exponent and mantissa, are the value times 2^-120, subnormals
+//! included; one multiplication makes them right. Codes 0x7f and 0xff (NaN) would read as ±480: `convert` and `verify`
+//! refuse them, so a pack holds none, and checkpoints in row order are decoded by `formats`, which refuses them too.
+
+use super::grouped::f32::{Panels, Scaling, Values};
+use super::{COLUMNS, Job, PANEL, Sink, drive};
+use ashlar_backend::BackendError;
+use ashlar_formats::fp8::BLOCK;
+use ashlar_formats::{Grid, ScaleType};
+use ashlar_simd::Simd;
+use std::ops::Range;
+
+/// The kernel.
+pub fn multiply(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
+    let Ok(Grid::Blocks(kind)) = job.weight.weight.spec.grid() else { return Ok(()) };
+    let k = job.weight.weight.k;
+    let scaling = BlockScales { bytes: job.weight.plane(1), kind, columns: k.div_ceil(BLOCK) };
+    let kernel = Panels { codes: job.weight.plane(0), values: E4m3, scaling, inputs: job.inputs, form: job.form };
+    drive(job.isa, &kernel, job.rows, panels, sink);
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct E4m3;
+
+impl Values for E4m3 {
+    const PER_LANE: usize = 4;
+    #[inline(always)]
+    fn prepare<S: Simd>(&self, s: S) -> S::F32 {
+        s.splat(f32::from_bits((127 + 120) << 23))
+    }
+    #[inline(always)]
+    fn value<S: Simd>(s: S, unit: S::F32, lanes: S::I32, j: usize) -> S::F32 {
+        // The code to the top byte, then down by 4: the sign stays at the top (copies of it below are masked off),
+        // 4 exponent bits end at bit 23, 3 mantissa bits follow.
+        let bits = s.and(s.sar(s.shl(lanes, 24 - 8 * j as u32), 4), s.splat_i32(0x87f0_0000_u32.cast_signed()));
+        s.mul(s.as_f32(bits), unit)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct BlockScales<'a> {
+    bytes: &'a [u8],
+    kind: ScaleType,
+    /// Blocks along k.
+    columns: usize,
+}
+
+impl Scaling for BlockScales<'_> {
+    const ZEROS: bool = false;
+    #[inline(always)]
+    fn scale<S: Simd>(&self, s: S, panel: usize, group: usize) -> S::F32 {
+        let at = panel * PANEL / BLOCK * self.columns + group * COLUMNS / BLOCK;
+        s.splat(self.kind.load(self.bytes, at).unwrap_or(f32::NAN))
+    }
+    #[inline(always)]
+    fn zero<S: Simd>(&self, s: S, _panel: usize, _group: usize) -> S::F32 {
+        s.splat(0.0)
+    }
+}

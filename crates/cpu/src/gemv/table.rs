@@ -1,0 +1,99 @@
+//! Which kernel serves which grid: the only place that tells formats apart. The ISA is chosen inside each kernel, which
+//! is compiled for all of them.
+
+use super::{Multiply, float, fp8, grouped};
+use crate::inputs::Form;
+use ashlar_formats::x16::Width;
+use ashlar_formats::{Grid, Groups, Levels, ScaleType, Spec};
+use ashlar_tensor::Order;
+
+/// A kernel family and what it serves.
+pub struct Entry {
+    /// Name for reports.
+    pub name: &'static str,
+    /// Whether it reads weights of this grid.
+    pub serves: fn(&Grid) -> bool,
+    /// Whether it reads [`Order::Rows`] too; all read [`Order::X16`].
+    pub rows: bool,
+    /// The kernel for inputs rounded to int8 and the form it reads them in; `None`: this family always sees f32.
+    pub rounded: Option<(Form, Multiply)>,
+    /// The kernel for f32 inputs.
+    pub exact: Multiply,
+}
+
+/// All kernels. The first entry that serves a grid is taken.
+pub const TABLE: &[Entry] = &[
+    Entry { name: "float", serves: is_float, rows: true, rounded: None, exact: float::multiply },
+    Entry { name: "fp8", serves: is_fp8, rows: false, rounded: None, exact: fp8::multiply },
+    Entry {
+        name: "q8",
+        serves: is_q8,
+        rows: false,
+        rounded: Some((Form::Int8, grouped::bytes_int8)),
+        exact: grouped::bytes_f32,
+    },
+    Entry {
+        name: "i4",
+        serves: is_i4,
+        rows: false,
+        rounded: Some((Form::Int8, grouped::nibbles_int8)),
+        exact: grouped::nibbles_f32,
+    },
+    // Tables whose levels are multiples of a common unit, such as iq4nl and mxfp4.
+    Entry {
+        name: "integer table",
+        serves: is_integer_table,
+        rows: false,
+        rounded: Some((Form::Int8, grouped::table_int8)),
+        exact: grouped::table_f32,
+    },
+    // Any other table, such as nf4: levels are picked as f32, so that they are exact.
+    Entry {
+        name: "table",
+        serves: is_table,
+        rows: false,
+        rounded: Some((Form::Rounded, grouped::table_f32)),
+        exact: grouped::table_f32,
+    },
+];
+
+/// The kernels for weights of `spec` in that order; `None` if they must be decoded first.
+pub fn entry(spec: &Spec, order: Order) -> Option<&'static Entry> {
+    let grid = spec.grid().ok()?;
+    TABLE.iter().find(|e| (order == Order::X16 || e.rows) && (e.serves)(&grid))
+}
+
+fn is_float(grid: &Grid) -> bool {
+    matches!(grid, Grid::Float(_))
+}
+
+fn is_fp8(grid: &Grid) -> bool {
+    matches!(grid, Grid::Blocks(_))
+}
+
+fn is_q8(grid: &Grid) -> bool {
+    let levels = |g: &Groups| matches!(g.levels, Levels::Linear { zero: 0, .. }) && !g.zero_point;
+    grouped(grid).is_some_and(|g| g.width == Width::Eight && g.scale == ScaleType::F16 && levels(g))
+}
+
+fn is_i4(grid: &Grid) -> bool {
+    let levels = |g: &Groups| matches!(g.levels, Levels::Linear { zero: grouped::NIBBLE_ZERO, .. });
+    grouped(grid).is_some_and(|g| g.width == Width::Four && g.scale == ScaleType::F16 && levels(g))
+}
+
+fn is_integer_table(grid: &Grid) -> bool {
+    is_table(grid) && grouped(grid).is_some_and(|g| grouped::integer_levels(g).is_some())
+}
+
+fn is_table(grid: &Grid) -> bool {
+    let scale = |g: &Groups| matches!(g.scale, ScaleType::F16 | ScaleType::E8M0) && !g.zero_point;
+    grouped(grid).is_some_and(|g| g.width == Width::Four && scale(g) && matches!(g.levels, Levels::Table(_)))
+}
+
+/// Groups whose panels have one scale vector for any 32 columns.
+fn grouped(grid: &Grid) -> Option<&Groups> {
+    match grid {
+        Grid::Groups(g) if g.group.is_multiple_of(32) && (g.group / 32).is_power_of_two() => Some(g),
+        _ => None,
+    }
+}

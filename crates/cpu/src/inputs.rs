@@ -1,0 +1,180 @@
+//! Activations as kernels read them: f32 as they are, and rounded to int8 once per op.
+
+use crate::pool::Pool;
+use crate::shards::Shards;
+use ashlar_backend::INT8_GROUP;
+use ashlar_simd::{Isa, Kernel, Simd};
+
+/// Which form of its inputs a kernel reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// f32 as the op got them.
+    F32,
+    /// f32 values of the int8 rounding.
+    Rounded,
+    /// The int8 codes and scales; an outlier plane reads the rounded f32 values beside them.
+    Int8,
+}
+
+/// The rounded forms of some rows; buffers are reused from op to op.
+#[derive(Default)]
+pub struct Rounded {
+    groups: usize,
+    /// rows × groups
+    int8: Vec<Int8Group>,
+    /// rows × k
+    values: Vec<f32>,
+}
+
+/// The inputs of a matmul: m rows of k values.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// m × k, row-major.
+    pub f32: &'a [f32],
+    /// Values per row.
+    pub k: usize,
+    rounded: Option<&'a Rounded>,
+}
+
+/// 32 activations in int8. All that a kernel needs of them lies side by side: it then holds one pointer per row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Int8Group {
+    /// The codes, four to a word, the first in the lowest byte.
+    pub words: [i32; INT8_GROUP / 4],
+    /// x̂ = code · scale
+    pub scale: f32,
+    /// −Σ codes
+    pub minus_sum: i32,
+}
+
+impl<'a> Inputs<'a> {
+    /// Rows of `k` f32; `rounded` is needed by kernels that read another form.
+    pub fn new(f32: &'a [f32], k: usize, rounded: Option<&'a Rounded>) -> Self {
+        Self { f32, k, rounded }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.f32.len() / self.k.max(1)
+    }
+
+    /// One row of f32 values, rounded or not.
+    #[inline(always)]
+    pub fn values(&self, row: usize, form: Form) -> &'a [f32] {
+        let all = match (form, self.rounded) {
+            (Form::Rounded | Form::Int8, Some(rounded)) => &rounded.values,
+            _ => self.f32,
+        };
+        &all[row * self.k..(row + 1) * self.k]
+    }
+
+    /// One row in int8; empty if the inputs were not rounded.
+    #[inline(always)]
+    pub fn int8(&self, row: usize) -> &'a [Int8Group] {
+        self.rounded.map_or(&[], |r| &r.int8[row * r.groups..(row + 1) * r.groups])
+    }
+}
+
+impl Rounded {
+    /// Rounds every row of `x` (rows × k) as [`ashlar_backend::round_int8`] does, to the same bits.
+    pub fn round(&mut self, pool: &Pool, isa: Isa, x: &[f32], k: usize) {
+        let rows = x.len() / k.max(1);
+        self.groups = k.div_ceil(INT8_GROUP);
+        let groups = self.groups;
+        self.int8.resize(rows * groups, Int8Group::default());
+        self.values.resize(rows * k, 0.0);
+        let (int8, values) = (Shards::new(&mut self.int8), Shards::new(&mut self.values));
+        let body = |row: usize| {
+            // SAFETY: every row is one index of the pool, and its groups are its own.
+            let int8 = unsafe { int8.slice(row * groups..(row + 1) * groups) };
+            // SAFETY: as above.
+            let values = unsafe { values.slice(row * k..(row + 1) * k) };
+            isa.run(RoundRow { x: &x[row * k..(row + 1) * k], int8, values });
+        };
+        pool.run(rows, &body);
+    }
+}
+
+struct RoundRow<'a> {
+    x: &'a [f32],
+    int8: &'a mut [Int8Group],
+    values: &'a mut [f32],
+}
+
+impl Kernel for RoundRow<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let groups = self.x.chunks(INT8_GROUP).zip(self.values.chunks_mut(INT8_GROUP));
+        for ((x, values), out) in groups.zip(self.int8) {
+            let mut group = [0.0f32; INT8_GROUP];
+            group[..x.len()].copy_from_slice(x);
+            let codes = round_group(s, &group, &mut out.scale);
+            out.minus_sum = -codes.iter().sum::<i32>();
+            for (word, codes) in out.words.iter_mut().zip(codes.as_chunks::<4>().0) {
+                *word = i32::from_le_bytes(codes.map(|c| c as u8));
+            }
+            for (v, code) in values.iter_mut().zip(codes) {
+                *v = code as f32 * out.scale;
+            }
+        }
+    }
+}
+
+/// Codes of one group; the formula, operation by operation, of [`ashlar_backend::round_int8`].
+#[inline(always)]
+fn round_group<S: Simd>(s: S, x: &[f32; INT8_GROUP], scale: &mut f32) -> [i32; INT8_GROUP] {
+    let mut max = 0.0f32;
+    for v in x {
+        let v = v.abs();
+        max = if v > max { v } else { max };
+    }
+    let inverse = 127.0 / max;
+    let mut codes = [0; INT8_GROUP];
+    if !inverse.is_finite() {
+        *scale = 0.0;
+        return codes;
+    }
+    *scale = max / 127.0;
+    let factor = s.splat(inverse);
+    for (x, codes) in x.as_chunks::<16>().0.iter().zip(codes.as_chunks_mut::<16>().0) {
+        // A NaN, which any comparison lets fall through to the second operand, becomes −127 rather than a wild code.
+        let v = s.min(s.max(s.mul(s.load(x), factor), s.splat(-127.0)), s.splat(127.0));
+        s.store_i32(s.to_i32(v), codes);
+    }
+    codes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ashlar_backend::{round_int8, round_row};
+
+    #[test]
+    fn codes_scales_and_values_are_those_of_the_reference() {
+        let k = 90;
+        let mut x: Vec<f32> = (0..3 * k).map(|i| ((i * 2_654_435_761usize) as u32 as f32).sin() * 3.0).collect();
+        x[k..k + 32].fill(0.0);
+        x[..4].copy_from_slice(&[127.0, 2.5, 3.5, -0.5]);
+        for isa in Isa::available() {
+            let pool = Pool::new(2);
+            let mut rounded = Rounded::default();
+            rounded.round(&pool, isa, &x, k);
+            let inputs = Inputs::new(&x, k, Some(&rounded));
+            for row in 0..3 {
+                let x = &x[row * k..(row + 1) * k];
+                let got = inputs.int8(row);
+                for (g, x) in x.chunks(32).enumerate() {
+                    let mut want = [0i8; 32];
+                    let scale = round_int8(x, &mut want[..x.len()]);
+                    let codes: Vec<i8> = got[g].words.iter().flat_map(|w| w.to_le_bytes().map(|b| b as i8)).collect();
+                    assert_eq!((codes.as_slice(), got[g].scale), (want.as_slice(), scale), "{isa} row {row} group {g}");
+                    assert_eq!(-got[g].minus_sum, want.iter().map(|c| i32::from(*c)).sum::<i32>());
+                }
+                let mut want = x.to_vec();
+                round_row(&mut want);
+                assert_eq!(inputs.values(row, Form::Rounded), want);
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! A weight on this backend: its planes as they lie, and the kernels that read them.
+
+use crate::gemv::table::{self, Entry};
+use crate::gemv::{Multiply, PANEL, any};
+use crate::inputs::Form;
+use ashlar_backend::{ActivationMode, BackendError, Weight};
+use ashlar_formats::{Layout, Spec};
+use ashlar_tensor::Order;
+
+/// A loaded weight.
+pub struct Loaded {
+    /// As it was given; its planes are shared, not copied.
+    pub weight: Weight,
+    /// Where the planes lie; they are known to be long enough.
+    pub layout: Layout,
+    /// The values, if it is a vector (n = 1): a norm or a bias.
+    pub vector: Vec<f32>,
+    entry: Option<&'static Entry>,
+    mode: ActivationMode,
+}
+
+/// How this backend rounds the inputs of weights of `spec` when asked for `mode`.
+pub fn activations(spec: &Spec, mode: ActivationMode) -> ActivationMode {
+    match table::entry(spec, Order::X16) {
+        Some(entry) if entry.rounded.is_some() => mode,
+        _ => ActivationMode::F32,
+    }
+}
+
+impl Loaded {
+    /// Checks the planes and chooses the kernels.
+    ///
+    /// # Errors
+    /// [`BackendError::Format`] if the planes do not fit the shape; for vectors, if they cannot be decoded.
+    pub fn new(weight: Weight, mode: ActivationMode) -> Result<Self, BackendError> {
+        let layout = weight.layout()?;
+        let mut vector = Vec::new();
+        if weight.n == 1 {
+            vector = vec![0.0; weight.k];
+            weight.decode(0..1, &mut vector)?;
+        }
+        let entry = table::entry(&weight.spec, weight.order);
+        let mode = activations(&weight.spec, mode);
+        Ok(Self { weight, layout, vector, entry, mode })
+    }
+
+    /// The bytes of a plane.
+    pub fn plane(&self, index: usize) -> &[u8] {
+        let len = self.layout.planes.get(index).map_or(0, |p| p.bytes as usize);
+        self.weight.planes.get(index).and_then(|p| p.get(..len)).unwrap_or_default()
+    }
+
+    /// Panels of 16 outputs.
+    pub fn panels(&self) -> usize {
+        self.weight.n.div_ceil(PANEL)
+    }
+
+    /// Stored bytes of a panel: what reading it costs.
+    pub fn panel_bytes(&self) -> usize {
+        (self.layout.bytes() as usize / self.panels().max(1)).max(1)
+    }
+
+    /// The form of inputs that this weight is multiplied with.
+    pub fn form(&self) -> Form {
+        match (self.mode, self.entry) {
+            (ActivationMode::F32, _) => Form::F32,
+            (ActivationMode::Int8, Some(entry)) => entry.rounded.map_or(Form::F32, |(form, _)| form),
+            (ActivationMode::Int8, None) => Form::Rounded,
+        }
+    }
+
+    /// The kernel for inputs of that form.
+    pub fn kernel(&self, form: Form) -> Multiply {
+        match (self.entry, form) {
+            (None, _) => any::multiply,
+            (Some(entry), Form::F32) => entry.exact,
+            (Some(entry), _) => entry.rounded.map_or(entry.exact, |(_, kernel)| kernel),
+        }
+    }
+
+    /// Whether the kernel decodes whole rows, outliers included.
+    pub fn decodes_outliers(&self) -> bool {
+        self.entry.is_none()
+    }
+}

@@ -1,0 +1,177 @@
+//! `out = x · Wᵀ + bias` for several weights that share x, and the gated first half of an MLP: one fork-join each.
+
+use super::matmul::{FirstError, Output, Task, Write, tasks, write_panels};
+use crate::cpu::Cpu;
+use crate::gemv::{Job, RowSet};
+use crate::inputs::{Form, Inputs};
+use crate::loaded::Loaded;
+use crate::math::SiluMul;
+use ashlar_arch::Activation;
+use ashlar_backend::{BackendError, BufferId, Projection, WeightId};
+use ashlar_simd::Isa;
+
+pub fn run(cpu: &mut Cpu, x: BufferId, parts: &[Projection], accumulate: bool) -> Result<(), BackendError> {
+    const OP: &str = "linear";
+    let input = cpu.buffers.get(x, OP)?;
+    let (k, rows) = (input.width, input.values.len() / input.width.max(1));
+    for (i, part) in parts.iter().enumerate() {
+        let n = cpu.matrix(part.weight, None, k, OP)?.weight.n;
+        part.bias.map(|bias| cpu.vector(bias, n, OP)).transpose()?;
+        if parts[..i].iter().any(|other| other.out == part.out) {
+            return Err(BackendError::Operand { op: OP, what: "two parts share an output".into() });
+        }
+        cpu.buffers.input(part.out, n, OP)?;
+    }
+    round_inputs(cpu, x, parts.iter().map(|p| p.weight), OP)?;
+    let mut outs = Vec::with_capacity(parts.len());
+    let mut taken = Ok(());
+    for part in parts {
+        let n = cpu.weight(part.weight, OP)?.weight.n;
+        match cpu.buffers.take(part.out, [rows, n], accumulate, x, OP) {
+            Ok(values) => outs.push(values),
+            Err(error) => {
+                taken = Err(error);
+                break;
+            }
+        }
+    }
+    let result = taken.and_then(|()| multiply(cpu, x, parts, &mut outs, accumulate));
+    for (part, values) in parts.iter().zip(outs) {
+        cpu.buffers.put(part.out, values);
+    }
+    result
+}
+
+/// Rounds x if any of the weights reads it rounded.
+pub fn round_inputs(
+    cpu: &mut Cpu,
+    x: BufferId,
+    mut weights: impl Iterator<Item = WeightId>,
+    op: &'static str,
+) -> Result<(), BackendError> {
+    let needed = weights.try_fold(false, |any, id| Ok(any | (cpu.weight(id, op)?.form() != Form::F32)))?;
+    if needed {
+        let input = cpu.buffers.get(x, op)?;
+        cpu.rounded.round(&cpu.pool, cpu.isa, &input.values, input.width);
+    }
+    Ok(())
+}
+
+fn multiply(
+    cpu: &Cpu,
+    x: BufferId,
+    parts: &[Projection],
+    outs: &mut [Vec<f32>],
+    accumulate: bool,
+) -> Result<(), BackendError> {
+    let op = "linear";
+    let mut work = Vec::with_capacity(parts.len());
+    for (part, out) in parts.iter().zip(outs) {
+        let weight = cpu.weight(part.weight, op)?;
+        let bias = part.bias.map(|bias| cpu.vector(bias, weight.weight.n, op)).transpose()?;
+        let write = match (accumulate, bias) {
+            (false, None) => Write::Set,
+            (false, Some(bias)) => Write::SetBiased(bias),
+            (true, None) => Write::Add,
+            (true, Some(bias)) => Write::AddBiased(bias),
+        };
+        work.push((weight, Output::new(out, weight.weight.n), write));
+    }
+    let input = cpu.buffers.get(x, op)?;
+    let inputs = Inputs::new(&input.values, input.width, Some(&cpu.rounded));
+    let (isa, rows) = (cpu.isa, RowSet::First(inputs.rows()));
+    let costs: Vec<_> = work.iter().map(|(w, ..)| (w.panels(), w.panel_bytes())).collect();
+    let tasks = tasks(&costs, cpu.pool.threads());
+    let errors = FirstError::default();
+    cpu.pool.run(tasks.len(), &|i| {
+        let Task { weight, panels } = tasks[i].clone();
+        let (weight, out, write) = &work[weight];
+        let job = Job { isa, weight, inputs, form: weight.form(), rows };
+        // SAFETY: tasks cover every panel of every output once.
+        errors.keep(unsafe { write_panels(&job, panels, out, 0, *write) });
+    });
+    errors.result()
+}
+
+pub fn gated(
+    cpu: &mut Cpu,
+    x: BufferId,
+    [gate, up]: [WeightId; 2],
+    activation: Activation,
+    out: BufferId,
+) -> Result<(), BackendError> {
+    const OP: &str = "gated_linear";
+    let input = cpu.buffers.get(x, OP)?;
+    let (k, rows) = (input.width, input.values.len() / input.width.max(1));
+    let n = cpu.matrix(gate, None, k, OP)?.weight.n;
+    cpu.matrix(up, Some(n), k, OP)?;
+    round_inputs(cpu, x, [gate, up].into_iter(), OP)?;
+    let mut values = cpu.buffers.take(out, [rows, n], false, x, OP)?;
+    let pair = Pair { gate: cpu.weight(gate, OP)?, up: cpu.weight(up, OP)?, activation };
+    let input = cpu.buffers.get(x, OP)?;
+    let inputs = Inputs::new(&input.values, k, Some(&cpu.rounded));
+    let tasks = tasks(&[(pair.gate.panels(), pair.panel_bytes())], cpu.pool.threads());
+    let output = Output::new(&mut values, n);
+    let (isa, errors) = (cpu.isa, FirstError::default());
+    cpu.pool.run(tasks.len(), &|i| {
+        // SAFETY: tasks cover every panel of the output once.
+        errors.keep(unsafe { pair.write(isa, inputs, RowSet::First(rows), &tasks[i], &output, 0) });
+    });
+    cpu.buffers.put(out, values);
+    errors.result()
+}
+
+/// The first half of a gated MLP.
+#[derive(Clone, Copy)]
+pub struct Pair<'a> {
+    /// n × k
+    pub gate: &'a Loaded,
+    /// n × k
+    pub up: &'a Loaded,
+    /// Nonlinearity of the gate.
+    pub activation: Activation,
+}
+
+impl Pair<'_> {
+    /// Bytes of a panel of both.
+    pub fn panel_bytes(&self) -> usize {
+        self.gate.panel_bytes() + self.up.panel_bytes()
+    }
+
+    /// out = activation(x · gateᵀ) · (x · upᵀ) for the task's panels and the given rows; row i of them goes to row
+    /// `first_row + i`.
+    ///
+    /// # Safety
+    /// Nothing else may use the columns of these panels of these rows of `out` meanwhile.
+    ///
+    /// # Errors
+    /// As [`crate::gemv::multiply`].
+    pub unsafe fn write(
+        &self,
+        isa: Isa,
+        inputs: Inputs<'_>,
+        rows: RowSet<'_>,
+        task: &Task,
+        out: &Output<'_>,
+        first_row: usize,
+    ) -> Result<(), BackendError> {
+        let job = |weight| Job { isa, weight, inputs, form: Loaded::form(weight), rows };
+        let columns = out.columns(&task.panels);
+        let mut scratch = vec![0.0; rows.len() * columns.len()];
+        crate::gemv::multiply(&job(self.up), task.panels.clone(), &mut |row, panel, y| {
+            let at = out.columns(&(panel..panel + 1));
+            let start = row * columns.len() + at.start - columns.start;
+            scratch[start..start + at.len()].copy_from_slice(&y[..at.len()]);
+        })?;
+        // SAFETY: the caller's promise.
+        unsafe { write_panels(&job(self.gate), task.panels.clone(), out, first_row, Write::Set)? };
+        for (row, up) in scratch.chunks_exact(columns.len().max(1)).enumerate() {
+            // SAFETY: the caller's promise; `write_panels` is done with these columns.
+            let gate = unsafe { out.part(first_row + row, columns.clone()) };
+            match self.activation {
+                Activation::Silu => isa.run(SiluMul { gate, up }),
+            }
+        }
+        Ok(())
+    }
+}

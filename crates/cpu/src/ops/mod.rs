@@ -1,0 +1,43 @@
+//! The ops, one file each. Each checks its operands first, then computes without failing (but for damaged weights).
+
+mod attention;
+mod embed;
+mod linear;
+mod matmul;
+mod moe;
+mod qk_norm_rope;
+mod rms_norm;
+mod select_rows;
+#[cfg(test)]
+mod tests;
+
+use crate::cpu::Cpu;
+use ashlar_backend::{BackendError, Batch, Op};
+
+/// Runs one op; `batch` is checked.
+pub fn run(cpu: &mut Cpu, op: &Op, batch: &Batch) -> Result<(), BackendError> {
+    match op {
+        Op::Embed { table, out } => embed::run(cpu, *table, *out, batch),
+        Op::RmsNorm { x, weight, eps, out } => rms_norm::run(cpu, *x, *weight, *eps, *out),
+        Op::Linear { x, parts, accumulate } => linear::run(cpu, *x, parts, *accumulate),
+        Op::GatedLinear { x, gate, up, activation, out } => linear::gated(cpu, *x, [*gate, *up], *activation, *out),
+        Op::QkNormRope { q, k, q_norm, k_norm, eps, head_dim, rope } => {
+            let norms = [(*q, *q_norm), (*k, *k_norm)];
+            qk_norm_rope::run(cpu, norms, *eps, *head_dim, rope, batch)
+        }
+        Op::Attention { q, k, v, cache, num_heads, num_kv_heads, head_dim, scale, window, out } => {
+            let heads = attention::Heads {
+                queries: *num_heads,
+                keys: *num_kv_heads,
+                dim: *head_dim,
+                scale: *scale,
+                window: *window,
+            };
+            attention::run(cpu, [*q, *k, *v], *cache, &heads, *out, batch)
+        }
+        Op::Moe { x, router, routing, experts, activation, out } => {
+            moe::run(cpu, *x, *router, *routing, experts, *activation, *out)
+        }
+        Op::SelectRows { x, out } => select_rows::run(cpu, *x, *out, batch),
+    }
+}

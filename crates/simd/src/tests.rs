@@ -1,0 +1,135 @@
+//! Every operation on every ISA gives the bits of the portable definition.
+
+use crate::{Isa, Kernel, Simd};
+
+/// A small generator, so that the crate needs no dependency: xorshift32.
+struct Random(u32);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 17;
+        self.0 ^= self.0 << 5;
+        self.0
+    }
+    fn float(&mut self) -> f32 {
+        (self.next() % 20001) as f32 / 777.0 - 12.0
+    }
+}
+
+struct Operands {
+    a: [f32; 16],
+    b: [f32; 16],
+    c: [f32; 16],
+    bytes: [u8; 64],
+    table: [i8; 16],
+    x: [i8; 4],
+}
+
+/// Every result as bits.
+struct AllOps<'a>(&'a Operands);
+
+impl Kernel for AllOps<'_> {
+    type Output = Vec<u32>;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<u32> {
+        let o = self.0;
+        let (a, b, c) = (s.load(&o.a), s.load(&o.b), s.load(&o.c));
+        let half: &[u8; 32] = o.bytes.first_chunk().unwrap();
+        let mut out = Vec::new();
+        let mut f = |v: S::F32| {
+            let mut lanes = [0.0; 16];
+            s.store(v, &mut lanes);
+            out.extend(lanes.map(f32::to_bits));
+        };
+        for v in [
+            s.add(a, b),
+            s.sub(a, b),
+            s.mul(a, b),
+            s.div(a, b),
+            s.fma(a, b, c),
+            s.max(a, b),
+            s.min(a, b),
+            s.if_gt(a, b, c, a),
+        ] {
+            f(v);
+        }
+        f(s.splat(s.sum(a)));
+        f(s.load_f16(half));
+        f(s.load_bf16(half));
+        let bytes = s.bytes(&o.bytes);
+        let lanes = s.lanes(bytes);
+        f(s.pick(a, lanes));
+        f(s.to_f32(s.to_i32(a)));
+        f(s.to_f32(s.add_i32(lanes, s.bits(a))));
+        for v in [s.shl(lanes, 24), s.shr(lanes, 8), s.sar(lanes, 4), s.and(lanes, s.splat_i32(0x0f0f_00ff)), s.bits(b)]
+        {
+            f(s.as_f32(s.shr(v, 9)));
+        }
+        let x = i32::from_le_bytes(o.x.map(i8::cast_unsigned));
+        let start = s.splat_i32(-S::OFFSET * o.x.iter().map(|&x| i32::from(x)).sum::<i32>());
+        let (low, high) = (s.low_nibbles(bytes), s.high_nibbles(bytes));
+        let table = s.table(&o.table);
+        for w in [s.weights(bytes), s.lookup(table, low), s.lookup(table, high)] {
+            f(s.to_f32(s.dot(start, w, x)));
+        }
+        f(s.to_f32(s.dot_small(s.splat_i32(7), low, x)));
+        f(s.to_f32(s.dot_small(s.splat_i32(7), high, x)));
+        out
+    }
+}
+
+#[test]
+fn every_isa_gives_the_bits_of_the_portable_one() {
+    let available = Isa::available();
+    for isa in Isa::known() {
+        if !available.contains(&isa) {
+            println!("SKIPPED simd {isa}: not on this CPU");
+        }
+    }
+    let mut random = Random(0x9e37_79b9);
+    for round in 0..500 {
+        let mut operands = Operands {
+            a: std::array::from_fn(|_| random.float()),
+            b: std::array::from_fn(|_| random.float()),
+            c: std::array::from_fn(|_| random.float()),
+            bytes: std::array::from_fn(|_| random.next() as u8),
+            table: std::array::from_fn(|_| random.next() as i8),
+            x: std::array::from_fn(|_| (random.next() as i8).max(-127)),
+        };
+        if round % 5 == 0 {
+            // The extremes that would saturate 16-bit sums.
+            operands.bytes = [if round % 2 == 0 { 0x80 } else { 0x7f }; 64];
+            operands.x = if round % 3 == 0 { [-127; 4] } else { [127; 4] };
+        }
+        // Halves that are NaN compare by bits only up to quieting: keep the exponent below 31.
+        for byte in operands.bytes.iter_mut().skip(1).step_by(2).take(16) {
+            *byte &= if *byte & 0x7c == 0x7c { !0x04 } else { 0xff };
+        }
+        let want = Isa::Portable.run(AllOps(&operands));
+        for &isa in &available {
+            assert_eq!(isa.run(AllOps(&operands)), want, "{isa}, round {round}");
+        }
+    }
+}
+
+#[test]
+fn the_portable_dot_is_the_sum_of_products() {
+    struct Dot;
+    impl Kernel for Dot {
+        type Output = [i32; 16];
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> [i32; 16] {
+            let bytes = std::array::from_fn(|i| (i as u8).wrapping_mul(5));
+            let mut out = [0; 16];
+            s.store_i32(
+                s.dot(s.splat_i32(1), s.weights(s.bytes(&bytes)), i32::from_le_bytes([1, 2, 253, 4])),
+                &mut out,
+            );
+            out
+        }
+    }
+    let got = Isa::Portable.run(Dot);
+    // Lane 6: bytes 24..28 times 5 = 120, 125, 130 (−126), 135 (−121).
+    assert_eq!(got[6], 1 + 120 + 2 * 125 - 3 * -126 + 4 * -121);
+}

@@ -1,0 +1,140 @@
+//! [`Simd`]: vectors of 16 lanes, the same on every ISA, and [`Kernel`]: code that is compiled once per ISA.
+//!
+//! A kernel is an ordinary generic function over a token `S: Simd`. The token is the proof that the CPU has the
+//! instructions (it is made only by [`Isa::run`], after detection), so kernels need no `unsafe`. Every operation is
+//! defined down to its rounding and every reduction down to its order: a kernel gives the same bits on every ISA.
+//!
+//! Functions that take a token must be `#[inline(always)]`, up to [`Kernel::run`]; otherwise they are compiled without
+//! the ISA and become slow (never wrong).
+
+use crate::Isa;
+
+/// Code to be compiled for every ISA.
+pub trait Kernel {
+    /// What it computes.
+    type Output;
+    /// The body; must be `#[inline(always)]`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// 16 lanes of f32 or i32, or 64 bytes seen as 16 lanes of 4.
+pub trait Simd: Copy + Send + Sync + 'static {
+    /// The ISA this token stands for.
+    const ISA: Isa;
+    /// What [`Simd::dot`] adds per unit of x: it computes Σ (w + OFFSET) · x, because the instruction wants unsigned weights.
+    const OFFSET: i32;
+    /// Activation rows that integer kernels accumulate at once without spilling registers.
+    const ROWS: usize;
+    /// 16 × f32.
+    type F32: Copy;
+    /// 16 × i32.
+    type I32: Copy;
+    /// 64 × u8.
+    type U8: Copy;
+
+    /// `x` in every lane.
+    fn splat(self, x: f32) -> Self::F32;
+    /// Lane i = `x[i]`.
+    fn load(self, x: &[f32; 16]) -> Self::F32;
+    /// Lane i = the IEEE half at bytes 2i, 2i + 1, little-endian.
+    fn load_f16(self, x: &[u8; 32]) -> Self::F32;
+    /// Lane i = the bfloat16 at bytes 2i, 2i + 1, little-endian.
+    fn load_bf16(self, x: &[u8; 32]) -> Self::F32;
+    /// `out[i]` = lane i.
+    fn store(self, v: Self::F32, out: &mut [f32; 16]);
+    /// a + b
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// a − b
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// a · b
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// a / b
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// a · b + c, rounded once.
+    fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// a if a > b, else b (b when either is NaN).
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// a if a < b, else b (b when either is NaN).
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// yes if a > b, else no (no when either is NaN).
+    fn if_gt(self, a: Self::F32, b: Self::F32, yes: Self::F32, no: Self::F32) -> Self::F32;
+    /// Sum of the lanes: halves are added until one is left (i with i + 8, + 4, + 2, + 1).
+    fn sum(self, v: Self::F32) -> f32;
+    /// `table[index & 15]` per lane, for a table of 16 entries.
+    fn pick(self, table: Self::F32, index: Self::I32) -> Self::F32;
+    /// Nearest integer, ties to even; for |x| < 2³¹.
+    fn to_i32(self, v: Self::F32) -> Self::I32;
+    /// The lanes' bits.
+    fn bits(self, v: Self::F32) -> Self::I32;
+
+    /// `x` in every lane.
+    fn splat_i32(self, x: i32) -> Self::I32;
+    /// Lane i = `x[i]`.
+    fn load_i32(self, x: &[i32; 16]) -> Self::I32;
+    /// `out[i]` = lane i.
+    fn store_i32(self, v: Self::I32, out: &mut [i32; 16]);
+    /// The nearest f32 of each lane.
+    fn to_f32(self, v: Self::I32) -> Self::F32;
+    /// Lanes as the bits of f32.
+    fn as_f32(self, v: Self::I32) -> Self::F32;
+    /// a + b, wrapping.
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// a & b
+    fn and(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// v << n, 0 ≤ n < 32.
+    fn shl(self, v: Self::I32, n: u32) -> Self::I32;
+    /// v >> n with zeros.
+    fn shr(self, v: Self::I32, n: u32) -> Self::I32;
+    /// v >> n with the sign.
+    fn sar(self, v: Self::I32, n: u32) -> Self::I32;
+
+    /// 64 bytes.
+    fn bytes(self, x: &[u8; 64]) -> Self::U8;
+    /// Bytes 4i … 4i + 3 as a little-endian lane i.
+    fn lanes(self, v: Self::U8) -> Self::I32;
+    /// The low 4 bits of every byte.
+    fn low_nibbles(self, v: Self::U8) -> Self::U8;
+    /// The high 4 bits of every byte.
+    fn high_nibbles(self, v: Self::U8) -> Self::U8;
+    /// Two's-complement bytes as [`Simd::dot`] wants weights.
+    fn weights(self, v: Self::U8) -> Self::U8;
+    /// A table of 16 signed bytes for [`Simd::lookup`].
+    fn table(self, values: &[i8; 16]) -> Self::U8;
+    /// The table's value for every byte of `index` (each < 16), as [`Simd::dot`] wants weights.
+    fn lookup(self, table: Self::U8, index: Self::U8) -> Self::U8;
+    /// acc + Σ of 4 products per lane: (w + OFFSET) · x, exactly. `w` comes from [`Simd::weights`] or [`Simd::lookup`];
+    /// `x` holds 4 signed bytes (little-endian), each in −127…127, the same for all lanes.
+    fn dot(self, acc: Self::I32, w: Self::U8, x: i32) -> Self::I32;
+    /// acc + Σ of 4 products per lane: w · x, exactly, for unsigned w < 64 and x as in [`Simd::dot`].
+    fn dot_small(self, acc: Self::I32, w: Self::U8, x: i32) -> Self::I32;
+}
+
+impl Isa {
+    /// Runs `kernel` compiled for this ISA (portable where the CPU lacks it).
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use crate::x86::{Avx2, Avx512, AvxVnni};
+            match self {
+                Self::Avx512Vnni => {
+                    if let Some(token) = Avx512::detect() {
+                        return token.run(kernel);
+                    }
+                }
+                Self::AvxVnni => {
+                    if let Some(token) = AvxVnni::detect() {
+                        return token.run(kernel);
+                    }
+                }
+                Self::Avx2 => {
+                    if let Some(token) = Avx2::detect() {
+                        return token.run(kernel);
+                    }
+                }
+                Self::Portable | Self::NeonDotprod => {}
+            }
+        }
+        kernel.run(crate::portable::Portable)
+    }
+}

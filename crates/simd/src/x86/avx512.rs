@@ -1,0 +1,198 @@
+//! AVX-512 with VNNI: a vector is one register.
+
+use crate::{Isa, Kernel, Simd};
+use core::arch::x86_64::*;
+
+/// AVX-512 F, BW, DQ, VL, VNNI and VBMI.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// The token, if this CPU has every feature.
+    #[inline]
+    pub fn detect() -> Option<Self> {
+        Isa::Avx512Vnni.present().then_some(Self(()))
+    }
+
+    /// Runs `kernel` compiled for this ISA.
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+        fn inner<K: Kernel>(token: Avx512, kernel: K) -> K::Output {
+            kernel.run(token)
+        }
+        // SAFETY: `self` exists, so `detect` saw every feature that `inner` enables.
+        unsafe { inner(self, kernel) }
+    }
+}
+
+/// An expression of intrinsics on values and references.
+macro_rules! proven {
+    ($e:expr) => {
+        // SAFETY: the token `self` is made only by `detect`, which saw every feature these intrinsics need; pointers
+        // among their operands come from references to arrays of the size they read or write.
+        unsafe { $e }
+    };
+}
+
+impl Simd for Avx512 {
+    const ISA: Isa = Isa::Avx512Vnni;
+    const OFFSET: i32 = 128;
+    const ROWS: usize = 8;
+    type F32 = __m512;
+    type I32 = __m512i;
+    type U8 = __m512i;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        proven!(_mm512_castsi512_ps(_mm512_set1_epi32(x.to_bits().cast_signed())))
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; 16]) -> __m512 {
+        proven!(_mm512_loadu_ps(x.as_ptr()))
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u8; 32]) -> __m512 {
+        proven!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8; 32]) -> __m512 {
+        proven!({
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        })
+    }
+    #[inline(always)]
+    fn store(self, v: __m512, out: &mut [f32; 16]) {
+        proven!(_mm512_storeu_ps(out.as_mut_ptr(), v));
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        proven!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        proven!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        proven!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        proven!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        proven!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        proven!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        proven!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn if_gt(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        proven!(_mm512_mask_mov_ps(no, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), yes))
+    }
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        proven!({
+            let eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            super::avx2::sum8(eight)
+        })
+    }
+    #[inline(always)]
+    fn pick(self, table: __m512, index: __m512i) -> __m512 {
+        proven!(_mm512_permutexvar_ps(index, table))
+    }
+    #[inline(always)]
+    fn to_i32(self, v: __m512) -> __m512i {
+        proven!(_mm512_cvtps_epi32(v))
+    }
+    #[inline(always)]
+    fn bits(self, v: __m512) -> __m512i {
+        proven!(_mm512_castps_si512(v))
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> __m512i {
+        proven!(_mm512_set1_epi32(x))
+    }
+    #[inline(always)]
+    fn load_i32(self, x: &[i32; 16]) -> __m512i {
+        proven!(_mm512_loadu_si512(x.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn store_i32(self, v: __m512i, out: &mut [i32; 16]) {
+        proven!(_mm512_storeu_si512(out.as_mut_ptr().cast(), v));
+    }
+    #[inline(always)]
+    fn to_f32(self, v: __m512i) -> __m512 {
+        proven!(_mm512_cvtepi32_ps(v))
+    }
+    #[inline(always)]
+    fn as_f32(self, v: __m512i) -> __m512 {
+        proven!(_mm512_castsi512_ps(v))
+    }
+    #[inline(always)]
+    fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        proven!(_mm512_add_epi32(a, b))
+    }
+    #[inline(always)]
+    fn and(self, a: __m512i, b: __m512i) -> __m512i {
+        proven!(_mm512_and_si512(a, b))
+    }
+    #[inline(always)]
+    fn shl(self, v: __m512i, n: u32) -> __m512i {
+        proven!(_mm512_sll_epi32(v, _mm_cvtsi32_si128(n.cast_signed())))
+    }
+    #[inline(always)]
+    fn shr(self, v: __m512i, n: u32) -> __m512i {
+        proven!(_mm512_srl_epi32(v, _mm_cvtsi32_si128(n.cast_signed())))
+    }
+    #[inline(always)]
+    fn sar(self, v: __m512i, n: u32) -> __m512i {
+        proven!(_mm512_sra_epi32(v, _mm_cvtsi32_si128(n.cast_signed())))
+    }
+
+    #[inline(always)]
+    fn bytes(self, x: &[u8; 64]) -> __m512i {
+        proven!(_mm512_loadu_si512(x.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn lanes(self, v: __m512i) -> __m512i {
+        v
+    }
+    #[inline(always)]
+    fn low_nibbles(self, v: __m512i) -> __m512i {
+        proven!(_mm512_and_si512(v, _mm512_set1_epi8(15)))
+    }
+    #[inline(always)]
+    fn high_nibbles(self, v: __m512i) -> __m512i {
+        proven!(_mm512_and_si512(_mm512_srli_epi16::<4>(v), _mm512_set1_epi8(15)))
+    }
+    #[inline(always)]
+    fn weights(self, v: __m512i) -> __m512i {
+        proven!(_mm512_xor_si512(v, _mm512_set1_epi8(-128)))
+    }
+    #[inline(always)]
+    fn table(self, values: &[i8; 16]) -> __m512i {
+        self.weights(proven!(_mm512_broadcast_i32x4(_mm_loadu_si128(values.as_ptr().cast()))))
+    }
+    #[inline(always)]
+    fn lookup(self, table: __m512i, index: __m512i) -> __m512i {
+        proven!(_mm512_shuffle_epi8(table, index))
+    }
+    #[inline(always)]
+    fn dot(self, acc: __m512i, w: __m512i, x: i32) -> __m512i {
+        proven!(_mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x)))
+    }
+    #[inline(always)]
+    fn dot_small(self, acc: __m512i, w: __m512i, x: i32) -> __m512i {
+        self.dot(acc, w, x)
+    }
+}
