@@ -13,21 +13,30 @@ pub struct File {
     pub path: String,
     pub lines: usize,
     pub tokens: Vec<tokens::Token>,
+    /// The whole file is test code.
+    pub test: bool,
 }
 
 impl File {
     /// A file from its text.
     pub fn new(path: &str, text: &str) -> Self {
-        Self { path: path.to_owned(), lines: text.lines().count(), tokens: tokens::tokens(text) }
+        let folders = ["tests/", "fuzz/"].iter().any(|d| path.starts_with(d));
+        let inner = ["/tests/", "/benches/", "/examples/"].iter().any(|d| path.contains(d));
+        let test = folders || inner || path.ends_with("/tests.rs");
+        Self { path: path.to_owned(), lines: text.lines().count(), tokens: tokens::tokens(text), test }
     }
 
-    /// Whether the whole file is test code.
-    pub fn is_test(&self) -> bool {
-        self.path.starts_with("tests/")
-            || self.path.contains("/tests/")
-            || self.path.contains("/benches/")
-            || self.path.ends_with("/tests.rs")
-            || self.path.starts_with("fuzz/")
+    /// Files that this one declares as `#[cfg(test)] mod name;`, as the beginning of their path.
+    fn test_modules(&self) -> impl Iterator<Item = String> {
+        let (dir, stem) = self.path.trim_end_matches(".rs").rsplit_once('/').unwrap_or(("", &self.path));
+        let home = if matches!(stem, "lib" | "main" | "mod") { dir.to_owned() } else { format!("{dir}/{stem}") };
+        self.tokens.windows(3).filter_map(move |w| match w {
+            [word, name, end] if word.test && word.is_word("mod") && end.is(';') => match &name.kind {
+                tokens::Kind::Word(name) => Some(format!("{home}/{name}")),
+                _ => None,
+            },
+            _ => None,
+        })
     }
 
     /// The directory under `crates/`, if there is one.
@@ -75,5 +84,38 @@ fn rust_files(root: &Path) -> Result<Vec<File>, String> {
         }
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
+    mark_test_modules(&mut files);
     Ok(files)
+}
+
+/// Marks modules declared under `#[cfg(test)]`, and what lies below them.
+fn mark_test_modules(files: &mut [File]) {
+    let modules: Vec<String> = files.iter().flat_map(File::test_modules).collect();
+    for file in files {
+        file.test |= modules
+            .iter()
+            .filter_map(|m| file.path.strip_prefix(m.as_str()))
+            .any(|rest| rest == ".rs" || rest.starts_with('/'));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_declared_for_tests_is_test_code() {
+        let mut files = [
+            File::new("crates/a/src/lib.rs", "mod real; #[cfg(test)] mod testing;"),
+            File::new("crates/a/src/real.rs", "#[cfg(test)] mod cases;"),
+            File::new("crates/a/src/real/cases.rs", ""),
+            File::new("crates/a/src/testing.rs", ""),
+            File::new("crates/a/src/testing/more.rs", ""),
+            File::new("crates/a/src/testing_ground.rs", ""),
+            File::new("crates/a/examples/x.rs", ""),
+        ];
+        mark_test_modules(&mut files);
+        let test: Vec<bool> = files.iter().map(|f| f.test).collect();
+        assert_eq!(test, [false, false, true, true, true, false, true]);
+    }
 }

@@ -47,7 +47,7 @@ impl Near<'_> {
     }
 
     fn in_test(&self, token: &Token) -> bool {
-        token.test || self.file.is_test()
+        token.test || self.file.test
     }
 }
 
