@@ -195,7 +195,7 @@ impl<C: Chooser> Job<'_, '_, C> {
         let (slots, id, first_row) = (self.target.spec.outlier_slots, self.target.spec.id, self.tile.first_row + first);
         let mut outliers = Outliers::choose(rows, k, slots, self.target.outlier_sigma);
         let Buffers { x, w, scales } = buffers;
-        load(rows, k, 0, x);
+        load(s, rows, k, 0, x);
         let weighted = weights(self.stats.importance, &mut outliers, x, w);
         if peaks(s, x).is_none() {
             return Err(not_finite(rows, k, first_row));

@@ -35,9 +35,9 @@ impl Planes<'_> {
                 s.store_i32(s.and(whole, mask), code);
                 s.store_i32(s.shr(whole, grid.low.bits() as u32), above);
             }
-            self.codes(high, group, above.get(..grid.group).unwrap_or_default(), out.get_mut(1));
+            self.codes(s, high, group, above.get(..grid.group).unwrap_or_default(), out.get_mut(1));
         }
-        self.codes(grid.low, group, codes, out.first_mut());
+        self.codes(s, grid.low, group, codes, out.first_mut());
         let parameters = std::array::from_fn(|lane| {
             if lane < live { grid.inner.parameter(inner[lane] as i32, usize::from(which[lane] > 0.5)) } else { 0 }
         });
@@ -49,11 +49,11 @@ impl Planes<'_> {
     }
 
     #[inline(always)]
-    fn codes(&self, width: Width, group: usize, codes: &[[i32; ROWS]], plane: Option<&mut &mut [u8]>) {
+    fn codes<S: Simd>(&self, s: S, width: Width, group: usize, codes: &[[i32; ROWS]], plane: Option<&mut &mut [u8]>) {
         let bytes = self.grid.group * ROWS * width.bits() / 8;
         let at = (self.block * (self.k / self.grid.group) + group) * bytes;
         if let Some(panels) = plane.and_then(|p| p.get_mut(at..at + bytes)) {
-            width.pack(codes, panels);
+            width.pack(s, codes, panels);
         }
     }
 
