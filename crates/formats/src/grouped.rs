@@ -53,9 +53,7 @@ impl Format for Grouped {
         if k == 0 || !k.is_multiple_of(grid.group) {
             return Err(shape(format!("columns must be a multiple of {}", grid.group)));
         }
-        if spec.outlier_slots > 0 {
-            crate::spec::check_columns(self.id, n, k)?;
-        }
+        crate::spec::check_outliers(self.id, spec.outlier_slots, n, k)?;
         let planes = || {
             let rows = stored_rows(order, n)?;
             let groups = k / grid.group;
