@@ -128,6 +128,13 @@ impl Reader<'_> {
                 *value = (self.table[usize::from(code)] - zero) * scale;
             }
         }
+        // No level exceeds 2^9, so that only E8M0 scales near the end of the f32 range can overflow.
+        if scale.abs() >= 2f32.powi(118)
+            && let Some(at) = values.iter().position(|v| !v.is_finite())
+        {
+            let column = group * self.grid.group + at;
+            return Err(FormatError::NotFinite { row, column, value: values.get(at).copied().unwrap_or(scale) });
+        }
         Ok(())
     }
 }
