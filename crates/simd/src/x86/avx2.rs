@@ -156,6 +156,15 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         ])
     }
     #[inline(always)]
+    fn zip(self, a: [__m256; 2], b: [__m256; 2]) -> ([__m256; 2], [__m256; 2]) {
+        proven!({
+            let (even, odd) = (_mm256_unpacklo_ps(a[0], b[0]), _mm256_unpackhi_ps(a[0], b[0]));
+            let low = [_mm256_permute2f128_ps::<0x20>(even, odd), _mm256_permute2f128_ps::<0x31>(even, odd)];
+            let (even, odd) = (_mm256_unpacklo_ps(a[1], b[1]), _mm256_unpackhi_ps(a[1], b[1]));
+            (low, [_mm256_permute2f128_ps::<0x20>(even, odd), _mm256_permute2f128_ps::<0x31>(even, odd)])
+        })
+    }
+    #[inline(always)]
     fn sum(self, v: [__m256; 2]) -> f32 {
         proven!(sum8(_mm256_add_ps(v[0], v[1])))
     }
