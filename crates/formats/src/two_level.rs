@@ -62,9 +62,7 @@ impl Format for Nested {
         if k == 0 || !k.is_multiple_of(COLUMNS) {
             return Err(shape("columns must be a multiple of 32"));
         }
-        if spec.outlier_slots > 0 {
-            crate::spec::check_columns(self.id, n, k)?;
-        }
+        crate::spec::check_outliers(self.id, spec.outlier_slots, n, k)?;
         let grid = &self.grid;
         let planes = || {
             let rows = stored_rows(order, n)?;

@@ -19,6 +19,10 @@ pub fn quantize<M: Method>(
     isa: Isa,
     out: &mut [&mut [u8]],
 ) -> Result<TileError, FormatError> {
+    if grid.group > MAX_GROUP {
+        let what = format!("groups of {} exceed the {MAX_GROUP} columns that quantizers take at once", grid.group);
+        return Err(FormatError::Parameter { id: target.spec.id, what });
+    }
     let job = Job { method, grid, target, tile, stats, out };
     match grid.levels {
         Levels::Linear { min, max, zero } => {
