@@ -7,8 +7,11 @@ use std::fmt::Write as _;
 /// `ashlar-quantize`, which this crate may not depend on (a test of the command line holds the two lists together).
 pub const METHODS: &[&str] = &["auto", "rtn", "search"];
 
+/// What leaves a tier, a device or a method to the program; undoes what earlier rules said.
+pub const AUTO: &str = "auto";
+
 /// Where a tensor is to be held.
-pub const TIERS: &[&str] = &["vram", "ram", "nvme", "cached"];
+pub const TIERS: &[&str] = &[AUTO, "vram", "ram", "nvme", "cached"];
 
 /// The format a rule asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +67,7 @@ impl<'a> State<'a> {
         let mut state = Self {
             want: Want::Keep,
             options: Options::default(),
-            method: "auto",
+            method: AUTO,
             tier: None,
             device: None,
             format_by: None,
@@ -129,7 +132,7 @@ impl Set {
             field("tier", tier.to_owned());
         }
         if let Some(device) = &self.device {
-            field("device", format!("\"{device}\""));
+            field("device", if device.contains(':') { format!("\"{device}\"") } else { device.clone() });
         }
         if self.is_final {
             field("final", "true".to_owned());
