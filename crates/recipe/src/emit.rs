@@ -62,14 +62,28 @@ fn group<'a, C, K: Ord>(list: impl IntoIterator<Item = &'a C>, key: impl Fn(&C) 
 /// Rules in the making.
 struct Rules {
     lines: Vec<String>,
-    /// Whether any tensor has a tier or a device; then every rule names one, as later rules must undo earlier ones.
-    placed: (bool, bool),
+    /// Which settings any tensor has: every rule then names them, as later rules must undo earlier ones.
+    used: Used,
+}
+
+/// Whether any tensor has a tier, a device, zero points, outliers.
+struct Used {
+    tier: bool,
+    device: bool,
+    zero_point: bool,
+    outliers: bool,
 }
 
 impl Rules {
     fn new(list: &[Choice]) -> Self {
-        let placed = (list.iter().any(|c| c.tier.is_some()), list.iter().any(|c| c.device.is_some()));
-        Self { lines: Vec::new(), placed }
+        let zero_point = |c: &Choice| matches!(&c.action, Action::Encode { spec, .. } if spec.zero_point);
+        let used = Used {
+            tier: list.iter().any(|c| c.tier.is_some()),
+            device: list.iter().any(|c| c.device.is_some()),
+            zero_point: list.iter().any(zero_point),
+            outliers: list.iter().any(|c| c.outliers.is_some()),
+        };
+        Self { lines: Vec::new(), used }
     }
 
     fn text(&self) -> String {
@@ -88,19 +102,12 @@ impl Rules {
 
     /// What a rule must set to get this choice.
     fn wish(&self, choice: &Choice) -> String {
-        let (tiers, devices) = self.placed;
-        let tier = choice.tier.as_deref().unwrap_or(AUTO);
-        let mut set = Set {
-            format: Some(Want::Keep),
-            tier: TIERS.iter().find(|known| tiers && **known == tier).copied(),
-            device: devices.then(|| choice.device.clone().unwrap_or_else(|| AUTO.to_owned())),
-            ..Set::default()
-        };
+        let mut set = self.placed(choice.tier.as_deref(), choice.device.as_deref());
         if let Action::Encode { spec, method } = &choice.action {
             set.format = Some(read::want(spec.id));
             set.group = Some(spec.group).filter(|g| *g > 0);
-            set.zero_point = spec.zero_point.then_some(true);
-            set.outliers = choice.outliers;
+            set.zero_point = self.used.zero_point.then_some(spec.zero_point);
+            set.outliers = self.used.outliers.then_some(choice.outliers);
             set.method = Some(method);
         }
         set.text()
@@ -108,14 +115,17 @@ impl Rules {
 
     /// Whether the defaults already give `wish`.
     fn is_default(&self, wish: &str) -> bool {
-        let (tiers, devices) = self.placed;
-        let set = Set {
+        self.placed(None, None).text() == wish
+    }
+
+    fn placed(&self, tier: Option<&str>, device: Option<&str>) -> Set {
+        let (tier, device) = (tier.unwrap_or(AUTO), device.unwrap_or(AUTO));
+        Set {
             format: Some(Want::Keep),
-            tier: tiers.then_some(AUTO),
-            device: devices.then(|| AUTO.to_owned()),
+            tier: TIERS.iter().find(|known| self.used.tier && **known == tier).copied(),
+            device: self.used.device.then(|| device.to_owned()),
             ..Set::default()
-        };
-        set.text() == wish
+        }
     }
 
     /// The most frequent wish; `usual` where it is as frequent as any other.

@@ -6,7 +6,7 @@ use crate::range::{self, Range};
 use crate::read;
 use crate::recipe::{Parts, Rule, Validate};
 use crate::selector::{Key, Selector, Test};
-use crate::set::{AUTO, METHODS, Set, TIERS, Want};
+use crate::set::{AUTO, METHODS, NONE, Set, TIERS, Want};
 use crate::short;
 use crate::tree::{Node, Value};
 use ashlar_arch::{Class, Proj};
@@ -328,7 +328,10 @@ fn group(node: &Node, problems: &mut Problems) -> Option<usize> {
     }
 }
 
-fn outliers(node: &Node, problems: &mut Problems) -> Option<OutlierRule> {
+fn outliers(node: &Node, problems: &mut Problems) -> Option<Option<OutlierRule>> {
+    if matches!(&node.value, Value::Text(text) if text == NONE) {
+        return Some(None);
+    }
     let entries = read::map(node, "`outliers`", &["share", "sigma"], problems);
     let mut value =
         |name: &str, default: f64| read::get(entries, name).map_or(Some(default), |n| read::number(n, name, problems));
@@ -341,7 +344,7 @@ fn outliers(node: &Node, problems: &mut Problems) -> Option<OutlierRule> {
     if !(0.0..=100.0).contains(&rule.sigma) {
         problems.add(node.at, format!("`sigma` is {}; expected 0 to 100 (3 or 4 is usual)", rule.sigma));
     }
-    Some(rule)
+    Some(Some(rule))
 }
 
 /// `cpu`, `cuda:0`, `auto`.

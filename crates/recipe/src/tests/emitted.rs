@@ -147,6 +147,8 @@ fn any_set() -> impl Strategy<Value = String> {
         Just("format: q8"),
         Just("format: i4, group: 64"),
         Just("format: i4, zero_point: true, method: rtn"),
+        Just("format: nf4, group: 32"),
+        Just("outliers: none"),
         Just("format: nf4, outliers: {share: 1%, sigma: 3}"),
         Just("format: iq4nl, outliers: {share: 0.0123, sigma: 2.5}, device: 'cuda:1'"),
         Just("format: f32"),

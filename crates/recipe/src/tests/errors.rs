@@ -125,7 +125,10 @@ fn a_format_that_does_not_fit_names_rule_tensor_and_what_fits() -> Outcome {
         text.starts_with("recipe.yaml:3: rule `d`: tensor `model.layers.0.block_sparse_moe.experts.0.w2.weight` and 15 more: 128 × 96"),
         "{text}"
     );
-    assert!(text.contains("multiple of 64") && text.contains("add `fallback: ["), "{text}");
+    assert!(
+        text.contains("multiple of 64") && text.contains("`group: 32` fits") && text.contains("add `fallback: ["),
+        "{text}"
+    );
     Ok(())
 }
 

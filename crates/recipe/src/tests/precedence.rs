@@ -53,10 +53,12 @@ fn another_format_starts_without_the_old_ones_parameters() -> Outcome {
             "  - {match: {class: mlp}, set: {format: nf4, group: 64, outliers: {share: 1%, sigma: 3}}}
   - {match: {proj: down}, set: {format: q8}}
   - {match: {proj: up}, set: {format: nf4}}
+  - {match: {proj: up, layers: 0}, set: {outliers: none}}
 ",
         ),
         "tiny/llama",
     )?;
+    assert_eq!(format(&choices, "model.layers.0.mlp.up_proj.weight"), "nf4:g64");
     assert_eq!(format(&choices, DOWN), "q8");
     assert_eq!(format(&choices, UP), "nf4:g64+o2");
     Ok(())
