@@ -100,7 +100,8 @@ impl ChatTemplate {
 
     fn environment(&self, now: SystemTime) -> Result<Environment<'_>, RuntimeError> {
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|e| self.error(&e))?;
+        let syntax =
+            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|e| self.error(&e))?;
         environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
         functions::register(&mut environment, now);

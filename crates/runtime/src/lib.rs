@@ -8,16 +8,20 @@
 mod chat;
 mod devices;
 mod error;
+pub mod eval;
+mod generate;
 mod load;
 mod model;
 mod open;
 pub mod program;
 mod sampler;
+mod stop;
 mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};
 pub use devices::{DEVICES, device};
 pub use error::RuntimeError;
+pub use generate::{GenerateOptions, Generation, Generator, StopReason, Timings};
 pub use model::{DEFAULT_CHUNK, DEFAULT_CONTEXT, Model, OpenOptions, Wanted, logits};
 pub use open::{Opened, open};
 pub use sampler::{Sampler, Sampling};

@@ -69,7 +69,9 @@ fn scalar(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::None => Ok("null".into()),
         ValueKind::Bool | ValueKind::Number => Ok(value.to_string().to_lowercase()),
-        ValueKind::String => serde_json::to_string(value.as_str().unwrap_or_default()).map_err(|e| invalid(e.to_string())),
+        ValueKind::String => {
+            serde_json::to_string(value.as_str().unwrap_or_default()).map_err(|e| invalid(e.to_string()))
+        }
         kind => Err(invalid(format!("tojson: {kind} is not JSON serializable"))),
     }
 }
@@ -133,7 +135,10 @@ fn strftime(format: &str, seconds: u64) -> Result<String, String> {
             Some('T') => format!("{hour:02}:{minute:02}:{:02}", second % 60),
             Some('%') => "%".into(),
             other => {
-                return Err(format!("strftime_now: unknown directive `%{}`", other.map_or(String::new(), String::from)));
+                return Err(format!(
+                    "strftime_now: unknown directive `%{}`",
+                    other.map_or(String::new(), String::from)
+                ));
             }
         });
     }
