@@ -25,10 +25,10 @@ pub struct Cli {
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Globals {
     /// Say nothing but the result and errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 900)]
     pub quiet: bool,
     /// Say more: instruction set, threads, device, what falls back to what
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 901)]
     pub verbose: bool,
 }
 

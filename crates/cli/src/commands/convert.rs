@@ -11,6 +11,7 @@ use crate::{output, recipe, units};
 use ashlar_convert::{ConvertError, Options, Plan, Summary};
 use ashlar_pack::PackError;
 use ashlar_recipe::Choices;
+use ashlar_simd::Isa;
 use ashlar_tensor::Report;
 use clap::Args;
 use serde_json::{Value, json};
@@ -68,6 +69,10 @@ impl Convert {
         }
         for note in &choices.notes {
             progress.note(note);
+        }
+        if globals.verbose {
+            let threads = self.threads.map_or_else(|| "one thread per core".to_owned(), |n| format!("{n} threads"));
+            progress.note(&format!("instruction set {}, {threads}, --memory {}", Isa::detect()?.name(), units::memory(self.memory.memory)));
         }
         let out = self.output.display();
         Interrupt::exit_saying(&format!(
