@@ -5,7 +5,7 @@
 mod targets;
 
 use super::files::{header, index, tensor};
-use crate::support::{FIXTURES, fixture, root};
+use crate::support::{FIXTURES, ashlar, finish, fixture, root};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -244,4 +244,46 @@ fn small_manifest() -> Vec<u8> {
 #[test]
 fn manifests() {
     run(targets::manifest, &[small_manifest()]);
+}
+
+#[test]
+fn packs() {
+    let work = tempfile::tempdir().expect("a temporary folder");
+    let pack = work.path().join("pack");
+    let mut convert = ashlar();
+    convert.arg("convert").arg(fixture("tiny/qwen3_moe")).arg("-o").arg(&pack).args(["--recipe", "4bit"]);
+    finish(&mut convert).expect(0);
+    let mut files: Vec<_> = pack.read_dir().expect("the pack").map(|e| e.expect("an entry").path()).collect();
+    files.retain(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ashlar")));
+    assert!(files.len() >= 2, "{files:?}");
+    for round in 0..300 {
+        let mut random = Random(round);
+        let path = &files[random.below(files.len())];
+        let good = std::fs::read(path).expect("a file of the pack");
+        let mut bytes = good.clone();
+        for _ in 0..=random.below(3) {
+            mutate(&mut bytes, 4096, &good, &mut random);
+        }
+        std::fs::write(path, &bytes).expect("writable");
+        let blame = Blame { round, bytes: &bytes };
+        read_all(&pack);
+        drop(blame);
+        std::fs::write(path, &good).expect("writable");
+    }
+    assert!(read_all(&pack), "the honest pack");
+}
+
+/// Opens a pack and reads every plane both ways; false if it is refused. What is opened can be read.
+fn read_all(dir: &std::path::Path) -> bool {
+    use ashlar_tensor::TensorStore;
+    let Ok(pack) = ashlar_pack::Pack::open(dir) else { return false };
+    for entry in pack.entries() {
+        for (plane, described) in entry.planes.iter().enumerate() {
+            let mut read = vec![0; described.bytes as usize];
+            pack.read(entry, plane, 0, &mut read).expect("a plane inside its file");
+            assert_eq!(&*pack.map(entry, plane).expect("a plane inside its file"), &read);
+            assert!(pack.read(entry, plane, described.bytes, &mut [0]).is_err(), "a byte behind the plane");
+        }
+    }
+    true
 }

@@ -3,6 +3,7 @@
 use crate::exit::{Failure, OrUsage};
 use anyhow::{Context, anyhow};
 use ashlar_arch::{Class, ModelSpec};
+use ashlar_formats::Spec;
 use ashlar_pack::Pack;
 use ashlar_source::Checkpoint;
 use ashlar_tensor::TensorStore;
@@ -59,6 +60,7 @@ impl Model {
         let spec = ashlar_arch::model_spec(source.config()).with_context(|| path.display().to_string())?;
         let tensors = source.store().entries().iter().map(|e| (e.name.as_str(), e.shape.as_slice()));
         let ignored = ashlar_arch::check(&spec, tensors).with_context(|| path.display().to_string())?;
+        check_formats(&spec, source.store())?;
         Ok(Self { path: path.to_owned(), source, spec, ignored })
     }
 
@@ -83,6 +85,22 @@ impl Model {
         }
         totals.into_values().collect()
     }
+}
+
+/// Refuses weights whose dtype holds no weights, such as integers. It is the file that is wrong, not the recipe.
+fn check_formats(spec: &ModelSpec, store: &dyn TensorStore) -> anyhow::Result<()> {
+    for entry in spec.tensors().filter_map(|leaf| store.entry(&leaf.name)) {
+        if let Err(why) = entry.format.parse::<Spec>() {
+            return Err(anyhow!(
+                "{}: tensor `{}`: expected a weight as f32, f16, bf16 or block-scaled fp8, got {} ({why}); \
+                 download or export the checkpoint again",
+                entry.file,
+                entry.name,
+                entry.format
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl Source {

@@ -65,3 +65,6 @@ pub trait Format: Send + Sync {
     /// What values codes stand for: all that a quantizer or a kernel needs to know.
     fn grid(&self, spec: &Spec) -> Grid;
 }
+
+#[cfg(test)]
+mod tests;

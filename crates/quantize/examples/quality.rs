@@ -39,8 +39,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Values and inputs of each matrix whose name contains `part`.
-fn weights(file: &[u8], part: &str) -> Result<Vec<(Vec<f32>, usize)>, Box<dyn Error>> {
+/// Values, row-major, and inputs.
+type Matrix = (Vec<f32>, usize);
+
+/// Each matrix whose name contains `part`.
+fn weights(file: &[u8], part: &str) -> Result<Vec<Matrix>, Box<dyn Error>> {
     let length = usize::try_from(u64::from_le_bytes(*file.first_chunk().ok_or("too short")?))?;
     let header: serde_json::Value = serde_json::from_slice(file.get(8..8 + length).ok_or("truncated")?)?;
     let mut weights = Vec::new();
