@@ -42,6 +42,14 @@ pub struct Chosen {
     pub told: String,
 }
 
+impl Chosen {
+    /// Whether the same prompt always gives the same text.
+    #[must_use]
+    pub fn is_greedy(&self) -> bool {
+        self.sampling.temperature == 0.0
+    }
+}
+
 impl SamplingArgs {
     /// Decides for the model in `dir`.
     ///

@@ -70,7 +70,7 @@ impl Run {
         let tokenizer = Tokenizer::open(model.dir())?;
         let template = self.template(&model, globals)?;
         let chosen = self.sampling.choose(model.dir())?;
-        if !globals.quiet && (globals.verbose || !chosen.sampling_is_greedy()) {
+        if !globals.quiet && (globals.verbose || !chosen.is_greedy()) {
             output::say(&format!("sampling: {}", chosen.told));
         }
         let interrupt = Interrupt::install()?;
