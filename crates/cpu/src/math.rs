@@ -41,8 +41,15 @@ pub fn load_part<S: Simd>(s: S, x: &[f32]) -> S::F32 {
 pub fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
     let mut sums = [s.splat(0.0); 4];
-    for (i, (a, b)) in a.iter().zip(b).enumerate() {
-        sums[i % 4] = s.fma(s.load(a), s.load(b), sums[i % 4]);
+    // Whole turns apart from the rest, so that the sums have constant indices and stay in registers.
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..4 {
+            sums[i] = s.fma(s.load(&a[i]), s.load(&b[i]), sums[i]);
+        }
+    }
+    for ((sum, a), b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+        *sum = s.fma(s.load(a), s.load(b), *sum);
     }
     if !a_tail.is_empty() {
         sums[0] = s.fma(load_part(s, a_tail), load_part(s, b_tail), sums[0]);

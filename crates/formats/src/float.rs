@@ -1,8 +1,8 @@
 //! `f32`, `f16`, `bf16`: plain values, one row-major plane, the same in every order.
 
+use crate::scale::f16_to_f32;
 use crate::{Format, FormatError, Grid, Layout, PlaneLayout, Planes, Spec, Variant};
 use ashlar_tensor::{Dtype, Order, PlaneKind};
-use half::{bf16, f16};
 use std::ops::Range;
 
 /// A floating-point dtype as a format.
@@ -39,12 +39,12 @@ impl Format for Float {
         match self.0 {
             Dtype::F16 => {
                 for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *o = f16::from_le_bytes(*b).to_f32();
+                    *o = f16_to_f32(u16::from_le_bytes(*b));
                 }
             }
             Dtype::BF16 => {
                 for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *o = bf16::from_le_bytes(*b).to_f32();
+                    *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
                 }
             }
             _ => {

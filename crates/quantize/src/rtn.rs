@@ -30,7 +30,7 @@ impl Quantizer for Rtn {
     ) -> Result<TileError, FormatError> {
         check(target, tile, stats, out)?;
         match target.spec.grid()? {
-            Grid::Float(dtype) => floats::quantize(dtype, target.spec.id, tile, out),
+            Grid::Float(dtype) => floats::quantize(dtype, target.spec.id, tile, isa, out),
             Grid::Groups(grid) => groups::quantize(*self, &grid, target, tile, stats, isa, out),
             Grid::Blocks(scale) => blocks::quantize(scale, target, tile, isa, out),
             _ => Err(FormatError::Parameter { id: target.spec.id, what: "method rtn does not know its grid".into() }),

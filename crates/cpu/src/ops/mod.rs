@@ -8,6 +8,8 @@ mod moe;
 mod qk_norm_rope;
 mod rms_norm;
 mod select_rows;
+#[cfg(test)]
+mod tests;
 
 use crate::cpu::Cpu;
 use ashlar_backend::{BackendError, Batch, Op};

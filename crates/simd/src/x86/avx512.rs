@@ -45,7 +45,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
-        proven!(_mm512_set1_ps(x))
+        proven!(_mm512_castsi512_ps(_mm512_set1_epi32(x.to_bits().cast_signed())))
     }
     #[inline(always)]
     fn load(self, x: &[f32; 16]) -> __m512 {

@@ -116,10 +116,10 @@ impl<V: Values, Z: Scaling> PanelKernel for Panels<'_, V, Z> {
         for (x, row) in x.iter_mut().zip(rows) {
             *x = &self.inputs.values(row, self.form).as_chunks().0[..blocks];
         }
-        let prepared = self.values.prepare(s);
+        let (prepared, scaling) = (self.values.prepare(s), self.scaling);
         let mut acc = [s.splat(0.0); M];
         for (block, codes) in codes.chunks_exact(stored).enumerate() {
-            let zero = if Z::ZEROS { self.scaling.zero(s, panel, block) } else { s.splat(0.0) };
+            let zero = if Z::ZEROS { scaling.zero(s, panel, block) } else { s.splat(0.0) };
             let mut parts = [[s.splat(0.0); 2]; M];
             for v in 0..stored {
                 let lanes = s.lanes(s.bytes(&codes[v]));
@@ -134,7 +134,7 @@ impl<V: Values, Z: Scaling> PanelKernel for Panels<'_, V, Z> {
                     }
                 }
             }
-            let scale = self.scaling.scale(s, panel, block);
+            let scale = scaling.scale(s, panel, block);
             for t in 0..M {
                 acc[t] = s.fma(s.add(parts[t][0], parts[t][1]), scale, acc[t]);
             }
