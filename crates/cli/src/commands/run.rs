@@ -6,11 +6,10 @@ mod speaker;
 use crate::args::Globals;
 use crate::device::{self, DeviceArgs};
 use crate::exit::{CommandResult, Failure, Outcome};
-use crate::interrupt::Interrupt;
 use crate::output;
 use crate::sampling::SamplingArgs;
 use anyhow::{Context, anyhow};
-use ashlar_runtime::{ChatTemplate, Message, OpenOptions, Tokenizer};
+use ashlar_runtime::{ChatTemplate, Message, Model, OpenOptions, Sampler, Tokenizer};
 use clap::Args;
 use speaker::Speaker;
 use std::io::{IsTerminal, Read};
@@ -73,16 +72,16 @@ impl Run {
         if !globals.quiet && (globals.verbose || !chosen.is_greedy()) {
             output::say(&format!("sampling: {}", chosen.told));
         }
-        let interrupt = Interrupt::install()?;
-        let mut speaker = Speaker::new(model, tokenizer, chosen.sampling, self, interrupt, globals)?;
+        let sampler = Sampler::new(chosen.sampling).map_err(device::failure)?;
+        let mut speaker = Speaker::new(model, tokenizer, sampler, self, globals)?;
         match template {
             Some(template) if self.chat => chat::talk(&mut speaker, &template, self.system.as_deref())?,
             Some(template) => {
                 let mut messages: Vec<Message> = self.system.iter().map(|s| Message::new("system", s)).collect();
                 messages.push(Message::new("user", prompt));
-                speaker.say_tokens(&template.render(&messages, true)?, false)?;
+                speaker.speak(&template.render(&messages, true)?, false)?;
             }
-            None => drop(speaker.say_tokens(&prompt, true)?),
+            None => drop(speaker.speak(&prompt, true)?),
         }
         Ok(Outcome::Done)
     }
@@ -107,7 +106,7 @@ impl Run {
     }
 
     /// The model's template, unless the prompt is to be continued as it is.
-    fn template(&self, model: &ashlar_runtime::Model, globals: Globals) -> Result<Option<ChatTemplate>, Failure> {
+    fn template(&self, model: &Model, globals: Globals) -> Result<Option<ChatTemplate>, Failure> {
         if self.raw {
             return Ok(None);
         }
