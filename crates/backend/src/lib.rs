@@ -83,6 +83,11 @@ pub trait Backend: Send {
     /// Whether the device runs `op` on weights of this format natively, by decoding first, or not at all.
     fn support(&self, spec: &Spec) -> Support;
 
+    /// What the user should know about the weights loaded so far, such as those that no kernel reads as they lie.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// How inputs of weights of this format are rounded. The reference in the same mode is what kernels are held to.
     fn activations(&self, spec: &Spec) -> ActivationMode;
 

@@ -13,6 +13,7 @@ use ashlar_backend::{
 use ashlar_formats::Spec;
 use ashlar_simd::Isa;
 use ashlar_tensor::Order;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The CPU backend. See the crate's description.
@@ -26,7 +27,8 @@ pub struct Cpu {
     ropes: Vec<(Arc<Rope>, usize, Arc<RopeTable>)>,
     /// Rounded inputs of the op at work.
     pub(crate) rounded: Rounded,
-    notes: Vec<String>,
+    /// (format, why it is decoded) and the number of tensors.
+    decoded: BTreeMap<(String, &'static str), usize>,
 }
 
 impl Cpu {
@@ -49,14 +51,8 @@ impl Cpu {
             caches: Vec::new(),
             ropes: Vec::new(),
             rounded: Rounded::default(),
-            notes: Vec::new(),
+            decoded: BTreeMap::new(),
         }
-    }
-
-    /// Weights that no kernel reads as they lie, one line each; they work, slower, by decoding.
-    #[must_use]
-    pub fn notes(&self) -> &[String] {
-        &self.notes
     }
 
     /// A loaded weight.
@@ -127,6 +123,13 @@ impl Backend for Cpu {
         }
     }
 
+    fn notes(&self) -> Vec<String> {
+        let line = |((format, why), count): (&(String, &str), &usize)| {
+            format!("{count} tensor{} of {format} {why}: decoded to f32 as used", if *count == 1 { "" } else { "s" })
+        };
+        self.decoded.iter().map(line).collect()
+    }
+
     fn activations(&self, spec: &Spec) -> ActivationMode {
         loaded::activations(spec, self.mode)
     }
@@ -134,10 +137,10 @@ impl Backend for Cpu {
     fn load(&mut self, weight: Weight) -> Result<WeightId, BackendError> {
         if weight.n > 1 && gemv::table::entry(&weight.spec, weight.order).is_none() {
             let why = match weight.order {
-                Order::Rows => "lies in checkpoint order; converting it makes it fast",
-                Order::X16 => "has no cpu kernel",
+                Order::Rows => "in checkpoint order; `ashlar convert` makes it fast",
+                Order::X16 => "without a cpu kernel",
             };
-            self.notes.push(format!("tensor `{}` ({}) {why}: decoded to f32 as it is used", weight.name, weight.spec));
+            *self.decoded.entry((weight.spec.to_string(), why)).or_default() += 1;
         }
         self.weights.push(Loaded::new(weight, self.mode)?);
         Ok(WeightId((self.weights.len() - 1) as u32))

@@ -7,6 +7,9 @@ pub enum RuntimeError {
     /// The checkpoint.
     #[error(transparent)]
     Source(#[from] ashlar_source::SourceError),
+    /// The pack.
+    #[error(transparent)]
+    Pack(#[from] ashlar_pack::PackError),
     /// The config, or tensors that do not belong to it.
     #[error("{path}: {source}")]
     Arch {

@@ -9,10 +9,16 @@ mod devices;
 mod error;
 mod load;
 mod model;
+mod chat;
 mod open;
+mod sampler;
 pub mod program;
+mod tokenizer;
 
 pub use devices::{DEVICES, device};
 pub use error::RuntimeError;
 pub use model::{DEFAULT_CHUNK, DEFAULT_CONTEXT, Model, OpenOptions, Wanted, logits};
+pub use chat::{ChatTemplate, Message};
 pub use open::{Opened, open};
+pub use sampler::{Sampler, Sampling};
+pub use tokenizer::{TextStream, Tokenizer};

@@ -49,7 +49,7 @@ impl Resources for Loader<'_> {
             [k] => (1, k),
             _ => (0, 0),
         };
-        let spec = Spec::resolve(&entry.format, &Default::default(), n, k).map_err(|source| RuntimeError::Weight {
+        let spec: Spec = entry.format.parse().map_err(|source| RuntimeError::Weight {
             file: entry.file.clone(),
             tensor: leaf.name.clone(),
             format: entry.format.clone(),

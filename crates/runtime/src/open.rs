@@ -2,6 +2,7 @@
 
 use crate::RuntimeError;
 use ashlar_arch::ModelSpec;
+use ashlar_pack::Pack;
 use ashlar_source::Checkpoint;
 use ashlar_tensor::{Report, TensorStore};
 use serde_json::Value;
@@ -27,9 +28,15 @@ pub struct Opened {
 /// # Errors
 /// [`RuntimeError`] if it is neither, if a header is bad, or if the tensors are not those of the architecture.
 pub fn open(path: &Path, report: &dyn Report) -> Result<Opened, RuntimeError> {
-    let checkpoint = Checkpoint::open(path)?;
-    let (config, dir, is_pack) = (checkpoint.config().clone(), checkpoint.dir().to_owned(), false);
-    let store: Box<dyn TensorStore> = Box::new(checkpoint);
+    let (store, config, dir, is_pack): (Box<dyn TensorStore>, Value, PathBuf, bool) = if Pack::is_pack(path) {
+        let pack = Pack::open(path)?;
+        let config = pack.config().clone();
+        (Box::new(pack), config, path.to_owned(), true)
+    } else {
+        let checkpoint = Checkpoint::open(path)?;
+        let (config, dir) = (checkpoint.config().clone(), checkpoint.dir().to_owned());
+        (Box::new(checkpoint), config, dir, false)
+    };
     let arch = |source| RuntimeError::Arch { path: path.display().to_string(), source };
     let spec = ashlar_arch::model_spec(&config).map_err(arch)?;
     let tensors = store.entries().iter().map(|e| (e.name.as_str(), e.shape.as_slice()));

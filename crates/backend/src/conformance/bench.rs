@@ -1,0 +1,120 @@
+//! A device beside the reference: the same operands on both, ops run on both, outputs compared.
+
+use super::random::Random;
+use super::weights::{self, Stored};
+use super::{Stop, Tolerances};
+use crate::{Backend, Batch, BackendError, BufferId, CacheId, Op, Reference, Support, Weight, WeightId};
+
+/// An operand on the device and on the reference.
+pub type Pair<T> = [T; 2];
+
+pub struct Bench {
+    device: Box<dyn Backend>,
+    reference: Reference,
+    pub random: Random,
+    tolerances: Tolerances,
+    worst: f64,
+}
+
+impl Bench {
+    pub fn new(device: Box<dyn Backend>, tolerances: Tolerances, seed: u64) -> Self {
+        Self { device, reference: Reference::default(), random: Random::new(seed), tolerances, worst: 0.0 }
+    }
+
+    pub fn worst(&self) -> f64 {
+        self.worst
+    }
+
+    /// Loads a weight on both; the reference takes the mode the device declares for its format.
+    pub fn load(&mut self, weight: Weight) -> Result<Pair<WeightId>, Stop> {
+        if let Support::Unsupported(why) = self.device.support(&weight.spec) {
+            return Err(Stop::Skip(format!("{}: {why}", weight.spec)));
+        }
+        self.reference.set_mode(self.device.activations(&weight.spec));
+        Ok([self.device.load(weight.clone())?, self.reference.load(weight)?])
+    }
+
+    /// A random weight.
+    pub fn weight(&mut self, stored: &Stored, n: usize, k: usize) -> Result<Pair<WeightId>, Stop> {
+        let weight = weights::random(stored, n, k, "w", &mut self.random);
+        self.load(weight.ok_or_else(|| Stop::Fail(format!("cannot make a {n} × {k} weight of {}", stored.name())))?)
+    }
+
+    /// A vector of values about `center`.
+    pub fn vector(&mut self, len: usize, center: f32) -> Result<Pair<WeightId>, Stop> {
+        let values: Vec<f32> = (0..len).map(|_| center + 0.3 * self.random.normal()).collect();
+        self.table(1, len, &values)
+    }
+
+    fn table(&mut self, n: usize, k: usize, values: &[f32]) -> Result<Pair<WeightId>, Stop> {
+        self.load(weights::floats(n, k, values, "t").ok_or_else(|| Stop::Fail("out of memory".into()))?)
+    }
+
+    pub fn buffer(&mut self, rows: usize, width: usize) -> Result<Pair<BufferId>, Stop> {
+        Ok([self.device.alloc(rows, width)?, self.reference.alloc(rows, width)?])
+    }
+
+    pub fn cache(&mut self, sequences: usize, capacity: usize, width: usize) -> Result<Pair<CacheId>, Stop> {
+        let reference = self.reference.alloc_cache(sequences, capacity, width)?;
+        Ok([self.device.alloc_cache(sequences, capacity, width)?, reference])
+    }
+
+    /// A buffer with random rows, one of them with a value far larger than the others.
+    pub fn input(&mut self, rows: usize, width: usize) -> Result<Pair<BufferId>, Stop> {
+        let buffer = self.buffer(rows.max(1), width)?;
+        self.refill(buffer, rows, width)?;
+        Ok(buffer)
+    }
+
+    /// Gives a buffer new random rows. There is no op that writes from the host, so an embedding does.
+    pub fn refill(&mut self, buffer: Pair<BufferId>, rows: usize, width: usize) -> Result<(), Stop> {
+        let mut values = self.random.normals(rows * width);
+        let outlier = self.random.below(values.len());
+        if let Some(v) = values.get_mut(outlier) {
+            *v *= 20.0;
+        }
+        let table = self.table(rows.max(1), width, &values)?;
+        let tokens: Vec<u32> = (0..rows as u32).collect();
+        self.run(&Batch::of(0, 0, &tokens), |s| Op::Embed { table: table[s], out: buffer[s] })
+    }
+
+    /// Runs an op on both; `op` builds it from the side's operands.
+    pub fn run(&mut self, batch: &Batch, op: impl Fn(usize) -> Op) -> Result<(), Stop> {
+        self.device.run(&op(0), batch)?;
+        self.reference.run(&op(1), batch).map_err(|e| Stop::Fail(format!("the reference refuses: {e}")))
+    }
+
+    /// Asserts that both refuse.
+    pub fn refuses(&mut self, batch: &Batch, what: &str, op: impl Fn(usize) -> Op) -> Result<(), Stop> {
+        let results: [Result<(), BackendError>; 2] =
+            [self.device.run(&op(0), batch), self.reference.run(&op(1), batch)];
+        match results {
+            [Err(_), Err(_)] => Ok(()),
+            [Ok(()), _] => Err(Stop::Fail(format!("{what} was accepted"))),
+            [_, Ok(())] => Err(Stop::Fail(format!("{what} was accepted by the reference"))),
+        }
+    }
+
+    /// Compares a buffer of `width` on both sides.
+    pub fn compare(&mut self, buffer: Pair<BufferId>, width: usize) -> Result<(), Stop> {
+        let (got, want) = (self.device.read(buffer[0])?, self.reference.read(buffer[1])?);
+        if got.len() != want.len() {
+            return Err(Stop::Fail(format!("{} values, expected {}", got.len(), want.len())));
+        }
+        let max = want.iter().fold(0.0f64, |m, w| m.max(f64::from(w.abs())));
+        for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+            let (row, column) = (i / width, i % width);
+            let error = (f64::from(*g) - f64::from(*w)).abs();
+            let slack = self.reference.slack().get(row).copied().unwrap_or_default() * 1.001;
+            let allowed = self.tolerances.relative * max + slack;
+            if !g.is_finite() || error > allowed {
+                let what = format!("row {row}, column {column}: {g}, expected {w} ± {allowed:.1e} (max |y| {max:.3})");
+                return Err(Stop::Fail(what));
+            }
+            if slack == 0.0 && max > 0.0 {
+                self.worst = self.worst.max(error / max);
+            }
+        }
+        Ok(())
+    }
+}

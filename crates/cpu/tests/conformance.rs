@@ -1,0 +1,34 @@
+//! The conformance suite on every instruction set of this machine, in both activation modes.
+
+use ashlar_backend::conformance::{self, Tolerances};
+use ashlar_backend::{ActivationMode, Backend};
+use ashlar_cpu::Cpu;
+use ashlar_simd::Isa;
+
+fn conforms(mode: ActivationMode) {
+    let available = Isa::available();
+    let mut skipped = 0;
+    for isa in Isa::known() {
+        if !available.contains(&isa) {
+            println!("SKIPPED conformance {isa}: not on this CPU");
+            skipped += 1;
+            continue;
+        }
+        let mut make = || Box::new(Cpu::with_mode(Some(2), isa, mode)) as Box<dyn Backend>;
+        let report = conformance::run(&mut make, &Tolerances::default());
+        println!("{isa} {mode:?}: {report}");
+        assert!(report.ran() > 0 && report.failures().is_empty(), "{isa} {mode:?}: {report}");
+        assert!(report.skips().is_empty(), "the cpu supports every format: {report}");
+    }
+    println!("conformance {mode:?}: {skipped} instruction sets skipped");
+}
+
+#[test]
+fn conforms_with_int8_activations() {
+    conforms(ActivationMode::Int8);
+}
+
+#[test]
+fn conforms_with_f32_activations() {
+    conforms(ActivationMode::F32);
+}
