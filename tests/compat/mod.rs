@@ -7,7 +7,9 @@ use std::path::PathBuf;
 /// Every pack fixture: `pack/`, `ids.safetensors`, and the `logits.safetensors` that the version which wrote it got on
 /// its reference device.
 fn fixtures() -> std::io::Result<Vec<PathBuf>> {
-    let mut all: Vec<PathBuf> = std::fs::read_dir(root().join("tests/fixtures/packs"))?.map(|e| Ok(e?.path())).collect::<std::io::Result<_>>()?;
+    let mut all: Vec<PathBuf> = std::fs::read_dir(root().join("tests/fixtures/packs"))?
+        .map(|e| Ok(e?.path()))
+        .collect::<std::io::Result<_>>()?;
     all.sort();
     Ok(all)
 }
@@ -22,7 +24,8 @@ fn packs_of_every_version_verify_and_give_their_logits() -> Test {
         let dir = tempfile::tempdir()?;
         for (device, tolerance) in [("reference", 1e-5), ("cpu", 2e-2)] {
             let output = dir.path().join(device);
-            ashlar!["logits", pack, "--device", device, "--input", fixture.join("ids.safetensors"), "--output", output].expect(0);
+            ashlar!["logits", pack, "--device", device, "--input", fixture.join("ids.safetensors"), "--output", output]
+                .expect(0);
             let error = max_error_of_range(&logits(&output), &logits(&fixture.join("logits.safetensors")));
             assert!(error <= tolerance, "{} on {device}: {error} of the logit range", fixture.display());
         }

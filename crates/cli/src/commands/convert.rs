@@ -72,7 +72,11 @@ impl Convert {
         }
         if globals.verbose {
             let threads = self.threads.map_or_else(|| "one thread per core".to_owned(), |n| format!("{n} threads"));
-            progress.note(&format!("instruction set {}, {threads}, --memory {}", Isa::detect()?.name(), units::memory(self.memory.memory)));
+            progress.note(&format!(
+                "instruction set {}, {threads}, --memory {}",
+                Isa::detect()?.name(),
+                units::memory(self.memory.memory)
+            ));
         }
         let out = self.output.display();
         Interrupt::exit_saying(&format!(

@@ -9,7 +9,7 @@ use crate::exit::{CommandResult, Failure, Outcome};
 use crate::output;
 use crate::sampling::SamplingArgs;
 use anyhow::{Context, anyhow};
-use ashlar_runtime::{ChatTemplate, Message, Model, OpenOptions, Sampler, Tokenizer};
+use ashlar_runtime::{ChatTemplate, GenerateOptions, Message, Model, OpenOptions};
 use clap::Args;
 use speaker::Speaker;
 use std::io::{IsTerminal, Read};
@@ -66,14 +66,18 @@ impl Run {
         let prompt = if self.chat { String::new() } else { self.prompt()? };
         let options = OpenOptions { context: self.context, ..self.device.options() };
         let model = device::open(&self.src, &options, globals)?;
-        let tokenizer = Tokenizer::open(model.dir())?;
         let template = self.template(&model, globals)?;
         let chosen = self.sampling.choose(model.dir())?;
         if !globals.quiet && (globals.verbose || !chosen.is_greedy()) {
             output::say(&format!("sampling: {}", chosen.told));
         }
-        let sampler = Sampler::new(chosen.sampling).map_err(device::failure)?;
-        let mut speaker = Speaker::new(model, tokenizer, sampler, self, globals)?;
+        let options = GenerateOptions {
+            max_tokens: self.max_tokens,
+            stop: self.stop.clone(),
+            sampling: chosen.sampling,
+            ..GenerateOptions::default()
+        };
+        let mut speaker = Speaker::new(model, options, globals.quiet)?;
         match template {
             Some(template) if self.chat => chat::talk(&mut speaker, &template, self.system.as_deref())?,
             Some(template) => {
@@ -89,9 +93,9 @@ impl Run {
     fn prompt(&self) -> Result<String, Failure> {
         match self.prompt.as_deref() {
             Some(text) => match text.strip_prefix('@') {
-                Some(file) => {
-                    std::fs::read_to_string(file).with_context(|| format!("cannot read the prompt from {file}")).map_err(Failure::usage)
-                }
+                Some(file) => std::fs::read_to_string(file)
+                    .with_context(|| format!("cannot read the prompt from {file}"))
+                    .map_err(Failure::usage),
                 None => Ok(text.to_owned()),
             },
             None if std::io::stdin().is_terminal() => {

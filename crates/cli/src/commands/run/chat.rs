@@ -69,7 +69,8 @@ fn read_line(speaker: &Speaker) -> Result<Option<String>, Failure> {
         let _ = write!(std::io::stderr(), "> ").and_then(|()| std::io::stderr().flush());
     }
     let mut line = String::new();
-    let read = speaker.interrupt().while_idle(|| stdin.lock().read_line(&mut line)).context("cannot read from stdin")?;
+    let read =
+        speaker.interrupt().while_idle(|| stdin.lock().read_line(&mut line)).context("cannot read from stdin")?;
     Ok((read > 0).then_some(line))
 }
 
