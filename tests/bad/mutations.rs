@@ -287,3 +287,52 @@ fn read_all(dir: &std::path::Path) -> bool {
     }
     true
 }
+
+/// Runs `open` over mutants of one file of a model folder; the rest of the folder stays honest.
+fn run_in_folder(model: &str, name: &str, rounds: u64, open: fn(&std::path::Path)) {
+    let work = tempfile::tempdir().expect("a temporary folder");
+    for file in ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"] {
+        std::fs::copy(fixture(model).join(file), work.path().join(file)).expect("a fixture");
+    }
+    let path = work.path().join(name);
+    let good = std::fs::read(&path).expect("a fixture");
+    for round in 0..rounds {
+        let mut random = Random(round);
+        let mut bytes = good.clone();
+        for _ in 0..=random.below(3) {
+            // The settings at the beginning and the vocabulary behind them, equally often.
+            let reach = if random.below(2) == 0 { 4000 } else { usize::MAX };
+            mutate(&mut bytes, reach, &good, &mut random);
+        }
+        std::fs::write(&path, &bytes).expect("writable");
+        let blame = Blame { round, bytes: &bytes };
+        open(work.path());
+        drop(blame);
+    }
+}
+
+#[test]
+fn tokenizers() {
+    fn open(dir: &std::path::Path) {
+        let Ok(tokenizer) = ashlar_runtime::Tokenizer::open(dir) else { return };
+        if let Ok(ids) = tokenizer.encode("Hello wörld <s> 12345 \u{1F600}\n\n  x", true) {
+            let _ = tokenizer.decode(&ids, false);
+        }
+        let _ = tokenizer.prefix();
+        let _ = tokenizer.decode(&[0, 1, 2, 300, 999_999, u32::MAX], true);
+    }
+    for model in ["tiny/llama", "tiny/qwen2", "tiny/mixtral", "demo-moe"] {
+        run_in_folder(model, "tokenizer.json", 400, open);
+    }
+}
+
+#[test]
+fn chat_templates() {
+    fn open(dir: &std::path::Path) {
+        let Ok(template) = ashlar_runtime::ChatTemplate::open(dir) else { return };
+        let messages = [("system", "Be brief."), ("user", "Hi {{ x }}"), ("assistant", "Hi."), ("user", "Bye.")];
+        let messages = messages.map(|(role, content)| ashlar_runtime::Message::new(role, content));
+        let _ = template.render(&messages, true);
+    }
+    run_in_folder("demo-moe", "tokenizer_config.json", ROUNDS, open);
+}

@@ -30,7 +30,7 @@ const FLUSH_BYTES: u64 = 128 << 20;
 pub struct Options {
     /// Bytes that all buffers together may take.
     pub memory: u64,
-    /// Threads; `None` for one per core.
+    /// Threads; `None` for one per core and one more, which computes while another waits for the disk.
     pub threads: Option<usize>,
     /// Replace an existing pack.
     pub force: bool,
@@ -74,7 +74,7 @@ pub fn convert_through(
     let started = Instant::now();
     plan.check_memory(options.memory)?;
     let isa = Isa::detect()?;
-    let threads = options.threads.unwrap_or_else(pool::default_threads).max(1);
+    let threads = options.threads.unwrap_or_else(|| pool::default_threads() + 1).max(1);
     let target = Target { out: out.to_owned(), force: options.force, restart: options.restart };
     let extra = plan.side_bytes + plan.memory.fixed_bytes;
     let writer = Writer::open(&target, &plan.layout, &fingerprint(plan), extra, sink)?;

@@ -5,7 +5,7 @@ use crate::measure::{Loss, Measured};
 use crate::plan::Plan;
 use crate::work::Work;
 use ashlar_formats::Layout;
-use ashlar_pack::{Done, Hash, PackError, Piece, Record, TreeHash};
+use ashlar_pack::{Done, Hash, PackError, PageBuffer, Piece, Record, TreeHash};
 use ashlar_quantize::TileError;
 use serde_json::Value;
 use std::ops::Range;
@@ -125,9 +125,9 @@ pub(crate) fn pieces(
     starts: &[u64],
     layout: &Layout,
     rows: &Range<usize>,
-    planes: &[Vec<u8>],
+    planes: &[PageBuffer],
 ) -> Vec<Piece> {
-    let piece = |(plane, (start, bytes)): (usize, (&u64, &Vec<u8>))| {
+    let piece = |(plane, (start, bytes)): (usize, (&u64, &PageBuffer))| {
         Piece::new(total, start + layout.span(plane, rows).start, bytes)
     };
     starts.iter().zip(planes).enumerate().map(piece).collect()

@@ -3,6 +3,7 @@
 use crate::error::ConvertError;
 use crate::work::{Step, Work};
 use ashlar_formats::{FormatError, Layout, Planes};
+use ashlar_pack::PageBuffer;
 use ashlar_quantize::{Stats, Target, Tile, TileError};
 use ashlar_simd::Isa;
 use ashlar_tensor::{Entry, Order, TensorStore};
@@ -11,9 +12,9 @@ use std::ops::Range;
 /// The buffers of one thread.
 #[derive(Default)]
 pub(crate) struct Buffers {
-    source: Vec<Vec<u8>>,
+    source: Vec<PageBuffer>,
     values: Vec<f32>,
-    target: Vec<Vec<u8>>,
+    target: Vec<PageBuffer>,
 }
 
 impl Buffers {
@@ -23,12 +24,12 @@ impl Buffers {
     }
 
     /// The planes of the tile as the source has them.
-    pub fn source(&self) -> &[Vec<u8>] {
+    pub fn source(&self) -> &[PageBuffer] {
         &self.source
     }
 
     /// The planes of the tile as the pack has them.
-    pub fn target(&self, work: &Work) -> &[Vec<u8>] {
+    pub fn target(&self, work: &Work) -> &[PageBuffer] {
         if matches!(work.step, Step::Copy) { &self.source } else { &self.target }
     }
 }
@@ -44,7 +45,7 @@ pub(crate) fn process(
 ) -> Result<Option<TileError>, ConvertError> {
     read_planes(store, &work.entry, &work.source, rows, &mut buffers.source)?;
     let Buffers { source, values, target } = buffers;
-    let slices: Vec<&[u8]> = source.iter().map(Vec::as_slice).collect();
+    let slices: Vec<&[u8]> = source.iter().map(|p| &**p).collect();
     let planes = Planes { order: work.entry.order, n: work.n, k: work.k, first_row: rows.start, data: &slices };
     let values_error =
         |source| ConvertError::Values { file: work.entry.file.clone(), tensor: work.entry.name.clone(), source };
@@ -52,7 +53,7 @@ pub(crate) fn process(
         size_planes(&work.target, rows, target);
     }
     if matches!(work.step, Step::Reorder) {
-        let mut out: Vec<&mut [u8]> = target.iter_mut().map(Vec::as_mut_slice).collect();
+        let mut out: Vec<&mut [u8]> = target.iter_mut().map(|p| &mut **p).collect();
         ashlar_formats::reorder(&work.from, &planes, rows.clone(), Order::X16, &mut out).map_err(values_error)?;
     }
     let mut lost = TileError::default();
@@ -77,7 +78,7 @@ pub(crate) fn read_planes(
     entry: &Entry,
     layout: &Layout,
     rows: &Range<usize>,
-    out: &mut Vec<Vec<u8>>,
+    out: &mut Vec<PageBuffer>,
 ) -> Result<(), ConvertError> {
     size_planes(layout, rows, out);
     for (plane, out) in out.iter_mut().enumerate() {
@@ -87,13 +88,11 @@ pub(crate) fn read_planes(
 }
 
 /// Makes `planes` as many and as large as the tile `rows` needs.
-pub(crate) fn size_planes(layout: &Layout, rows: &Range<usize>, planes: &mut Vec<Vec<u8>>) {
-    planes.resize_with(layout.planes.len(), Vec::new);
+pub(crate) fn size_planes(layout: &Layout, rows: &Range<usize>, planes: &mut Vec<PageBuffer>) {
+    planes.resize_with(layout.planes.len(), PageBuffer::default);
     for (plane, buffer) in planes.iter_mut().enumerate() {
         let span = layout.span(plane, rows);
-        let len = (span.end - span.start) as usize;
-        buffer.reserve_exact(len.saturating_sub(buffer.len()));
-        buffer.resize(len, 0);
+        buffer.resize((span.end - span.start) as usize);
     }
 }
 
@@ -102,9 +101,9 @@ fn parts<'a>(
     layout: &Layout,
     rows: &Range<usize>,
     step: &Range<usize>,
-    planes: &'a mut [Vec<u8>],
+    planes: &'a mut [PageBuffer],
 ) -> Vec<&'a mut [u8]> {
-    let part = |(plane, buffer): (usize, &'a mut Vec<u8>)| {
+    let part = |(plane, buffer): (usize, &'a mut PageBuffer)| {
         let (all, part) = (layout.span(plane, rows), layout.span(plane, step));
         buffer.get_mut((part.start - all.start) as usize..(part.end - all.start) as usize).unwrap_or_default()
     };

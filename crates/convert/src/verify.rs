@@ -7,7 +7,7 @@ use crate::record::contiguous;
 use crate::tile::{read_planes, size_planes, steps};
 use ashlar_arch::model_spec;
 use ashlar_formats::{FormatError, Layout, Planes, Spec};
-use ashlar_pack::{Damage, Hash, Pack, TreeHash};
+use ashlar_pack::{Damage, Hash, Pack, PageBuffer, TreeHash};
 use ashlar_tensor::{Entry, Order, Report, TensorStore};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -160,15 +160,15 @@ struct State {
 
 #[derive(Default)]
 struct Buffers {
-    stored: Vec<Vec<u8>>,
-    rows: Vec<Vec<u8>>,
-    again: Vec<Vec<u8>>,
-    source: Vec<Vec<u8>>,
+    stored: Vec<PageBuffer>,
+    rows: Vec<PageBuffer>,
+    again: Vec<PageBuffer>,
+    source: Vec<PageBuffer>,
     values: [Vec<f32>; 2],
 }
 
-fn slices(planes: &[Vec<u8>]) -> Vec<&[u8]> {
-    planes.iter().map(Vec::as_slice).collect()
+fn slices(planes: &[PageBuffer]) -> Vec<&[u8]> {
+    planes.iter().map(|p| &**p).collect()
 }
 
 impl<'a> Check<'a> {
@@ -223,7 +223,8 @@ impl<'a> Check<'a> {
                 self.state().padding = true;
             }
         } else {
-            b.rows.clone_from(&b.stored);
+            size_planes(&self.rows.layout, rows, &mut b.rows);
+            b.rows.iter_mut().zip(&b.stored).for_each(|(to, from)| to.copy_from_slice(from));
         }
         if self.expected.is_some() {
             let starts = contiguous(&self.rows.layout);
@@ -239,12 +240,12 @@ impl<'a> Check<'a> {
         &self,
         spec: &Spec,
         rows: &Range<usize>,
-        (from, planes): (Order, &[Vec<u8>]),
-        (to, out): (Order, &mut [Vec<u8>]),
+        (from, planes): (Order, &[PageBuffer]),
+        (to, out): (Order, &mut [PageBuffer]),
     ) -> Result<(), FormatError> {
         let data = slices(planes);
         let planes = Planes { order: from, n: self.n, k: self.k, first_row: rows.start, data: &data };
-        let mut out: Vec<&mut [u8]> = out.iter_mut().map(Vec::as_mut_slice).collect();
+        let mut out: Vec<&mut [u8]> = out.iter_mut().map(|p| &mut **p).collect();
         ashlar_formats::reorder(spec, &planes, rows.clone(), to, &mut out)
     }
 

@@ -11,7 +11,7 @@ use std::ops::Range;
 /// Source bytes of a tile: large enough for few system calls, small enough for caches and for `--memory`.
 const TILE_BYTES: u64 = 2 << 20;
 /// Bytes of f32 values decoded at once: they are written and read again, so they had better stay in the L2 cache.
-const STEP_BYTES: usize = 256 << 10;
+const STEP_BYTES: usize = 128 << 10;
 
 /// How a tensor gets from source to pack.
 #[derive(Clone, Copy)]

@@ -57,17 +57,61 @@ pub fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
 }
 
-/// Applies `f` to 16 lanes of `y` and `x` at a time: y = f(y, x).
+/// A function of two values, in lanes. Not a closure: closures cannot be `#[inline(always)]`, and one that is compiled
+/// apart from the ISA calls every instruction as a function.
+pub trait Pairwise<S: Simd> {
+    /// f(y, x)
+    fn at(&self, s: S, y: S::F32, x: S::F32) -> S::F32;
+}
+
+/// y + x · factor
+pub struct PlusTimes<V>(pub V);
+/// x · factor
+pub struct Times<V>(pub V);
+/// y · factor · x
+struct TimesBoth<V>(V);
+/// silu(y) · x
+struct SiluTimes;
+
+impl<S: Simd> Pairwise<S> for PlusTimes<S::F32> {
+    #[inline(always)]
+    fn at(&self, s: S, y: S::F32, x: S::F32) -> S::F32 {
+        s.fma(x, self.0, y)
+    }
+}
+
+impl<S: Simd> Pairwise<S> for Times<S::F32> {
+    #[inline(always)]
+    fn at(&self, s: S, _: S::F32, x: S::F32) -> S::F32 {
+        s.mul(x, self.0)
+    }
+}
+
+impl<S: Simd> Pairwise<S> for TimesBoth<S::F32> {
+    #[inline(always)]
+    fn at(&self, s: S, y: S::F32, x: S::F32) -> S::F32 {
+        s.mul(s.mul(y, self.0), x)
+    }
+}
+
+impl<S: Simd> Pairwise<S> for SiluTimes {
+    #[inline(always)]
+    fn at(&self, s: S, y: S::F32, x: S::F32) -> S::F32 {
+        s.mul(silu(s, y), x)
+    }
+}
+
+/// y = f(y, x), 16 lanes at a time.
 #[inline(always)]
-pub fn zip_map<S: Simd>(s: S, y: &mut [f32], x: &[f32], f: impl Fn(S::F32, S::F32) -> S::F32) {
+pub fn zip_map<S: Simd>(s: S, y: &mut [f32], x: &[f32], f: &impl Pairwise<S>) {
     let ((y, y_tail), (x, x_tail)) = (y.as_chunks_mut::<16>(), x.as_chunks::<16>());
     for (y, x) in y.iter_mut().zip(x) {
-        let v = f(s.load(y), s.load(x));
+        let v = f.at(s, s.load(y), s.load(x));
         s.store(v, y);
     }
     if !y_tail.is_empty() {
         let mut lanes = [0.0; 16];
-        s.store(f(load_part(s, y_tail), load_part(s, x_tail)), &mut lanes);
+        s.store(f.at(s, load_part(s, y_tail), load_part(s, x_tail)), &mut lanes);
         for (y, lane) in y_tail.iter_mut().zip(lanes) {
             *y = lane;
         }
@@ -78,8 +122,7 @@ pub fn zip_map<S: Simd>(s: S, y: &mut [f32], x: &[f32], f: impl Fn(S::F32, S::F3
 #[inline(always)]
 pub fn rms_norm<S: Simd>(s: S, row: &mut [f32], weight: &[f32], eps: f32) {
     let mean = dot(s, row, row) / row.len().max(1) as f32;
-    let inverse = s.splat(1.0 / (mean + eps).sqrt());
-    zip_map(s, row, weight, |v, w| s.mul(s.mul(v, inverse), w));
+    zip_map(s, row, weight, &TimesBoth(s.splat(1.0 / (mean + eps).sqrt())));
 }
 
 /// `gate = silu(gate) · up`
@@ -94,7 +137,7 @@ impl Kernel for SiluMul<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        zip_map(s, self.gate, self.up, |g, u| s.mul(silu(s, g), u));
+        zip_map(s, self.gate, self.up, &SiluTimes);
     }
 }
 
@@ -112,8 +155,7 @@ impl Kernel for AddScaled<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let factor = s.splat(self.factor);
-        zip_map(s, self.y, self.x, |y, x| s.fma(x, factor, y));
+        zip_map(s, self.y, self.x, &PlusTimes(s.splat(self.factor)));
     }
 }
 
@@ -123,32 +165,35 @@ mod tests {
     use ashlar_simd::Isa;
 
     struct Map<F>(Vec<f32>, F);
-    trait Function {
-        fn apply<S: Simd>(&self, s: S, x: S::F32) -> S::F32;
-    }
     struct Exp;
     struct Silu;
-    impl Function for Exp {
+    impl<S: Simd> Pairwise<S> for Exp {
         #[inline(always)]
-        fn apply<S: Simd>(&self, s: S, x: S::F32) -> S::F32 {
+        fn at(&self, s: S, _: S::F32, x: S::F32) -> S::F32 {
             exp(s, x)
         }
     }
-    impl Function for Silu {
+    impl<S: Simd> Pairwise<S> for Silu {
         #[inline(always)]
-        fn apply<S: Simd>(&self, s: S, x: S::F32) -> S::F32 {
+        fn at(&self, s: S, _: S::F32, x: S::F32) -> S::F32 {
             silu(s, x)
         }
     }
-    impl<F: Function> Kernel for Map<F> {
-        type Output = Vec<f32>;
-        #[inline(always)]
-        fn run<S: Simd>(mut self, s: S) -> Vec<f32> {
-            let x = self.0.clone();
-            zip_map(s, &mut self.0, &x, |_, x| self.1.apply(s, x));
-            self.0
-        }
+    macro_rules! map {
+        ($f:ty) => {
+            impl Kernel for Map<$f> {
+                type Output = Vec<f32>;
+                #[inline(always)]
+                fn run<S: Simd>(mut self, s: S) -> Vec<f32> {
+                    let x = self.0.clone();
+                    zip_map(s, &mut self.0, &x, &self.1);
+                    self.0
+                }
+            }
+        };
     }
+    map!(Exp);
+    map!(Silu);
 
     #[test]
     fn exp_is_within_3e_7_and_ends_in_zero() {

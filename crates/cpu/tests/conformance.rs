@@ -1,5 +1,7 @@
 //! The conformance suite on every instruction set of this machine, in both activation modes.
 
+#![allow(clippy::print_stdout, reason = "skips must be seen")]
+
 use ashlar_backend::conformance::{self, Tolerances};
 use ashlar_backend::{ActivationMode, Backend};
 use ashlar_cpu::Cpu;

@@ -49,9 +49,7 @@ impl Format for Fp8 {
         if k == 0 || !k.is_multiple_of(COLUMNS) {
             return Err(shape("columns must be a multiple of 32"));
         }
-        if spec.outlier_slots > 0 {
-            crate::spec::check_columns(self.id(), n, k)?;
-        }
+        crate::spec::check_outliers(self.id(), spec.outlier_slots, n, k)?;
         let scale = spec.scale.unwrap_or(ScaleType::F32);
         let planes = || {
             let rows = stored_rows(order, n)?;

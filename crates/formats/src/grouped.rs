@@ -53,9 +53,7 @@ impl Format for Grouped {
         if k == 0 || !k.is_multiple_of(grid.group) {
             return Err(shape(format!("columns must be a multiple of {}", grid.group)));
         }
-        if spec.outlier_slots > 0 {
-            crate::spec::check_columns(self.id, n, k)?;
-        }
+        crate::spec::check_outliers(self.id, spec.outlier_slots, n, k)?;
         let planes = || {
             let rows = stored_rows(order, n)?;
             let groups = k / grid.group;
@@ -129,6 +127,13 @@ impl Reader<'_> {
             for (value, code) in values.iter_mut().zip(codes) {
                 *value = (self.table[usize::from(code)] - zero) * scale;
             }
+        }
+        // No level exceeds 2^9, so that only E8M0 scales near the end of the f32 range can overflow.
+        if scale.abs() >= 2f32.powi(118)
+            && let Some(at) = values.iter().position(|v| !v.is_finite())
+        {
+            let column = group * self.grid.group + at;
+            return Err(FormatError::NotFinite { row, column, value: values.get(at).copied().unwrap_or(scale) });
         }
         Ok(())
     }

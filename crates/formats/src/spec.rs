@@ -47,18 +47,19 @@ impl OutlierRule {
                 format!("outliers: sigma {} is not a number of standard deviations (3 or 4 is usual)", self.sigma);
             return Err(FormatError::Parameter { id, what });
         }
-        check_columns(id, n, k)?;
-        Ok(((self.share * k as f64).ceil() as usize).clamp(1, k.max(1)))
+        let slots = ((self.share * k as f64).ceil() as usize).max(1);
+        check_outliers(id, slots, n, k)?;
+        Ok(slots)
     }
 }
 
-/// Outlier slots hold the column in 16 bits.
-pub(crate) fn check_columns(id: &'static str, n: usize, k: usize) -> Result<(), FormatError> {
-    if k > 1 << 16 {
-        let what = "outliers need at most 65536 columns; leave them out for this tensor".into();
-        return Err(FormatError::Shape { id, n, k, what });
+/// Outlier slots hold the column in 16 bits; a row cannot have more of them than columns.
+pub(crate) fn check_outliers(id: &'static str, slots: usize, n: usize, k: usize) -> Result<(), FormatError> {
+    if slots == 0 || (k <= 1 << 16 && slots <= k) {
+        return Ok(());
     }
-    Ok(())
+    let what = format!("{slots} outlier slots per row need at least {slots} and at most 65536 columns");
+    Err(FormatError::Shape { id, n, k, what: what + "; leave outliers out for this tensor" })
 }
 
 /// One legal set of parameters of a format.
@@ -283,6 +284,8 @@ mod tests {
         for (id, k) in [("q8", 48), ("i4", 16), ("nf4", 96), ("mxfp4", 0), ("fp8", 40)] {
             assert!(matches!(Spec::resolve(id, &options, 16, k), Err(FormatError::Shape { .. })), "{id} {k}");
         }
+        let many: Spec = Spec { outlier_slots: 65, ..Spec::resolve("q8", &options, 16, 64).unwrap() };
+        assert!(matches!(many.layout(Order::X16, 16, 64), Err(FormatError::Shape { .. })));
         let outliers = Options { outliers: Some(OutlierRule { share: 0.01, sigma: 3.0 }), ..options };
         assert!(matches!(Spec::resolve("nf4", &outliers, 16, 65536 + 64), Err(FormatError::Shape { .. })));
         assert!(matches!(Spec::resolve("q8", &Options::default(), usize::MAX, 32), Err(FormatError::Shape { .. })));

@@ -7,6 +7,8 @@
 //! one mask or shift away from it. Panels go row block by row block (16 rows), columns ascending. Rows beyond n are zero
 //! bytes. DESIGN §4; `docs/format.md` is normative. A further width is a further arm of [`Width`].
 
+use ashlar_simd::Simd;
+
 /// Rows of a panel.
 pub const ROWS: usize = 16;
 /// Columns of a panel.
@@ -61,10 +63,17 @@ impl Width {
     /// Packs one code per (column, row) into whole panels: `codes` one entry per column, a multiple of 32 of them. Bits
     /// above the width must be zero.
     #[inline(always)]
-    pub fn pack(self, codes: &[Lanes<i32>], panels: &mut [u8]) {
-        match self {
-            Self::Four => pack::<8>(codes, panels, |j| Self::Four.shift(j)),
-            Self::Eight => pack::<4>(codes, panels, |j| Self::Eight.shift(j)),
+    pub fn pack<S: Simd>(self, s: S, codes: &[Lanes<i32>], panels: &mut [u8]) {
+        let columns = codes.chunks_exact(self.columns_per_lane());
+        for (columns, vector) in columns.zip(panels.as_chunks_mut::<{ 4 * ROWS }>().0) {
+            let mut lanes = s.splat_i32(0);
+            for (j, column) in columns.iter().enumerate() {
+                // The codes do not overlap: a sum is a union.
+                lanes = s.add_i32(lanes, s.shl(s.load_i32(column), self.shift(j)));
+            }
+            let mut stored = [0; ROWS];
+            s.store_i32(lanes, &mut stored);
+            *vector = bytemuck::cast(stored.map(i32::to_le));
         }
     }
 
@@ -136,26 +145,10 @@ impl Width {
     }
 }
 
-#[inline(always)]
-fn pack<const COLUMNS_PER_LANE: usize>(codes: &[Lanes<i32>], panels: &mut [u8], shift: impl Fn(usize) -> u32) {
-    let (columns, _) = codes.as_chunks::<COLUMNS_PER_LANE>();
-    let (vectors, _) = panels.as_chunks_mut::<{ 4 * ROWS }>();
-    for (columns, vector) in columns.iter().zip(vectors) {
-        let mut lanes = [0u32; ROWS];
-        for (j, column) in columns.iter().enumerate() {
-            for (lane, code) in lanes.iter_mut().zip(column) {
-                *lane |= code.cast_unsigned() << shift(j);
-            }
-        }
-        for (bytes, lane) in vector.as_chunks_mut::<4>().0.iter_mut().zip(lanes) {
-            *bytes = lane.to_le_bytes();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ashlar_simd::{Isa, Kernel};
 
     /// The order as DESIGN §4 words it: (byte in the panel, shift) of a code.
     fn place(width: Width, row: usize, column: usize) -> (usize, u32) {
@@ -169,23 +162,36 @@ mod tests {
         (row * 37 + column * 11 + 5) as u8 & width.mask()
     }
 
+    struct Pack<'a>(Width, &'a [Lanes<i32>]);
+
+    impl Kernel for Pack<'_> {
+        type Output = Vec<u8>;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<u8> {
+            let mut panel = vec![0; self.0.panel_bytes()];
+            self.0.pack(s, self.1, &mut panel);
+            panel
+        }
+    }
+
     #[test]
     fn packed_codes_lie_where_the_design_says() {
         for width in [Width::Four, Width::Eight] {
             let codes: Vec<Lanes<i32>> =
                 (0..COLUMNS).map(|c| std::array::from_fn(|r| i32::from(code(width, r, c)))).collect();
-            let mut panel = vec![0; width.panel_bytes()];
-            width.pack(&codes, &mut panel);
-            for row in 0..ROWS {
-                for column in 0..COLUMNS {
-                    let (byte, shift) = place(width, row, column);
-                    assert_eq!(
-                        panel[byte] >> shift & width.mask(),
-                        code(width, row, column),
-                        "{width:?} {row} {column}"
-                    );
+            for isa in Isa::available() {
+                let panel = isa.run(Pack(width, &codes));
+                for row in 0..ROWS {
+                    for column in 0..COLUMNS {
+                        let (byte, shift) = place(width, row, column);
+                        assert_eq!(
+                            panel[byte] >> shift & width.mask(),
+                            code(width, row, column),
+                            "{width:?} {row} {column}"
+                        );
+                    }
+                    assert_eq!(width.row(&panel, row), std::array::from_fn(|c| code(width, row, c)));
                 }
-                assert_eq!(width.row(&panel, row), std::array::from_fn(|c| code(width, row, c)));
             }
         }
     }

@@ -11,6 +11,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod checksum;
+mod direct;
 mod error;
 mod header;
 mod journal;
@@ -24,6 +25,7 @@ mod writer;
 
 pub use blake3::Hash;
 pub use checksum::{Piece, TreeHash};
+pub use direct::PageBuffer;
 pub use error::PackError;
 pub use journal::{Done, Fingerprint};
 pub use layout::{

@@ -5,13 +5,14 @@ use crate::journal::{self, Done, Fingerprint};
 use crate::layout::{Layout, Record};
 use crate::manifest::{Manifest, SealedRecord};
 use crate::partial::{JOURNAL, Partial, Target, claim};
-use crate::{publish, verify};
+use crate::{direct, publish, verify};
 use ashlar_tensor::Report;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Puts bytes into a file: directly, or through something that fails on purpose in a test.
@@ -40,6 +41,9 @@ pub struct Writer<'a> {
     layout: &'a Layout,
     sink: &'a dyn WriteAt,
     files: Vec<File>,
+    /// The same shards, past the page cache; `None` where the file system cannot.
+    direct: Vec<Option<File>>,
+    direct_refused: AtomicBool,
     journal: Mutex<File>,
     claimed: BTreeMap<usize, Done>,
 }
@@ -67,6 +71,8 @@ impl<'a> Writer<'a> {
             layout,
             sink,
             files: Vec::new(),
+            direct: Vec::new(),
+            direct_refused: AtomicBool::new(false),
             journal: Mutex::new(journal),
             claimed,
         };
@@ -76,6 +82,7 @@ impl<'a> Writer<'a> {
             let file = file.map_err(PackError::io(&path, "create it"))?;
             reserve(&file, shard.bytes).map_err(|e| writer.explain(e, &path, "reserve its space"))?;
             writer.files.push(file);
+            writer.direct.push(direct::open(&path));
         }
         for (index, shard) in layout.shards.iter().enumerate() {
             writer.write(index, 0, &shard.header)?;
@@ -117,6 +124,15 @@ impl<'a> Writer<'a> {
         let (Some(file), Some(path)) = (self.files.get(shard), self.path(shard)) else {
             return Err(PackError::Unsealed { record: 0, what: format!("there is no shard {shard}") });
         };
+        if let Some(Some(direct)) = self.direct.get(shard)
+            && direct::is_eligible(offset, bytes)
+            && !self.direct_refused.load(Ordering::Relaxed)
+        {
+            match self.sink.write_all_at(direct, bytes, offset) {
+                Err(e) if direct::is_refusal(&e) => self.direct_refused.store(true, Ordering::Relaxed),
+                other => return other.map_err(|e| self.explain(e, &path, "write to it")),
+            }
+        }
         self.sink.write_all_at(file, bytes, offset).map_err(|e| self.explain(e, &path, "write to it"))
     }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use ashlar_pack::{Direct, Pack, PackError, Target, WriteAt, Writer};
+use ashlar_pack::{Direct, Pack, PackError, PageBuffer, Target, WriteAt, Writer};
 use ashlar_tensor::{Order, Silent, TensorStore};
 use common::{bytes, done, inputs, layout, manifest, publish, target, write};
 use std::fs::{self, File};
@@ -179,6 +179,38 @@ impl WriteAt for SmallDisk {
             Ok(_) => Direct.write_all_at(file, bytes, offset),
             Err(_) => Err(io::ErrorKind::StorageFull.into()),
         }
+    }
+}
+
+/// Refuses direct writes, as some file systems do only when it comes to it.
+struct NotDirect(AtomicU64);
+
+impl WriteAt for NotDirect {
+    fn write_all_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if bytes.len() == 512 << 10 && self.0.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Direct.write_all_at(file, bytes, offset)
+    }
+}
+
+#[test]
+fn large_aligned_parts_are_written_past_the_cache_or_else_through_it() {
+    let layout = layout();
+    let (index, record) = layout.records.iter().enumerate().find(|(_, r)| r.tensors[0].name == "embed").unwrap();
+    let data = bytes(record);
+    let mut part = PageBuffer::default();
+    part.resize(512 << 10);
+    part.copy_from_slice(&data[..512 << 10]);
+    for sink in [&Direct as &dyn WriteAt, &NotDirect(AtomicU64::new(0))] {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = Writer::open(&target(dir.path()), &layout, &inputs("r"), 0, sink).unwrap();
+        writer.write(record.shard, record.offset, &part).unwrap();
+        writer.write(record.shard, record.offset + (512 << 10), &data[512 << 10..]).unwrap();
+        writer.seal(&done(&layout, index)).unwrap();
+        drop(writer);
+        let writer = Writer::open(&target(dir.path()), &layout, &inputs("r"), 0, &Direct).unwrap();
+        assert_eq!(writer.resume(2, &Silent).unwrap(), [done(&layout, index)]);
     }
 }
 

@@ -77,7 +77,7 @@ impl<'a> Job<'a, '_> {
             let rows = self.rows(index);
             let mut outliers = outliers.clone();
             for column in (0..k).step_by(COLUMNS) {
-                load(rows, k, column, &mut x);
+                load(s, rows, k, column, &mut x);
                 outliers.take(column, &mut x, &mut [splat(0.0); COLUMNS]);
                 let Some(peaks) = peaks(s, &x) else {
                     return Err(not_finite(rows, k, self.tile.first_row + index * ROWS));
@@ -118,7 +118,7 @@ impl<'a> Job<'a, '_> {
         let mut decoded = [splat(0.0); COLUMNS];
         let mut codes = [[0; ROWS]; COLUMNS];
         for column in (0..k).step_by(COLUMNS) {
-            load(rows, k, column, &mut x);
+            load(s, rows, k, column, &mut x);
             outliers.take(column, &mut x, &mut decoded);
             let scale = scales.get(column / BLOCK).copied().unwrap_or(0.0);
             encode(scale, &self.table, &x, &mut decoded, &mut codes);
@@ -128,7 +128,7 @@ impl<'a> Job<'a, '_> {
             let size = Width::Eight.panel_bytes();
             let at = (index * (k / COLUMNS) + column / COLUMNS) * size;
             if let Some(panel) = self.out.get_mut(0).and_then(|p| p.get_mut(at..at + size)) {
-                Width::Eight.pack(&codes, panel);
+                Width::Eight.pack(s, &codes, panel);
             }
         }
         let slots = self.target.spec.outlier_slots;

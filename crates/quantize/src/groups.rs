@@ -19,6 +19,10 @@ pub fn quantize<M: Method>(
     isa: Isa,
     out: &mut [&mut [u8]],
 ) -> Result<TileError, FormatError> {
+    if grid.group > MAX_GROUP {
+        let what = format!("groups of {} exceed the {MAX_GROUP} columns that quantizers take at once", grid.group);
+        return Err(FormatError::Parameter { id: target.spec.id, what });
+    }
     let job = Job { method, grid, target, tile, stats, out };
     match grid.levels {
         Levels::Linear { min, max, zero } => {
@@ -86,7 +90,7 @@ impl<M: Method> Job<'_, '_, M> {
         for group in 0..k / width {
             let columns = group * width..(group + 1) * width;
             let (x, w) = (&mut buffers.x[..width], &mut buffers.w[..width]);
-            load(rows, k, columns.start, x);
+            load(s, rows, k, columns.start, x);
             let weighted = self.weights(columns.start, &mut outliers, x, w);
             let Some(peak) = peaks(s, x) else {
                 return Err(not_finite(rows, k, self.tile.first_row + first));
@@ -99,7 +103,7 @@ impl<M: Method> Job<'_, '_, M> {
             encode(s, rounder, &fit, live, x, decoded, codes);
             outliers.finish(self.target.spec.id, self.tile.first_row + first, columns, x, decoded)?;
             sums.add(s, x, decoded);
-            self.store(block, group, &fit, live, codes);
+            self.store(s, block, group, &fit, live, codes);
         }
         if slots > 0
             && let Some(plane) = self.out.last_mut()
@@ -125,12 +129,12 @@ impl<M: Method> Job<'_, '_, M> {
 
     /// Writes codes and parameters of one group; lanes from `live` on stay zero bytes.
     #[inline(always)]
-    fn store(&mut self, block: usize, group: usize, fit: &Fit, live: usize, codes: &[[i32; ROWS]]) {
+    fn store<S: Simd>(&mut self, s: S, block: usize, group: usize, fit: &Fit, live: usize, codes: &[[i32; ROWS]]) {
         let (grid, groups) = (self.grid, self.tile.k / self.grid.group);
         let at = block * groups + group;
         let bytes = grid.group * ROWS * grid.width.bits() / 8;
         if let Some(panels) = self.out.get_mut(0).and_then(|p| p.get_mut(at * bytes..(at + 1) * bytes)) {
-            grid.width.pack(codes, panels);
+            grid.width.pack(s, codes, panels);
         }
         if let Some(scales) = self.out.get_mut(1) {
             for (lane, &scale) in fit.scale.iter().enumerate() {

@@ -6,15 +6,24 @@ use ashlar_formats::FormatError;
 use ashlar_formats::x16::ROWS;
 use ashlar_simd::Simd;
 
-/// Transposes columns `first..first + x.len()` of up to 16 rows; lanes without a row are zero.
+/// Transposes columns `first..first + x.len()` (a multiple of 16) of up to 16 rows; lanes without a row are zero.
 #[inline(always)]
-pub fn load(rows: &[f32], k: usize, first: usize, x: &mut [V]) {
-    let count = rows.len() / k;
-    for lane in 0..ROWS {
-        let values = rows.get(lane * k + first..).and_then(|r| r.get(..x.len()));
-        match values.filter(|_| lane < count) {
-            Some(values) => x.iter_mut().zip(values).for_each(|(column, &value)| column[lane] = value),
-            None => x.iter_mut().for_each(|column| column[lane] = 0.0),
+pub fn load<S: Simd>(s: S, rows: &[f32], k: usize, first: usize, x: &mut [V]) {
+    for (i, out) in x.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+        let mut block = [s.splat(0.0); ROWS];
+        for (row, values) in block.iter_mut().zip(rows.chunks_exact(k)) {
+            if let Some(values) = values.get(first + i * ROWS..).and_then(|v| v.first_chunk()) {
+                *row = s.load(values);
+            }
+        }
+        for _ in 0..4 {
+            let old = block;
+            for i in 0..ROWS / 2 {
+                (block[2 * i], block[2 * i + 1]) = s.zip(old[i], old[i + ROWS / 2]);
+            }
+        }
+        for (column, out) in block.iter().zip(out) {
+            s.store(*column, out);
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::error::{At, Problems};
 use crate::fit::{Fit, Fitter};
 use crate::recipe::{Recipe, Rule};
 use crate::selector::{Compiled, Extent};
-use crate::set::{State, Want};
+use crate::set::{AUTO, State, Want};
 use crate::{RecipeError, hints};
 use ashlar_arch::{Class, Leaf, ModelSpec};
 use ashlar_formats::Options;
@@ -117,8 +117,8 @@ impl<'a> Decider<'a> {
             action,
             outliers: state.options.outliers.filter(|_| has_outliers),
             trace,
-            tier: state.tier.map(str::to_owned),
-            device: state.device.map(str::to_owned),
+            tier: state.tier.filter(|t| *t != AUTO).map(str::to_owned),
+            device: state.device.filter(|d| *d != AUTO).map(str::to_owned),
         }
     }
 
@@ -189,6 +189,8 @@ impl<'a> Decider<'a> {
             let count = |counts: &[usize]| counts.get(i).copied().unwrap_or_default();
             self.problems.rule = Some(rule.id.clone());
             if count(&self.matched) == 0 && !rule.optional {
+                // The reason takes a pass over all tensors.
+                let tensors = if self.problems.many() { &[] } else { tensors };
                 let (at, message, near) = hints::matches_nothing(rule, compiled, tensors, extent);
                 self.problems.add_near(at, message, near.as_deref());
             }

@@ -5,7 +5,7 @@ use crate::error::Problems;
 use crate::range::compress;
 use crate::read;
 use crate::recipe::Recipe;
-use crate::set::Set;
+use crate::set::{AUTO, Set, TIERS, Want};
 use ashlar_arch::{Class, Leaf, Proj};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -17,13 +17,13 @@ const NAMES: usize = 50;
 /// name.
 #[must_use]
 pub fn emit(choices: &Choices) -> String {
-    let mut rules = Rules::default();
+    let mut rules = Rules::new(&choices.list);
     for (class, list) in group(&choices.list, |c| c.leaf.role.class) {
         rules.class(class, &list);
     }
     // Vectors follow rules meant for matrices only in part; comparing with the choices themselves settles every case.
     let exceptions = differing(&rules.text(), choices);
-    for (set, list) in group(exceptions.iter().copied(), wish) {
+    for (set, list) in group(exceptions, |c| rules.wish(c)) {
         for part in list.chunks(NAMES) {
             let names: Vec<_> = part.iter().map(|c| quoted(&globset::escape(&c.leaf.name))).collect();
             rules.push(&format!("name: [{}]", names.join(", ")), &set);
@@ -47,23 +47,6 @@ pub fn same(a: &Choice, b: &Choice) -> bool {
     a.leaf == b.leaf && a.action == b.action && a.outliers == b.outliers && a.tier == b.tier && a.device == b.device
 }
 
-/// What a rule must set to get this choice.
-fn wish(choice: &Choice) -> String {
-    let mut set = Set { device: choice.device.clone(), ..Set::default() };
-    set.tier = choice.tier.as_deref().and_then(|t| crate::set::TIERS.iter().find(|known| **known == t)).copied();
-    match &choice.action {
-        Action::Keep => set.format = Some(crate::set::Want::Keep),
-        Action::Encode { spec, method } => {
-            set.format = Some(read::want(spec.id));
-            set.group = Some(spec.group).filter(|g| *g > 0);
-            set.zero_point = spec.zero_point.then_some(true);
-            set.outliers = choice.outliers;
-            set.method = Some(method);
-        }
-    }
-    set.text()
-}
-
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -77,17 +60,35 @@ fn group<'a, C, K: Ord>(list: impl IntoIterator<Item = &'a C>, key: impl Fn(&C) 
 }
 
 /// Rules in the making.
-#[derive(Default)]
 struct Rules {
     lines: Vec<String>,
+    /// Which settings any tensor has: every rule then names them, as later rules must undo earlier ones.
+    used: Used,
+}
+
+/// Whether any tensor has a tier, a device, zero points, outliers.
+struct Used {
+    tier: bool,
+    device: bool,
+    zero_point: bool,
+    outliers: bool,
 }
 
 impl Rules {
+    fn new(list: &[Choice]) -> Self {
+        let zero_point = |c: &Choice| matches!(&c.action, Action::Encode { spec, .. } if spec.zero_point);
+        let used = Used {
+            tier: list.iter().any(|c| c.tier.is_some()),
+            device: list.iter().any(|c| c.device.is_some()),
+            zero_point: list.iter().any(zero_point),
+            outliers: list.iter().any(|c| c.outliers.is_some()),
+        };
+        Self { lines: Vec::new(), used }
+    }
+
     fn text(&self) -> String {
-        let mut text = "version: 1\ndefaults: {format: keep, method: auto}\nrules:\n".to_owned();
-        if self.lines.is_empty() {
-            text = text.replace("rules:\n", "rules: []\n");
-        }
+        let mut text = "version: 1\ndefaults: {format: keep, method: auto}\n".to_owned();
+        text.push_str(if self.lines.is_empty() { "rules: []\n" } else { "rules:\n" });
         for line in &self.lines {
             let _ = writeln!(text, "{line}");
         }
@@ -99,15 +100,53 @@ impl Rules {
         self.lines.push(format!("  - {{id: {id}, match: {{{selector}}}, set: {{{set}}}}}"));
     }
 
-    /// One rule for what most matrices of the class get, then what differs, projection by projection.
+    /// What a rule must set to get this choice.
+    fn wish(&self, choice: &Choice) -> String {
+        let mut set = self.placed(choice.tier.as_deref(), choice.device.as_deref());
+        if let Action::Encode { spec, method } = &choice.action {
+            set.format = Some(read::want(spec.id));
+            set.group = Some(spec.group).filter(|g| *g > 0);
+            set.zero_point = self.used.zero_point.then_some(spec.zero_point);
+            set.outliers = self.used.outliers.then_some(choice.outliers);
+            set.method = Some(method);
+        }
+        set.text()
+    }
+
+    /// Whether the defaults already give `wish`.
+    fn is_default(&self, wish: &str) -> bool {
+        self.placed(None, None).text() == wish
+    }
+
+    fn placed(&self, tier: Option<&str>, device: Option<&str>) -> Set {
+        let (tier, device) = (tier.unwrap_or(AUTO), device.unwrap_or(AUTO));
+        Set {
+            format: Some(Want::Keep),
+            tier: TIERS.iter().find(|known| self.used.tier && **known == tier).copied(),
+            device: self.used.device.then(|| device.to_owned()),
+            ..Set::default()
+        }
+    }
+
+    /// The most frequent wish; `usual` where it is as frequent as any other.
+    fn most(&self, list: &[&Choice], usual: &str) -> Option<String> {
+        let groups = group(list.iter().copied(), |c| self.wish(c));
+        groups.into_iter().max_by_key(|(set, list)| (list.len(), set == usual)).map(|(set, _)| set)
+    }
+
+    /// One rule for what most matrices of the class get (vectors, where it has only these), then what differs,
+    /// projection by projection.
     fn class(&mut self, class: Class, list: &[&Choice]) {
-        let matrices: Vec<&Choice> = list.iter().copied().filter(|c| c.leaf.shape.len() == 2).collect();
-        let Some(base) = most(&matrices) else { return };
-        if base != "format: keep" {
+        let mut matrices: Vec<&Choice> = list.iter().copied().filter(|c| c.leaf.shape.len() == 2).collect();
+        if matrices.is_empty() {
+            matrices = list.to_vec();
+        }
+        let Some(base) = self.most(&matrices, "") else { return };
+        if !self.is_default(&base) {
             self.push(&format!("class: {class}"), &base);
         }
         for (proj, list) in group(matrices.iter().copied(), |c| c.leaf.role.proj) {
-            let here = most(&list).unwrap_or_default();
+            let here = self.most(&list, &base).unwrap_or_default();
             let proj = proj.map_or(String::new(), |p: Proj| format!(", proj: {p}"));
             if here != base && !proj.is_empty() {
                 self.push(&format!("class: {class}{proj}"), &here);
@@ -123,15 +162,14 @@ impl Rules {
         let mut rules: BTreeMap<(String, Vec<usize>), BTreeSet<usize>> = BTreeMap::new();
         for (layer, list) in group(list.iter().copied(), |c| c.leaf.role.layer) {
             let Some(layer) = layer else { continue };
-            let all = list.len();
-            for (set, some) in group(list.iter().copied(), wish) {
+            for (set, some) in group(list.iter().copied(), |c| self.wish(c)) {
                 if set == usual {
                     continue;
                 }
-                // No list of experts when it would name all of them.
                 let mut experts: Vec<usize> = some.iter().filter_map(|c| c.leaf.role.expert).collect();
                 experts.sort_unstable();
-                if some.len() == all {
+                // A list that names all of them says nothing.
+                if some.len() == list.len() {
                     experts.clear();
                 }
                 rules.entry((set, experts)).or_default().insert(layer);
@@ -144,10 +182,4 @@ impl Rules {
             self.push(&format!("{selector}, layers: \"{layers}\"{experts}"), &set);
         }
     }
-}
-
-/// The most frequent wish.
-fn most(list: &[&Choice]) -> Option<String> {
-    let groups = group(list.iter().copied(), wish);
-    groups.into_iter().max_by_key(|(_, list)| list.len()).map(|(set, _)| set)
 }

@@ -85,6 +85,11 @@ impl Problems {
         Self { file: file.to_owned(), rule: None, list: Vec::new(), total: 0 }
     }
 
+    /// Whether more problems are there than anybody reads: looking for nearest names is not worth it any more.
+    pub fn many(&self) -> bool {
+        self.total >= PRINTED
+    }
+
     pub fn add(&mut self, at: At, message: impl Into<String>) {
         self.add_near(at, message, None);
     }

@@ -73,7 +73,7 @@ impl<'a> Fitter<'a> {
         if let Some(fit) = self.fallback(leaf, options, (n, k), by.0, &error) {
             return fit;
         }
-        self.refuse(by.0, &leaf.name, format!("{error}; {}", remedy(n, k)));
+        self.refuse(by.0, &leaf.name, format!("{error}; {}", remedy(id, options, n, k)));
         Fit::Refused
     }
 
@@ -143,19 +143,23 @@ fn more(count: usize) -> String {
     if count == 0 { String::new() } else { format!(" and {count} more") }
 }
 
-/// Formats that would take the shape.
-fn remedy(n: usize, k: usize) -> String {
-    let fits = |id: &&'static str| Spec::resolve(id, &Options::default(), n, k).is_ok();
-    let fitting: Vec<_> = ashlar_formats::ids().filter(fits).collect();
-    let quantized: Vec<_> =
-        fitting.iter().filter(|id| matches!(read::want(id), Want::Format { float: false, .. })).collect();
-    match quantized.first() {
+/// What would take the shape: smaller groups of the same format, other formats.
+fn remedy(id: &str, options: &Options, n: usize, k: usize) -> String {
+    let fits = |id: &str, options: &Options| Spec::resolve(id, options, n, k).is_ok();
+    let variants = ashlar_formats::format(id).map(|f| f.variants()).unwrap_or_default();
+    let group =
+        variants.iter().map(|v| v.group).find(|group| fits(id, &Options { group: Some(*group), ..options.clone() }));
+    let group = group.map(|group| format!("`group: {group}` fits; ")).unwrap_or_default();
+    let plain = Options::default();
+    let others: Vec<_> = ashlar_formats::ids().filter(|other| *other != id && fits(other, &plain)).collect();
+    let quantized = others.iter().find(|other| matches!(read::want(other), Want::Format { float: false, .. }));
+    match quantized {
         Some(first) => format!(
-            "{} fit: use one of them, or add `fallback: [{first}]` to the recipe, or `format: keep` for this tensor",
-            fitting.join(", ")
+            "{group}{} fit: use one of them, or add `fallback: [{first}]` to the recipe, or `format: keep` for this tensor",
+            others.join(", ")
         ),
-        None => {
-            "only floating-point formats fit: use `format: keep` for this tensor, or add `fallback: [keep]`".to_owned()
-        }
+        None => format!(
+            "{group}only floating-point formats fit: use `format: keep` for this tensor, or add `fallback: [keep]`"
+        ),
     }
 }

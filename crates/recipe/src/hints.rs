@@ -8,13 +8,16 @@ use ashlar_arch::{Class, Leaf, nearest};
 use std::collections::BTreeSet;
 
 /// Place, message and suggestion for a rule that matches no tensor: names the key that alone matches nothing, if there
-/// is one.
+/// is one. Without tensors it says no more than that.
 pub fn matches_nothing(
     rule: &Rule,
     compiled: &Compiled<'_>,
     tensors: &[(&Leaf, &str)],
     extent: Extent,
 ) -> (At, String, Option<String>) {
+    if tensors.is_empty() {
+        return (rule.at, "matches no tensor".to_owned(), None);
+    }
     let empty = |key: &&CompiledKey<'_>| !tensors.iter().any(|(leaf, _)| key.matches(leaf));
     let Some(key) = compiled.keys.iter().find(empty) else {
         let all: Vec<_> = compiled.keys.iter().map(|k| format!("`{}`", k.key.text)).collect();

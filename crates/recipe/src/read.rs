@@ -15,7 +15,7 @@ pub fn map<'n>(node: &'n Node, what: &str, known: &[&str], problems: &mut Proble
     };
     for (key, _) in entries.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
         let name: String = key.name.chars().take(80).collect();
-        let hint = nearest(&key.name, known.iter().copied());
+        let hint = (!problems.many()).then(|| nearest(&key.name, known.iter().copied())).flatten();
         let message = match hint {
             Some(_) => format!("{what} has no key `{name}`"),
             None => format!("{what} has no key `{name}`; there are {}", known.join(", ")),
@@ -96,7 +96,8 @@ pub fn one_of(node: &Node, what: &str, known: &[&'static str], problems: &mut Pr
 pub fn no_such(at: At, what: &str, name: &str, known: &[&str], problems: &mut Problems) {
     let name: String = name.chars().take(80).collect();
     let message = format!("there is no {what} `{name}`; there are {}", known.join(", "));
-    problems.add_near(at, message, nearest(&name, known.iter().copied()));
+    let hint = (!problems.many()).then(|| nearest(&name, known.iter().copied())).flatten();
+    problems.add_near(at, message, hint);
 }
 
 /// A format by id, or `keep` where that makes sense.

@@ -6,7 +6,7 @@ use crate::range::{self, Range};
 use crate::read;
 use crate::recipe::{Parts, Rule, Validate};
 use crate::selector::{Key, Selector, Test};
-use crate::set::{METHODS, Set, TIERS, Want};
+use crate::set::{AUTO, METHODS, NONE, Set, TIERS, Want};
 use crate::short;
 use crate::tree::{Node, Value};
 use ashlar_arch::{Class, Proj};
@@ -19,6 +19,8 @@ use std::collections::HashMap;
 pub const MAX_RULES: usize = 10_000;
 /// Longest glob or regex.
 const MAX_PATTERN: usize = 500;
+/// Regular expressions in one recipe: each runs on every name.
+const MAX_REGEXES: usize = 200;
 /// Bound of a compiled regex, in bytes.
 const REGEX_BYTES: usize = 64 << 10;
 /// Outlier slots where a recipe names none: 0.16 bits per weight.
@@ -115,7 +117,7 @@ fn validate(node: &Node, problems: &mut Problems) -> Validate {
 fn rules(node: &Node, problems: &mut Problems) -> Vec<Rule> {
     let Some(list) = rule_list(node, "rules", problems) else { return Vec::new() };
     let mut ids: HashMap<String, usize> = HashMap::new();
-    let mut rules = Vec::new();
+    let (mut rules, mut regexes) = (Vec::new(), 0);
     for (i, item) in list.iter().enumerate() {
         problems.rule = None;
         let entries = read::map(item, "a rule", RULE, problems);
@@ -140,7 +142,12 @@ fn rules(node: &Node, problems: &mut Problems) -> Vec<Rule> {
             }
         };
         let optional = read::get(entries, "optional").and_then(|n| read::boolean(n, "optional", problems));
+        regexes +=
+            selector.keys.iter().map(|k| if let Test::Regex(list) = &k.test { list.len() } else { 0 }).sum::<usize>();
         rules.push(Rule { id, at: item.at, selector, set, optional: optional.unwrap_or(false) });
+    }
+    if regexes > MAX_REGEXES {
+        problems.add(node.at, format!("{regexes} regular expressions; a recipe may have {MAX_REGEXES}"));
     }
     problems.rule = None;
     rules
@@ -321,7 +328,10 @@ fn group(node: &Node, problems: &mut Problems) -> Option<usize> {
     }
 }
 
-fn outliers(node: &Node, problems: &mut Problems) -> Option<OutlierRule> {
+fn outliers(node: &Node, problems: &mut Problems) -> Option<Option<OutlierRule>> {
+    if matches!(&node.value, Value::Text(text) if text == NONE) {
+        return Some(None);
+    }
     let entries = read::map(node, "`outliers`", &["share", "sigma"], problems);
     let mut value =
         |name: &str, default: f64| read::get(entries, name).map_or(Some(default), |n| read::number(n, name, problems));
@@ -334,21 +344,20 @@ fn outliers(node: &Node, problems: &mut Problems) -> Option<OutlierRule> {
     if !(0.0..=100.0).contains(&rule.sigma) {
         problems.add(node.at, format!("`sigma` is {}; expected 0 to 100 (3 or 4 is usual)", rule.sigma));
     }
-    Some(rule)
+    Some(Some(rule))
 }
 
-/// `cpu`, `cuda:0`; `auto` is the same as saying nothing.
+/// `cpu`, `cuda:0`, `auto`.
 pub fn device(node: &Node, problems: &mut Problems) -> Option<String> {
     let name = read::text(node, "device", problems)?;
     let gpu = name
         .strip_prefix("cuda:")
         .is_some_and(|n| !n.is_empty() && n.len() <= 3 && n.bytes().all(|b| b.is_ascii_digit()));
     match name.as_str() {
-        "auto" => None,
-        "cpu" | "cuda" => Some(name),
+        AUTO | "cpu" | "cuda" => Some(name),
         _ if gpu => Some(name),
         _ => {
-            read::no_such(node.at, "device", &name, &["auto", "cpu", "cuda:0"], problems);
+            read::no_such(node.at, "device", &name, &[AUTO, "cpu", "cuda:0"], problems);
             None
         }
     }

@@ -7,8 +7,14 @@ use std::fmt::Write as _;
 /// `ashlar-quantize`, which this crate may not depend on (a test of the command line holds the two lists together).
 pub const METHODS: &[&str] = &["auto", "rtn", "search"];
 
+/// What leaves a tier, a device or a method to the program; undoes what earlier rules said.
+pub const AUTO: &str = "auto";
+
+/// No outliers; undoes what earlier rules said.
+pub const NONE: &str = "none";
+
 /// Where a tensor is to be held.
-pub const TIERS: &[&str] = &["vram", "ram", "nvme", "cached"];
+pub const TIERS: &[&str] = &[AUTO, "vram", "ram", "nvme", "cached"];
 
 /// The format a rule asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +40,8 @@ pub struct Set {
     pub format: Option<Want>,
     pub group: Option<usize>,
     pub zero_point: Option<bool>,
-    pub outliers: Option<OutlierRule>,
+    /// `Some(None)`: none, whatever earlier rules said.
+    pub outliers: Option<Option<OutlierRule>>,
     pub method: Option<&'static str>,
     /// Formats a budget may choose from.
     pub allow: Vec<Want>,
@@ -64,7 +71,7 @@ impl<'a> State<'a> {
         let mut state = Self {
             want: Want::Keep,
             options: Options::default(),
-            method: "auto",
+            method: AUTO,
             tier: None,
             device: None,
             format_by: None,
@@ -88,7 +95,7 @@ impl<'a> State<'a> {
         if set.group.is_some() || set.zero_point.is_some() || set.outliers.is_some() {
             self.options.group = set.group.or(self.options.group);
             self.options.zero_point = set.zero_point.or(self.options.zero_point);
-            self.options.outliers = set.outliers.or(self.options.outliers);
+            self.options.outliers = set.outliers.unwrap_or(self.options.outliers);
             self.options_by = rule;
         }
         self.method = set.method.unwrap_or(self.method);
@@ -113,8 +120,9 @@ impl Set {
         if let Some(zero_point) = self.zero_point {
             field("zero_point", zero_point.to_string());
         }
-        if let Some(OutlierRule { share, sigma }) = self.outliers {
-            field("outliers", format!("{{share: {share}, sigma: {sigma}}}"));
+        if let Some(outliers) = self.outliers {
+            let rule = |OutlierRule { share, sigma }| format!("{{share: {share}, sigma: {sigma}}}");
+            field("outliers", outliers.map_or(NONE.to_owned(), rule));
         }
         if let Some(method) = self.method {
             field("method", method.to_owned());
@@ -129,7 +137,7 @@ impl Set {
             field("tier", tier.to_owned());
         }
         if let Some(device) = &self.device {
-            field("device", format!("\"{device}\""));
+            field("device", if device.contains(':') { format!("\"{device}\"") } else { device.clone() });
         }
         if self.is_final {
             field("final", "true".to_owned());

@@ -1,6 +1,6 @@
 //! Recipes against the fixtures: what they decide, what they refuse and how they say so.
 
-use crate::{Action, Choices, Recipe, RecipeError, emit, explain, preset, presets, same};
+use crate::{Choices, Recipe, RecipeError, emit, explain, preset, presets, same};
 use ashlar_arch::{ModelSpec, model_spec};
 use ashlar_tensor::{Bytes, Entry, Order, StoreError, TensorStore};
 use std::error::Error;
@@ -89,9 +89,33 @@ fn every_preset_plans_on_every_fixture() -> Outcome {
 
 #[test]
 fn explain_shows_role_rules_and_decision() -> Outcome {
-    let choices = choose(preset("4bit-experts").ok_or("preset")?, "demo-moe")?;
-    let text = explain(&choices, "model.layers.3.mlp.experts.7.down_proj.weight")?;
-    println!("{text}\n{}\n{:?}", emit(&choices), choices.notes);
-    assert!(matches!(choices.list[0].action, Action::Encode { .. }));
+    let recipe = "version: 1
+defaults: {format: keep}
+rules:
+  - {id: exp, match: {class: experts}, set: {format: i4, device: cpu}}
+  - {id: down, match: {class: experts, proj: down}, set: {format: nf4}}
+  - {id: edge, match: {layers: -1}, set: {tier: ram, final: true}}
+  - {id: late, match: {name: '*.experts.7.*'}, set: {format: q8}}
+";
+    let choices = choose(recipe, "demo-moe")?;
+    assert_eq!(
+        explain(&choices, "model.layers.3.mlp.experts.7.down_proj.weight")?,
+        "model.layers.3.mlp.experts.7.down_proj.weight [256, 128] bf16
+  class experts, proj down, layer 3, expert 7
+  defaults: format: keep
+  rule `exp` (line 4): format: i4, device: cpu
+  rule `down` (line 5): format: nf4
+  rule `edge` (line 6): tier: ram, final: true
+  rule `late` (line 7): no, `edge` was final
+  = nf4:g64, method auto, 17408 bytes, 4.250 bits per weight, tier ram, device cpu"
+    );
+    let error = explain(&choices, "model.layers.3.mlp.experts.7.dwon_proj.weight").expect_err("no such tensor");
+    assert!(error.to_string().ends_with("did you mean `model.layers.3.mlp.experts.7.down_proj.weight`?"), "{error}");
     Ok(())
 }
+
+mod emitted;
+mod errors;
+mod precedence;
+mod presets_and_docs;
+mod short_form;

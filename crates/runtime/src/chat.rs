@@ -7,8 +7,8 @@
 mod functions;
 
 use crate::RuntimeError;
+use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Value, context};
-use serde::Serialize;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ use std::time::SystemTime;
 const FUEL: u64 = 20_000_000;
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// `system`, `user`, `assistant`, or what else the template knows.
     pub role: String,
@@ -88,8 +88,9 @@ impl ChatTemplate {
         let environment = self.environment(now)?;
         let template = environment.get_template("chat").map_err(|e| self.error(&e))?;
         let text = |token: &Option<String>| token.as_deref().map_or(Value::from(""), Value::from);
+        let turn = |m: &Message| context! { role => m.role.as_str(), content => m.content.as_str() };
         let context = context! {
-            messages => messages,
+            messages => messages.iter().map(turn).collect::<Vec<Value>>(),
             add_generation_prompt => generate,
             bos_token => text(&self.bos_token),
             eos_token => text(&self.eos_token),
@@ -99,8 +100,9 @@ impl ChatTemplate {
 
     fn environment(&self, now: SystemTime) -> Result<Environment<'_>, RuntimeError> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        let syntax =
+            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|e| self.error(&e))?;
+        environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
         functions::register(&mut environment, now);
         environment.add_template("chat", &self.source).map_err(|e| self.error(&e))?;
@@ -127,10 +129,14 @@ fn named(config: &serde_json::Value, file: &str) -> Result<String, RuntimeError>
         Some(serde_json::Value::Array(list)) => {
             let is_default = |t: &&serde_json::Value| t.get("name").and_then(|n| n.as_str()) == Some("default");
             let template = list.iter().find(is_default).and_then(|t| t.get("template")?.as_str());
-            Ok(template.ok_or_else(|| none("has named templates but none is called `default`; use -p or --raw"))?.into())
+            Ok(template
+                .ok_or_else(|| none("has named templates but none is called `default`; use -p or --raw"))?
+                .into())
         }
         Some(_) => Err(none("is neither a string nor a list of named templates; use -p or --raw")),
-        None => Err(none("there is none, so this model was not made for chat; give it text to continue with -p or --raw")),
+        None => {
+            Err(none("there is none, so this model was not made for chat; give it text to continue with -p or --raw"))
+        }
     }
 }
 

@@ -5,20 +5,24 @@
 //! to a token), [`Generator`] (the loop), [`eval`] (perplexity and comparison). Only `devices.rs` names device crates.
 #![forbid(unsafe_code)]
 
+mod chat;
 mod devices;
 mod error;
+pub mod eval;
+mod generate;
 mod load;
 mod model;
-mod chat;
 mod open;
-mod sampler;
 pub mod program;
+mod sampler;
+mod stop;
 mod tokenizer;
 
+pub use chat::{ChatTemplate, Message};
 pub use devices::{DEVICES, device};
 pub use error::RuntimeError;
+pub use generate::{GenerateOptions, Generation, Generator, StopReason, Timings};
 pub use model::{DEFAULT_CHUNK, DEFAULT_CONTEXT, Model, OpenOptions, Wanted, logits};
-pub use chat::{ChatTemplate, Message};
 pub use open::{Opened, open};
 pub use sampler::{Sampler, Sampling};
 pub use tokenizer::{TextStream, Tokenizer};

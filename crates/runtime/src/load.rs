@@ -6,7 +6,6 @@ use ashlar_arch::Leaf;
 use ashlar_backend::{Backend, BufferId, CacheId, Support, Weight, WeightId};
 use ashlar_formats::Spec;
 use ashlar_tensor::{Report, TensorStore};
-use std::collections::BTreeMap;
 
 /// Loads weights as a program asks for them.
 pub struct Loader<'a> {
@@ -16,8 +15,6 @@ pub struct Loader<'a> {
     sequences: usize,
     context: usize,
     rows: usize,
-    /// Formats that the device decodes: how, and how many tensors.
-    fallbacks: BTreeMap<String, (String, usize)>,
 }
 
 impl<'a> Loader<'a> {
@@ -28,14 +25,7 @@ impl<'a> Loader<'a> {
         report: &'a dyn Report,
         [sequences, context, rows]: [usize; 3],
     ) -> Self {
-        Self { store, backend, report, sequences, context, rows, fallbacks: BTreeMap::new() }
-    }
-
-    /// Notes every format that runs through decoding instead of a kernel of its own.
-    pub fn tell_fallbacks(&self) {
-        for (format, (how, tensors)) in &self.fallbacks {
-            self.report.note(&format!("{tensors} tensors of format {format}: no kernel of their own here, {how}"));
-        }
+        Self { store, backend, report, sequences, context, rows }
     }
 }
 
@@ -55,20 +45,9 @@ impl Resources for Loader<'_> {
             format: entry.format.clone(),
             source,
         })?;
-        match self.backend.support(&spec) {
-            Support::Native => {}
-            Support::ViaDecode(how) => {
-                self.fallbacks.entry(entry.format.clone()).or_insert((how, 0)).1 += 1;
-            }
-            Support::Unsupported(why) => {
-                let device = self.backend.describe();
-                return Err(RuntimeError::Unsupported {
-                    tensor: leaf.name.clone(),
-                    format: entry.format.clone(),
-                    device,
-                    why,
-                });
-            }
+        if let Support::Unsupported(why) = self.backend.support(&spec) {
+            let (tensor, format) = (leaf.name.clone(), entry.format.clone());
+            return Err(RuntimeError::Unsupported { tensor, format, device: self.backend.describe(), why });
         }
         let planes = (0..entry.planes.len()).map(|p| self.store.map(entry, p)).collect::<Result<_, _>>()?;
         let id = self.backend.load(Weight { name: leaf.name.clone(), spec, order: entry.order, n, k, planes })?;

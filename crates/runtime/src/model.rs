@@ -87,9 +87,10 @@ impl Model {
         report.begin("load", spec.tensors().filter_map(|leaf| store.entry(&leaf.name)).map(|e| e.bytes()).sum());
         let program = build(&spec, &mut loader);
         report.end();
-        loader.tell_fallbacks();
+        let program = program?;
+        backend.notes().iter().for_each(|note| report.note(note));
         let held = vec![0; options.sequences];
-        Ok(Self { program: program?, spec, config, dir, backend, context, chunk, held })
+        Ok(Self { program, spec, config, dir, backend, context, chunk, held })
     }
 
     /// The model as data.

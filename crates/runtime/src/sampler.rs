@@ -48,7 +48,9 @@ impl Sampling {
     /// # Errors
     /// [`RuntimeError::Option`] names the first that is not.
     pub fn check(&self) -> Result<(), RuntimeError> {
-        let bad = |option, got: f64, expected: &str| Err(RuntimeError::Option { option, got: got.to_string(), expected: expected.into() });
+        let bad = |option, got: f64, expected: &str| {
+            Err(RuntimeError::Option { option, got: got.to_string(), expected: expected.into() })
+        };
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return bad("--temperature", self.temperature, "a number from 0 on");
         }

@@ -1,5 +1,6 @@
 //! Text to tokens and back: `tokenizer.json`, and decoding of a stream without broken characters.
 
+mod check;
 mod stream;
 
 pub use stream::TextStream;
@@ -58,6 +59,7 @@ impl Tokenizer {
             return Err(bad(format!("{size} bytes, expected at most {MAX_FILE_BYTES}")));
         }
         let json = std::fs::read(&path).map_err(|e| bad(format!("cannot be read: {e}")))?;
+        check::check(&json).map_err(bad)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&json)
             .map_err(|e| bad(format!("is not a tokenizer this program understands: {e}")))?;
         inner.with_padding(None);

@@ -80,6 +80,11 @@ impl Simd for Portable {
         from_fn(|i| if a[i] > b[i] { yes[i] } else { no[i] })
     }
     #[inline(always)]
+    fn zip(self, a: [f32; 16], b: [f32; 16]) -> ([f32; 16], [f32; 16]) {
+        let lane = |i: usize| if i.is_multiple_of(2) { a[i / 2] } else { b[i / 2] };
+        (from_fn(lane), from_fn(|i| lane(i + 16)))
+    }
+    #[inline(always)]
     fn sum(self, mut v: [f32; 16]) -> f32 {
         for half in [8, 4, 2, 1] {
             for i in 0..half {

@@ -54,6 +54,9 @@ impl Kernel for AllOps<'_> {
         ] {
             f(v);
         }
+        let (low, high) = s.zip(a, b);
+        f(low);
+        f(high);
         f(s.splat(s.sum(a)));
         f(s.load_f16(half));
         f(s.load_bf16(half));
@@ -132,4 +135,34 @@ fn the_portable_dot_is_the_sum_of_products() {
     let got = Isa::Portable.run(Dot);
     // Lane 6: bytes 24..28 times 5 = 120, 125, 130 (−126), 135 (−121).
     assert_eq!(got[6], 1 + 120 + 2 * 125 - 3 * -126 + 4 * -121);
+}
+
+struct Transpose<'a>(&'a [[f32; 16]; 16]);
+
+impl Kernel for Transpose<'_> {
+    type Output = [[f32; 16]; 16];
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let mut rows = self.0.map(|r| s.load(&r));
+        for _ in 0..4 {
+            let old = rows;
+            for i in 0..8 {
+                (rows[2 * i], rows[2 * i + 1]) = s.zip(old[i], old[i + 8]);
+            }
+        }
+        rows.map(|r| {
+            let mut out = [0.0; 16];
+            s.store(r, &mut out);
+            out
+        })
+    }
+}
+
+#[test]
+fn four_rounds_of_zip_transpose() {
+    let rows: [[f32; 16]; 16] = std::array::from_fn(|r| std::array::from_fn(|c| (100 * r + c) as f32));
+    let want: [[f32; 16]; 16] = std::array::from_fn(|r| std::array::from_fn(|c| (100 * c + r) as f32));
+    for isa in Isa::available() {
+        assert_eq!(isa.run(Transpose(&rows)), want, "{isa}");
+    }
 }

@@ -58,6 +58,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// yes if a > b, else no (no when either is NaN).
     fn if_gt(self, a: Self::F32, b: Self::F32, yes: Self::F32, no: Self::F32) -> Self::F32;
+    /// Lanes of a and b in turn: (a₀ b₀ a₁ b₁ … b₇, a₈ b₈ … b₁₅). Four rounds over 16 vectors, i with i + 8, transpose.
+    fn zip(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32);
     /// Sum of the lanes: halves are added until one is left (i with i + 8, + 4, + 2, + 1).
     fn sum(self, v: Self::F32) -> f32;
     /// `table[index & 15]` per lane, for a table of 16 entries.

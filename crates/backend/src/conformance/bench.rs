@@ -3,7 +3,7 @@
 use super::random::Random;
 use super::weights::{self, Stored};
 use super::{Stop, Tolerances};
-use crate::{Backend, Batch, BackendError, BufferId, CacheId, Op, Reference, Support, Weight, WeightId};
+use crate::{Backend, BackendError, Batch, BufferId, CacheId, Op, Reference, Support, Weight, WeightId};
 
 /// An operand on the device and on the reference.
 pub type Pair<T> = [T; 2];

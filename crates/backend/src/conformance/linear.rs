@@ -1,7 +1,7 @@
 //! Matrix products in every format, with biases, shared inputs and residual sums.
 
 use super::weights::{Stored, all};
-use super::{Suite, bench::Bench, Stop};
+use super::{Stop, Suite, bench::Bench};
 use crate::{Batch, Op, Projection};
 
 /// Ragged n (padded to 16 in x16 order), k from one group to several, tall enough for 128-row blocks.

@@ -11,7 +11,12 @@ fn scalings() -> [(&'static str, RopeScaling); 4] {
         ("linear", RopeScaling::Linear { factor: 4.0 }),
         (
             "llama3",
-            RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position: 64.0 },
+            RopeScaling::Llama3 {
+                factor: 8.0,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_max_position: 64.0,
+            },
         ),
         (
             "yarn",

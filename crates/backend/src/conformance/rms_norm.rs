@@ -11,7 +11,12 @@ pub fn cases(suite: &mut Suite<'_>) {
             let batch = Batch::of(0, 0, &vec![0; rows]);
             b.run(&batch, |s| Op::RmsNorm { x: x[s], weight: weight[s], eps, out: out[s] })?;
             b.compare(out, width)?;
-            b.refuses(&batch, "a weight of another width", |s| Op::RmsNorm { x: x[s], weight: short[s], eps, out: out[s] })
+            b.refuses(&batch, "a weight of another width", |s| Op::RmsNorm {
+                x: x[s],
+                weight: short[s],
+                eps,
+                out: out[s],
+            })
         });
     }
 }

@@ -107,7 +107,9 @@ fn plane(spec: &Spec, kind: PlaneKind, bytes: u64, n: usize, k: usize, random: &
         PlaneKind::Zeros => out.iter_mut().for_each(|b| *b = random.below(16) as u8),
         PlaneKind::Outliers => {
             for row in 0..n {
-                let columns = (0..spec.outlier_slots).map(|s| s * k / spec.outlier_slots + random.below(k / 4)).collect::<Vec<_>>();
+                let columns = (0..spec.outlier_slots)
+                    .map(|s| s * k / spec.outlier_slots + random.below(k / 4))
+                    .collect::<Vec<_>>();
                 // The last slot of some rows stays unused.
                 let used = spec.outlier_slots - random.below(2);
                 let pairs: Vec<(u16, f32)> =
@@ -153,7 +155,10 @@ fn fill_scales(scale: ScaleType, out: &mut [u8], random: &mut Random) {
             out.as_chunks_mut::<2>().0.iter_mut().for_each(|o| *o = bits(random));
         }
         ScaleType::F16 => {
-            out.as_chunks_mut::<2>().0.iter_mut().for_each(|o| *o = half_bits(0.01 + 0.02 * random.unit()).to_le_bytes());
+            out.as_chunks_mut::<2>()
+                .0
+                .iter_mut()
+                .for_each(|o| *o = half_bits(0.01 + 0.02 * random.unit()).to_le_bytes());
         }
     }
 }

@@ -64,7 +64,8 @@ impl Element for Single {
     const SIZE: usize = 4;
     #[inline(always)]
     fn load<S: Simd>(self, s: S, bytes: &[u8]) -> S::F32 {
-        bytes.first_chunk().map_or(s.splat(0.0), |b| s.as_f32(s.lanes(s.bytes(b))))
+        let Some(bytes) = bytes.first_chunk() else { return s.splat(0.0) };
+        s.as_f32(s.lanes(s.bytes(bytes)))
     }
 }
 
@@ -72,7 +73,8 @@ impl Element for Half {
     const SIZE: usize = 2;
     #[inline(always)]
     fn load<S: Simd>(self, s: S, bytes: &[u8]) -> S::F32 {
-        bytes.first_chunk().map_or(s.splat(0.0), |b| s.load_f16(b))
+        let Some(bytes) = bytes.first_chunk() else { return s.splat(0.0) };
+        s.load_f16(bytes)
     }
 }
 
@@ -80,7 +82,8 @@ impl Element for Brain {
     const SIZE: usize = 2;
     #[inline(always)]
     fn load<S: Simd>(self, s: S, bytes: &[u8]) -> S::F32 {
-        bytes.first_chunk().map_or(s.splat(0.0), |b| s.load_bf16(b))
+        let Some(bytes) = bytes.first_chunk() else { return s.splat(0.0) };
+        s.load_bf16(bytes)
     }
 }
 
@@ -132,7 +135,8 @@ impl<E: Element> Panels<'_, E> {
                 *v = self.element.load(s, &w[c * 16 * E::SIZE..(c + 1) * 16 * E::SIZE]);
             }
             for (acc, x) in acc.iter_mut().zip(x) {
-                let x = x[c * 16..(c + 1) * 16].first_chunk().map_or(s.splat(0.0), |x| s.load(x));
+                let Some(x) = x[c * 16..(c + 1) * 16].first_chunk() else { continue };
+                let x = s.load(x);
                 for (a, v) in acc.iter_mut().zip(values) {
                     *a = s.fma(v, x, *a);
                 }

@@ -6,7 +6,7 @@
 
 use crate::cache::Cache;
 use crate::cpu::Cpu;
-use crate::math::{dot, exp, zip_map};
+use crate::math::{PlusTimes, Times, dot, exp, zip_map};
 use crate::shards::Shards;
 use ashlar_backend::{BackendError, Batch, BufferId, CacheId};
 use ashlar_simd::{Kernel, Simd};
@@ -167,7 +167,7 @@ impl Kernel for TileKernel<'_> {
                 rescale(s, query, &mut scores, acc);
                 for j in seen {
                     let weight = s.splat(scores[j - block]);
-                    zip_map(s, acc, &values[j * width + start..][..dim], |a, v| s.fma(weight, v, a));
+                    zip_map(s, acc, &values[j * width + start..][..dim], &PlusTimes(weight));
                 }
             }
         }
@@ -175,8 +175,7 @@ impl Kernel for TileKernel<'_> {
             let at = query.row + query.column;
             // SAFETY: a (row, head) is one query of one tile.
             let out = unsafe { self.out.slice(at..at + dim) };
-            let inverse = s.splat(1.0 / query.sum);
-            zip_map(s, out, acc, |_, a| s.mul(a, inverse));
+            zip_map(s, out, acc, &Times(s.splat(1.0 / query.sum)));
         }
     }
 }

@@ -29,7 +29,8 @@ fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut Stri
     if depth > 64 {
         return Err(invalid("tojson: nested deeper than 64 levels".into()));
     }
-    let newline = |depth: usize| indent.map_or(String::new(), |width| format!("\n{}", " ".repeat(width.min(16) * depth)));
+    let newline =
+        |depth: usize| indent.map_or(String::new(), |width| format!("\n{}", " ".repeat(width.min(16) * depth)));
     let comma = if indent.is_some() { "," } else { ", " };
     match value.kind() {
         ValueKind::Seq | ValueKind::Iterable => {
@@ -65,11 +66,29 @@ fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut Stri
 }
 
 fn scalar(value: &Value) -> Result<String, Error> {
-    serde_json::to_string(value).map_err(|e| invalid(format!("tojson: {e}")))
+    match value.kind() {
+        ValueKind::None => Ok("null".into()),
+        ValueKind::Bool | ValueKind::Number => Ok(value.to_string().to_lowercase()),
+        ValueKind::String => {
+            serde_json::to_string(value.as_str().unwrap_or_default()).map_err(|e| invalid(e.to_string()))
+        }
+        kind => Err(invalid(format!("tojson: {kind} is not JSON serializable"))),
+    }
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
@@ -115,7 +134,12 @@ fn strftime(format: &str, seconds: u64) -> Result<String, String> {
             Some('F') => format!("{year}-{month:02}-{day:02}"),
             Some('T') => format!("{hour:02}:{minute:02}:{:02}", second % 60),
             Some('%') => "%".into(),
-            other => return Err(format!("strftime_now: unknown directive `%{}`", other.map_or(String::new(), String::from))),
+            other => {
+                return Err(format!(
+                    "strftime_now: unknown directive `%{}`",
+                    other.map_or(String::new(), String::from)
+                ));
+            }
         });
     }
     Ok(out)

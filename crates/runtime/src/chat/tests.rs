@@ -5,8 +5,11 @@ use super::*;
 fn template(source: &str) -> ChatTemplate {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("chat_template.jinja"), source).unwrap();
-    std::fs::write(dir.path().join("tokenizer_config.json"), r#"{"bos_token": {"content": "<s>"}, "eos_token": "</s>"}"#)
-        .unwrap();
+    std::fs::write(
+        dir.path().join("tokenizer_config.json"),
+        r#"{"bos_token": {"content": "<s>"}, "eos_token": "</s>"}"#,
+    )
+    .unwrap();
     ChatTemplate::open(dir.path()).unwrap()
 }
 
@@ -16,7 +19,9 @@ fn turns() -> [Message; 2] {
 
 #[test]
 fn blocks_are_trimmed_and_left_stripped() {
-    let t = template("{{ bos_token }}\n{% for m in messages %}\n    {% if m.role == 'user' %}\n[U] {{ m['content'].strip() }} {{ eos_token }}\n    {% endif %}\n{% endfor %}\n{% if add_generation_prompt %}\n[A]\n{% endif %}\n");
+    let t = template(
+        "{{ bos_token }}\n{% for m in messages %}\n    {% if m.role == 'user' %}\n[U] {{ m['content'].strip() }} {{ eos_token }}\n    {% endif %}\n{% endfor %}\n{% if add_generation_prompt %}\n[A]\n{% endif %}\n",
+    );
     assert_eq!(t.render(&turns(), true).unwrap(), "<s>\n[U] Hi & <b> </s>\n[A]\n");
     assert_eq!(t.render(&turns(), false).unwrap(), "<s>\n[U] Hi & <b> </s>\n");
 }
@@ -31,7 +36,8 @@ fn python_methods_and_loop_controls_work() {
 
 #[test]
 fn tojson_writes_what_python_writes() {
-    let t = template("{{ [messages[1].content, 1, 1.5, none, true] | tojson }}{{ [1, [], {'a': 2}] | tojson(indent=2) }}");
+    let t =
+        template("{{ [messages[1].content, 1, 1.5, none, true] | tojson }}{{ [1, [], {'a': 2}] | tojson(indent=2) }}");
     assert_eq!(
         t.render(&turns(), false).unwrap(),
         "[\"  Hi & <b>\\n\", 1, 1.5, null, true][\n  1,\n  [],\n  {\n    \"a\": 2\n  }\n]"
@@ -54,7 +60,9 @@ fn the_date_is_the_given_one() {
 
 #[test]
 fn an_endless_template_is_stopped() {
-    let t = template("{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% set x = 1 %}{% endfor %}{% endfor %}{% endfor %}");
+    let t = template(
+        "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% set x = 1 %}{% endfor %}{% endfor %}{% endfor %}",
+    );
     let e = t.render(&turns(), true).unwrap_err().to_string();
     assert!(e.contains("steps"), "{e}");
 }
@@ -81,6 +89,7 @@ fn a_model_without_a_template_says_what_to_use_instead() {
 fn the_template_of_the_bundled_model() {
     let dir = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/demo-moe");
     let got = ChatTemplate::open(&dir).unwrap().render(&turns(), true).unwrap();
-    let want = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n  Hi & <b>\n<|im_end|>\n<|im_start|>assistant\n";
+    let want =
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n  Hi & <b>\n<|im_end|>\n<|im_start|>assistant\n";
     assert_eq!(got, want);
 }

@@ -6,6 +6,9 @@ use ashlar_runtime::{Model, Wanted, logits};
 /// DESIGN §10.
 const REFERENCE_TOLERANCE: f64 = 2e-4;
 
+/// DESIGN §10, unquantized weights.
+const CPU_TOLERANCE: f64 = 2e-3;
+
 fn argmax(row: &[f32]) -> u32 {
     let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0))).unwrap();
     best.0 as u32
@@ -54,6 +57,16 @@ fn reference_logits_match_transformers() {
 #[test]
 fn reference_greedy_tokens_match_transformers() {
     check_greedy("reference");
+}
+
+#[test]
+fn cpu_logits_match_transformers() {
+    check_logits("cpu", CPU_TOLERANCE);
+}
+
+#[test]
+fn cpu_greedy_tokens_match_transformers() {
+    check_greedy("cpu");
 }
 
 // The reference sums in f64, so that batching changes nothing beyond the last bit of an activation.

@@ -51,6 +51,23 @@ macro_rules! proven {
     };
 }
 
+/// The expression on both halves of a vector. Not `<[_; 2]>::map`: that is no `#[inline(always)]` function, so that it
+/// and the intrinsics in it would be compiled without the ISA and called.
+macro_rules! halves {
+    ($v:ident => $e:expr) => {{
+        let [low, high] = $v;
+        let low = {
+            let $v = low;
+            proven!($e)
+        };
+        let high = {
+            let $v = high;
+            proven!($e)
+        };
+        [low, high]
+    }};
+}
+
 /// Sum of 8 lanes: i with i + 4, + 2, + 1.
 ///
 /// # Safety
@@ -139,26 +156,33 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         ])
     }
     #[inline(always)]
+    fn zip(self, a: [__m256; 2], b: [__m256; 2]) -> ([__m256; 2], [__m256; 2]) {
+        proven!({
+            let (even, odd) = (_mm256_unpacklo_ps(a[0], b[0]), _mm256_unpackhi_ps(a[0], b[0]));
+            let low = [_mm256_permute2f128_ps::<0x20>(even, odd), _mm256_permute2f128_ps::<0x31>(even, odd)];
+            let (even, odd) = (_mm256_unpacklo_ps(a[1], b[1]), _mm256_unpackhi_ps(a[1], b[1]));
+            (low, [_mm256_permute2f128_ps::<0x20>(even, odd), _mm256_permute2f128_ps::<0x31>(even, odd)])
+        })
+    }
+    #[inline(always)]
     fn sum(self, v: [__m256; 2]) -> f32 {
         proven!(sum8(_mm256_add_ps(v[0], v[1])))
     }
     #[inline(always)]
     fn pick(self, table: [__m256; 2], index: [__m256i; 2]) -> [__m256; 2] {
-        index.map(|i| {
-            proven!({
-                let low = _mm256_permutevar8x32_ps(table[0], i);
-                let high = _mm256_permutevar8x32_ps(table[1], i);
-                _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(i)))
-            })
+        halves!(index => {
+            let low = _mm256_permutevar8x32_ps(table[0], index);
+            let high = _mm256_permutevar8x32_ps(table[1], index);
+            _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index)))
         })
     }
     #[inline(always)]
     fn to_i32(self, v: [__m256; 2]) -> [__m256i; 2] {
-        v.map(|v| proven!(_mm256_cvtps_epi32(v)))
+        halves!(v => _mm256_cvtps_epi32(v))
     }
     #[inline(always)]
     fn bits(self, v: [__m256; 2]) -> [__m256i; 2] {
-        v.map(|v| proven!(_mm256_castps_si256(v)))
+        halves!(v => _mm256_castps_si256(v))
     }
 
     #[inline(always)]
@@ -178,11 +202,11 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
     }
     #[inline(always)]
     fn to_f32(self, v: [__m256i; 2]) -> [__m256; 2] {
-        v.map(|v| proven!(_mm256_cvtepi32_ps(v)))
+        halves!(v => _mm256_cvtepi32_ps(v))
     }
     #[inline(always)]
     fn as_f32(self, v: [__m256i; 2]) -> [__m256; 2] {
-        v.map(|v| proven!(_mm256_castsi256_ps(v)))
+        halves!(v => _mm256_castsi256_ps(v))
     }
     #[inline(always)]
     fn add_i32(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
@@ -194,15 +218,15 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
     }
     #[inline(always)]
     fn shl(self, v: [__m256i; 2], n: u32) -> [__m256i; 2] {
-        v.map(|v| proven!(_mm256_sll_epi32(v, _mm_cvtsi32_si128(n.cast_signed()))))
+        halves!(v => _mm256_sll_epi32(v, _mm_cvtsi32_si128(n.cast_signed())))
     }
     #[inline(always)]
     fn shr(self, v: [__m256i; 2], n: u32) -> [__m256i; 2] {
-        v.map(|v| proven!(_mm256_srl_epi32(v, _mm_cvtsi32_si128(n.cast_signed()))))
+        halves!(v => _mm256_srl_epi32(v, _mm_cvtsi32_si128(n.cast_signed())))
     }
     #[inline(always)]
     fn sar(self, v: [__m256i; 2], n: u32) -> [__m256i; 2] {
-        v.map(|v| proven!(_mm256_sra_epi32(v, _mm_cvtsi32_si128(n.cast_signed()))))
+        halves!(v => _mm256_sra_epi32(v, _mm_cvtsi32_si128(n.cast_signed())))
     }
 
     #[inline(always)]
@@ -215,15 +239,15 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
     }
     #[inline(always)]
     fn low_nibbles(self, v: [__m256i; 2]) -> [__m256i; 2] {
-        v.map(|v| proven!(_mm256_and_si256(v, _mm256_set1_epi8(15))))
+        halves!(v => _mm256_and_si256(v, _mm256_set1_epi8(15)))
     }
     #[inline(always)]
     fn high_nibbles(self, v: [__m256i; 2]) -> [__m256i; 2] {
-        v.map(|v| proven!(_mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(15))))
+        halves!(v => _mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(15)))
     }
     #[inline(always)]
     fn weights(self, v: [__m256i; 2]) -> [__m256i; 2] {
-        if VNNI { v.map(|v| proven!(_mm256_xor_si256(v, _mm256_set1_epi8(-128)))) } else { v }
+        if VNNI { halves!(v => _mm256_xor_si256(v, _mm256_set1_epi8(-128))) } else { v }
     }
     #[inline(always)]
     fn table(self, values: &[i8; 16]) -> [__m256i; 2] {
@@ -239,14 +263,16 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         if VNNI {
             return self.dot_small(acc, w, x);
         }
-        // |w| · (x with w's sign): a pair is at most 2 · 128 · 127, which fits the i16 sums that would saturate.
-        let part = |acc, w| {
-            proven!({
+        let [mut low, mut high] = acc;
+        // A loop, not a closure, for the reason given at `halves`.
+        for (acc, w) in [(&mut low, w[0]), (&mut high, w[1])] {
+            // |w| · (x with w's sign): a pair is at most 2 · 128 · 127, which fits the i16 sums that would saturate.
+            *acc = proven!({
                 let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(_mm256_set1_epi32(x), w));
-                _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-            })
-        };
-        [part(acc[0], w[0]), part(acc[1], w[1])]
+                _mm256_add_epi32(*acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            });
+        }
+        [low, high]
     }
     #[inline(always)]
     fn dot_small(self, acc: [__m256i; 2], w: [__m256i; 2], x: i32) -> [__m256i; 2] {
@@ -256,12 +282,13 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
                 _mm256_dpbusd_avx_epi32(acc[1], w[1], _mm256_set1_epi32(x))
             ]);
         }
-        let part = |acc, w| {
-            proven!({
+        let [mut low, mut high] = acc;
+        for (acc, w) in [(&mut low, w[0]), (&mut high, w[1])] {
+            *acc = proven!({
                 let pairs = _mm256_maddubs_epi16(w, _mm256_set1_epi32(x));
-                _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-            })
-        };
-        [part(acc[0], w[0]), part(acc[1], w[1])]
+                _mm256_add_epi32(*acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            });
+        }
+        [low, high]
     }
 }

@@ -24,7 +24,8 @@ impl ScaleKind for F16 {
     const BYTES: usize = 2 * PANEL;
     #[inline(always)]
     fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F32 {
-        bytes.first_chunk().map_or(s.splat(0.0), |b| s.load_f16(b))
+        let Some(bytes) = bytes.first_chunk() else { return s.splat(0.0) };
+        s.load_f16(bytes)
     }
 }
 
