@@ -183,7 +183,7 @@ fn random(spec: &Spec, seed: u32) -> Weight {
     let planes = layout.planes.iter().map(|plane| {
         let mut bytes = AlignedBytes::zeroed(plane.bytes as usize).unwrap();
         match plane.kind {
-            PlaneKind::Scales => {
+            PlaneKind::Scales | PlaneKind::OuterScales => {
                 let kind = spec.scale.unwrap();
                 (0..bytes.len() / kind.size()).for_each(|i| kind.store(0.015_625, &mut bytes, i));
             }

@@ -49,7 +49,8 @@ pub fn weight(spec: &Spec, order: Order, n: usize, k: usize, seed: u64) -> Weigh
         match plane.kind {
             PlaneKind::Values => floats(spec.id, &mut bytes, &mut random),
             PlaneKind::Codes => bytes.iter_mut().for_each(|b| *b = code(spec.id, &mut random)),
-            PlaneKind::Scales => scales(spec.scale.unwrap(), &mut bytes, &mut random),
+            PlaneKind::HighCodes => bytes.iter_mut().for_each(|b| *b = (random.next() >> 24) as u8),
+            PlaneKind::Scales | PlaneKind::OuterScales => scales(spec.scale.unwrap(), &mut bytes, &mut random),
             PlaneKind::Zeros => bytes.iter_mut().for_each(|b| *b = (random.next() % 16) as u8),
             PlaneKind::Outliers => outliers(spec.outlier_slots, k, &mut bytes, &mut random),
         }

@@ -30,6 +30,20 @@ SPECS = {
     "fp8:128x128,bf16": ("fp8", 8, 128, "bf16", False),
 }
 
+SIXTEEN = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+EIGHT = [-63, -40, -23, -10, 1, 13, 28, 47]
+FOUR = [-31, -13, 1, 17]
+SIX_BITS = list(range(-32, 32))
+# text: grids, bits of the code planes, group, columns of an outer scale (0: the row), its type,
+# bits of a parameter, step and zero of inner scales (None: the parameter is an i8)
+TWO_LEVEL = {
+    "k4": ([SIXTEEN, [v + 4 for v in SIXTEEN]], [4], 32, 0, "f32", 8, (2, 127)),
+    "k3": ([EIGHT, [v + 4 for v in EIGHT]], [2, 1], 32, 0, "f16", 6, (1, 16)),
+    "k2": ([FOUR, [v + 5 for v in FOUR]], [2], 32, 0, "f16", 6, (1, 16)),
+    "k2h": ([FOUR, [v + 5 for v in FOUR]], [2], 16, 256, "f16", 5, (1, 8)),
+    "q6": ([SIX_BITS], [4, 2], 16, 256, "f16", 8, None),
+}
+
 
 def e4m3(code):
     sign, exponent, mantissa = -1.0 if code & 128 else 1.0, code >> 3 & 15, code & 7
@@ -75,21 +89,23 @@ def place_x16(n, k, bits, codes):
         for c in range(k):
             start = (r // 16 * (k // 32) + c // 32) * panel
             row, column = r % 16, c % 32
-            if bits == 8:
-                vector, byte, shift = column // 4, column % 4, 0
-            else:
-                vector, byte, shift = column // 8, column % 4, 4 * (column % 8 // 4)
+            if bits == 1:
+                bit = 64 * (column // 4) + 4 * row + column % 4
+                out[start + bit // 8] |= int(codes[r][c]) << bit % 8
+                continue
+            lane = 32 // bits
+            vector, byte, shift = column // lane, column % 4, bits * (column % lane // 4)
             out[start + 64 * vector + 4 * row + byte] |= int(codes[r][c]) << shift
     return bytes(out)
 
 
 def place_rows(n, k, bits, codes):
-    """Row-major; 4 bits: byte j of a group of 32 = code j | code j + 16 << 4."""
-    out = bytearray()
+    """Row-major; byte j of the S = 4 * bits bytes of 32 codes holds the codes j, j + S, j + 2S ..., lowest bits first."""
+    out, size = bytearray(), 4 * bits
     for r in range(n):
         for first in range(0, k, 32):
             group = [int(c) for c in codes[r][first:first + 32]]
-            out += bytes(group) if bits == 8 else bytes(group[j] | group[j + 16] << 4 for j in range(16))
+            out += bytes(sum(code << bits * i for i, code in enumerate(group[j::size])) for j in range(size))
     return bytes(out)
 
 
@@ -257,6 +273,125 @@ def rtn_case(rng, spec, n, k, slots):
     return {"n": n, "k": k, "sigma": SIGMA, "weights_bf16": w.view(np.uint32).__rshift__(16).astype(np.uint16).tobytes().hex(), "x16": x16}
 
 
+def inner_scale(spec, parameter):
+    """Inner scale and grid that a parameter says."""
+    scales = spec[6]
+    if scales is None:
+        return parameter - 256 if parameter > 127 else parameter, 0
+    return scales[0] * (parameter >> 1) - scales[1], parameter & 1
+
+
+def place_inner(n, groups, bits, parameters):
+    """x16: per row block and group 8 bytes of low nibbles, then the bits above; rows: a byte each."""
+    out = bytearray()
+    for block in range(-(-n // 16)):
+        for g in range(groups):
+            of = [int(parameters[r][g]) if r < n else 0 for r in range(16 * block, 16 * block + 16)]
+            if bits == 8:
+                out += bytes(of)
+                continue
+            out += sum((p & 15) << 4 * r for r, p in enumerate(of)).to_bytes(8, "little")
+            out += sum((p >> 4) << (bits - 4) * r for r, p in enumerate(of)).to_bytes(2 * (bits - 4), "little")
+    return bytes(out), b"".join(bytes([int(parameters[r][g])]) for r in range(n) for g in range(groups))
+
+
+def two_level_planes(spec, n, k, codes, parameters, outer, slots, pairs):
+    _, widths, group, span, scale, bits, _ = spec
+    both, shift = [], 0
+    for width in widths:
+        part = [[int(c) >> shift & (1 << width) - 1 for c in row] for row in codes]
+        both.append((place_x16(n, k, width, part), place_rows(n, k, width, part)))
+        shift += width
+    both.append(place_inner(n, k // group, bits, parameters))
+    cells = [[scale_bytes(s, scale) for s in row] for row in outer]
+    both.append(place_parameters(n, -(-k // (span or k)), cells, len(cells[0][0])))
+    if slots:
+        both.append(place_outliers(n, slots, pairs))
+    return [x.hex() for x, _ in both], [r.hex() for _, r in both]
+
+
+def two_level_value(spec, r, c, k, codes, parameters, outer):
+    grids, _, group, span, _, _, _ = spec
+    inner, grid = inner_scale(spec, int(parameters[r][c // group]))
+    return F(grids[grid][int(codes[r][c])]) * (F(outer[r][c // (span or k)]) * F(inner))
+
+
+def two_level_random(rng, spec, n, k, slots):
+    grids, widths, group, span, scale, bits, _ = spec
+    codes = rng.integers(0, 1 << sum(widths), (n, k))
+    parameters = rng.integers(0, 1 << bits, (n, k // group))
+    outer = [[random_scale(rng, scale) for _ in range(-(-k // (span or k)))] for _ in range(n)]
+    pairs = [[(int(c), np.float16(rng.normal())) for c in sorted(rng.choice(k, slots, replace=False))] for _ in range(n)]
+    values = np.array([[two_level_value(spec, r, c, k, codes, parameters, outer) for c in range(k)] for r in range(n)], F)
+    for r in range(n):
+        for c, d in pairs[r]:
+            values[r, c] = values[r, c] + F(d)
+    x16, rows = two_level_planes(spec, n, k, codes, parameters, outer, slots, pairs)
+    return {"n": n, "k": k, "x16": x16, "rows": rows, "values": values.tobytes().hex()}
+
+
+def encode_grid(grid, x, scale, kept):
+    """Codes and squared error of a group without its outliers, summed in f32 from the first column on."""
+    inverse = F(0) if scale == 0 else F(1) / scale
+    y = [F(v) * inverse for v in x]
+    if len(grid) == 64:
+        codes = [int(np.rint(np.clip(v, F(-32), F(31)))) + 32 for v in y]
+    else:
+        codes = [nearest(grid, v) for v in y]
+    error = F(0)
+    for v, code, counts in zip(x, codes, kept):
+        d = F(v) - F(grid[code]) * scale
+        error = error + d * d * F(counts)
+    return codes, error
+
+
+def two_level_rtn_span(spec, x, kept):
+    """Outer scale, parameters and codes of the columns that share an outer scale."""
+    grids, _, group, _, scale, bits, scales = spec
+    step, zero = scales or (1, 128)
+    last = (1 << bits - (len(grids) > 1)) - 1
+    extremes = [F(part[np.abs(part).argmax()]) for part in (x[c:c + group] for c in range(0, len(x), group))]
+    extreme = extremes[int(np.argmax(np.abs(extremes)))]
+    product = grids[0][0] * -zero
+    wanted = extreme / F(product)
+    outer = store_f16(wanted, abs(extreme), product) if scale == "f16" else F(wanted)
+    inverse = F(0) if outer == 0 else F(1) / outer
+    parameters, codes = [], []
+    for g, e in enumerate(extremes):
+        units = np.clip(e / F(grids[0][0]) * inverse, F(-zero), F(step * last - zero))
+        u = int(np.rint((units + F(zero)) / F(step)))
+        part = slice(g * group, (g + 1) * group)
+        tried = [encode_grid(grid, x[part], outer * F(step * u - zero), kept[part]) for grid in grids]
+        grid = int(tried[0][1] > tried[-1][1])
+        codes += tried[grid][0]
+        parameters.append(u << 1 | grid if scales else (u - zero) & 255)
+    return outer, parameters, codes
+
+
+def two_level_rtn(rng, spec, n, k, slots):
+    group, span = spec[2], spec[3] or k
+    w = bf16_round((rng.standard_t(5, (n, k)) * rng.choice([1e-5, 0.02, 30], (n, 1))).astype(F))
+    w[2, :group] = 0
+    w[3] = 0
+    base, chosen = w.copy(), [[] for _ in range(n)]
+    for r in range(n if slots else 0):
+        deviation = np.std(w[r].astype(np.float64))
+        beyond = [c for c in range(k) if abs(np.float64(w[r, c])) > SIGMA * deviation]
+        chosen[r] = sorted(sorted(beyond, key=lambda c: (-abs(w[r, c]), c))[:slots])
+        base[r, chosen[r]] = 0
+    outer, parameters, codes = [], [], []
+    for r in range(n):
+        kept = np.isin(np.arange(k), chosen[r], invert=True)
+        fits = [two_level_rtn_span(spec, base[r, c:c + span], kept[c:c + span]) for c in range(0, k, span)]
+        outer.append([f[0] for f in fits])
+        parameters.append([p for f in fits for p in f[1]])
+        codes.append([c for f in fits for c in f[2]])
+    delta = lambda r, c: np.float16(w[r, c] - two_level_value(spec, r, c, k, codes, parameters, outer))
+    pairs = [[(c, delta(r, c)) for c in chosen[r]] for r in range(n)]
+    x16, _ = two_level_planes(spec, n, k, codes, parameters, outer, slots, pairs)
+    return {"n": n, "k": k, "sigma": SIGMA, "weights_bf16": w.view(np.uint32).__rshift__(16).astype(np.uint16).tobytes().hex(), "x16": x16}
+
+
 def float_file(rng, kind):
     n, k = 3, 40
     bits = {"f32": rng.normal(0, 1, (n, k)).astype(F).view(np.uint32), "f16": rng.integers(0, 0x7C00, (n, k)),
@@ -283,6 +418,11 @@ def main():
         write_spec(rng, text, spec, 0)
     for text, slots in [("q8", 1), ("i4:g32,zp", 2), ("nf4:g64", 3), ("fp8:128x128,f32", 2)]:
         write_spec(rng, f"{text}+o{slots}", SPECS[text], slots)
+    for text, slots in [(text, 0) for text in TWO_LEVEL] + [("k3", 2)]:
+        spec = TWO_LEVEL[text]
+        n, k = 18, 288 if spec[3] else 96
+        name = f"{text}+o{slots}" if slots else text
+        write({"spec": name, "decode": two_level_random(rng, spec, n, k, slots), "rtn": two_level_rtn(rng, spec, n, k, slots)})
 
 
 def write_spec(rng, text, spec, slots):

@@ -149,7 +149,7 @@ pub(crate) fn codes(width: Width, places: Places, plane: &[u8], row: usize, pane
             width.row(bytes, row % ROWS)
         }
         Order::Rows => {
-            let size = COLUMNS * width.bits() / 8;
+            let size = width.row_bytes();
             width.unpack_rows(plane.get(at * size..(at + 1) * size).unwrap_or_default())
         }
     }
@@ -173,7 +173,7 @@ pub(crate) fn set_codes(
             }
         }
         Order::Rows => {
-            let size = COLUMNS * width.bits() / 8;
+            let size = width.row_bytes();
             if let Some(bytes) = plane.get_mut(at * size..(at + 1) * size) {
                 width.pack_rows(codes, bytes);
             }

@@ -3,7 +3,7 @@
 use crate::grouped::{codes, set_codes};
 use crate::layout::Places;
 use crate::x16::{COLUMNS, Width};
-use crate::{FormatError, Grid, Planes, Spec};
+use crate::{FormatError, Grid, Planes, Spec, parameters};
 use ashlar_tensor::{Order, PlaneKind};
 use std::ops::Range;
 
@@ -31,7 +31,11 @@ pub fn reorder(
         return Err(FormatError::Rows { id: spec.id, what });
     }
     let grid = spec.grid()?;
-    let groups = if let Grid::Groups(g) = grid { k / g.group } else { 0 };
+    let groups = match grid {
+        Grid::Groups(g) => k / g.group,
+        Grid::TwoLevel(g) => k / g.group,
+        _ => 0,
+    };
     let [old, new] = [from.order, to].map(|order| Places { order, k, groups });
     let skip = rows.start - from.first_row;
     for (index, (plane, out)) in source.planes.iter().zip(out.iter_mut()).enumerate() {
@@ -39,6 +43,20 @@ pub fn reorder(
         out.fill(0);
         match (plane.kind, grid) {
             (PlaneKind::Codes, Grid::Groups(g)) => move_codes(g.width, old, new, data, skip, rows.len(), out),
+            (PlaneKind::Codes, Grid::TwoLevel(g)) => move_codes(g.low, old, new, data, skip, rows.len(), out),
+            (PlaneKind::HighCodes, Grid::TwoLevel(g)) => {
+                move_codes(g.high.unwrap_or(Width::One), old, new, data, skip, rows.len(), out);
+            }
+            (PlaneKind::Scales, Grid::TwoLevel(g)) => {
+                for (row, group) in (0..rows.len()).flat_map(|row| (0..groups).map(move |group| (row, group))) {
+                    let parameter = parameters::get(g.inner.bits(), old, data, skip + row, group);
+                    parameters::set(g.inner.bits(), new, out, row, group, parameter);
+                }
+            }
+            (PlaneKind::OuterScales, Grid::TwoLevel(g)) => {
+                let spans = |places| Places { groups: g.spans(k), ..places };
+                move_parameters(g.outer.size(), spans(old), spans(new), data, skip, rows.len(), out);
+            }
             (PlaneKind::Codes, _) => move_codes(Width::Eight, old, new, data, skip, rows.len(), out),
             (PlaneKind::Scales | PlaneKind::Zeros, Grid::Groups(g)) => {
                 let size = if plane.kind == PlaneKind::Scales { g.scale.size() } else { 1 };

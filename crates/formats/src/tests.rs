@@ -218,6 +218,11 @@ fn sizes_match_the_bits_per_weight_of_the_pages() -> Result<(), FormatError> {
         ("iq4nl", 4.5),
         ("mxfp4", 4.25),
         ("fp8", 8.0 + 32.0 / 16384.0),
+        ("k4", 4.25 + 32.0 / 4096.0),
+        ("k3", 3.1875 + 16.0 / 4096.0),
+        ("k2", 2.1875 + 16.0 / 4096.0),
+        ("k2h", 2.375),
+        ("q6", 6.5625),
         ("nf4:g64+o16", 4.25 + 16.0 * 32.0 / 4096.0),
     ] {
         let bytes = text.parse::<Spec>()?.layout(Order::X16, n as usize, k as usize)?.bytes();
@@ -241,7 +246,14 @@ fn tame_planes(spec: &Spec, order: Order, n: usize, k: usize, seed: u64) -> Resu
         let mut bytes: Vec<u8> = (0..plane.bytes).map(|_| random()).collect();
         match plane.kind {
             // Below 0x70 in the high byte: finite in every type; e4m3 NaN has all low bits set.
-            PlaneKind::Values | PlaneKind::Scales => bytes.iter_mut().for_each(|b| *b = (*b & 0x3f).min(0x3e)),
+            PlaneKind::Scales if order == Order::Rows && matches!(spec.grid()?, Grid::TwoLevel(_)) => {
+                let Grid::TwoLevel(grid) = spec.grid()? else { unreachable!() };
+                bytes.iter_mut().for_each(|b| *b &= u8::MAX >> (8 - grid.inner.bits()));
+            }
+            PlaneKind::Scales if matches!(spec.grid()?, Grid::TwoLevel(_)) => {}
+            PlaneKind::Values | PlaneKind::Scales | PlaneKind::OuterScales => {
+                bytes.iter_mut().for_each(|b| *b = (*b & 0x3f).min(0x3e))
+            }
             PlaneKind::Codes if spec.id == "fp8" => bytes.iter_mut().for_each(|b| *b &= 0xfe),
             PlaneKind::Outliers => {
                 for slot in bytes.as_chunks_mut::<4>().0 {

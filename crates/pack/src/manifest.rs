@@ -189,7 +189,9 @@ const ORDERS: &[(Order, &str)] = &[(Order::Rows, "rows"), (Order::X16, "x16")];
 const KINDS: &[(PlaneKind, &str)] = &[
     (PlaneKind::Values, "values"),
     (PlaneKind::Codes, "codes"),
+    (PlaneKind::HighCodes, "high_codes"),
     (PlaneKind::Scales, "scales"),
+    (PlaneKind::OuterScales, "outer_scales"),
     (PlaneKind::Zeros, "zeros"),
     (PlaneKind::Outliers, "outliers"),
 ];

@@ -52,6 +52,8 @@ pub struct Bounds<S: Simd> {
     low: S::F32,
     high: S::F32,
     zero: S::F32,
+    /// Which of two grids; only [`Pair`] looks at it.
+    grid: S::F32,
 }
 
 /// Codes min..=max around a zero.
@@ -78,7 +80,8 @@ impl Rounder for Linear {
 
     #[inline(always)]
     fn bounds<S: Simd>(self, s: S, zero: S::F32) -> Bounds<S> {
-        Bounds { low: s.sub(s.splat(self.min), zero), high: s.sub(s.splat(self.max), zero), zero }
+        let (low, high) = (s.sub(s.splat(self.min), zero), s.sub(s.splat(self.max), zero));
+        Bounds { low, high, zero, grid: s.splat(0.0) }
     }
 
     #[inline(always)]
@@ -87,16 +90,16 @@ impl Rounder for Linear {
     }
 }
 
-/// A table of 16 levels, searched by halving: four compares, each with the border that the ones before picked.
+/// A table of 2^BITS levels, searched by halving: BITS compares, each with the border that the ones before picked.
 #[derive(Clone, Copy)]
-pub struct Lut {
+pub struct Lut<const BITS: u32> {
     levels: V,
     codes: V,
     /// Between neighbouring levels; the last is never passed.
     borders: V,
 }
 
-impl Lut {
+impl<const BITS: u32> Lut<BITS> {
     pub fn new(table: &Table) -> Self {
         let mut borders = splat(f32::INFINITY);
         borders[..15].copy_from_slice(&table.borders());
@@ -108,7 +111,8 @@ impl Lut {
     fn index<S: Simd>(self, s: S, y: S::F32) -> S::I32 {
         let borders = s.load(&self.borders);
         let mut index = s.splat_i32(0);
-        for step in [8, 4, 2, 1] {
+        for bit in (0..BITS).rev() {
+            let step = 1 << bit;
             let border = s.pick(borders, s.add_i32(index, s.splat_i32(step - 1)));
             let passed = s.add_i32(index, s.splat_i32(step));
             index = s.bits(s.if_gt(y, border, s.as_f32(passed), s.as_f32(index)));
@@ -117,7 +121,7 @@ impl Lut {
     }
 }
 
-impl Rounder for Lut {
+impl<const BITS: u32> Rounder for Lut<BITS> {
     #[inline(always)]
     fn level<S: Simd>(self, s: S, y: S::F32, _bounds: Bounds<S>) -> S::F32 {
         s.pick(s.load(&self.levels), self.index(s, y))
@@ -130,7 +134,38 @@ impl Rounder for Lut {
 
     #[inline(always)]
     fn bounds<S: Simd>(self, _s: S, zero: S::F32) -> Bounds<S> {
-        Bounds { low: zero, high: zero, zero }
+        Bounds { low: zero, high: zero, zero, grid: zero }
+    }
+
+    #[inline(always)]
+    fn zero(self) -> f32 {
+        0.0
+    }
+}
+
+/// One grid, or two of which each lane uses the one that its zero point (0 or 1) names.
+#[derive(Clone, Copy)]
+pub struct Pair<G, const COUNT: usize>(pub [G; COUNT]);
+
+impl<G: Rounder, const COUNT: usize> Rounder for Pair<G, COUNT> {
+    #[inline(always)]
+    fn level<S: Simd>(self, s: S, y: S::F32, bounds: Bounds<S>) -> S::F32 {
+        let [first, second] = [0, COUNT - 1].map(|grid| self.0[grid].level(s, y, bounds));
+        if COUNT == 1 { first } else { s.if_gt(bounds.grid, s.splat(0.5), second, first) }
+    }
+
+    #[inline(always)]
+    fn code<S: Simd>(self, s: S, y: S::F32, bounds: Bounds<S>) -> S::I32 {
+        let [first, second] = [0, COUNT - 1].map(|grid| self.0[grid].code(s, y, bounds));
+        if COUNT == 1 {
+            return first;
+        }
+        s.bits(s.if_gt(bounds.grid, s.splat(0.5), s.as_f32(second), s.as_f32(first)))
+    }
+
+    #[inline(always)]
+    fn bounds<S: Simd>(self, s: S, zero: S::F32) -> Bounds<S> {
+        Bounds { grid: zero, ..self.0[0].bounds(s, s.splat(self.0[0].zero())) }
     }
 
     #[inline(always)]

@@ -29,7 +29,7 @@ pub fn quantize<M: Method>(
             let mask = (1 << grid.width.bits()) - 1;
             isa.run(Rounded { rounder: Linear { min: min as f32, max: max as f32, zero: zero as f32, mask }, job })
         }
-        Levels::Table(table) => isa.run(Rounded { rounder: Lut::new(table), job }),
+        Levels::Table(table) => isa.run(Rounded { rounder: Lut::<4>::new(table), job }),
     }
 }
 
@@ -176,7 +176,7 @@ impl<M: Method> Job<'_, '_, M> {
 
 /// Codes and decoded values of a group; lanes from `live` on get code 0.
 #[inline(always)]
-fn encode<S: Simd, G: Rounder>(
+pub fn encode<S: Simd, G: Rounder>(
     s: S,
     rounder: G,
     fit: &Fit,

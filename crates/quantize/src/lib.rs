@@ -18,6 +18,7 @@ mod outliers;
 mod panel;
 mod rtn;
 mod search;
+mod two_level;
 
 use ashlar_formats::{FormatError, Grid, OutlierRule, Spec};
 use ashlar_simd::Isa;

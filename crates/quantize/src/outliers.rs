@@ -65,6 +65,13 @@ impl Outliers {
         }
     }
 
+    /// Makes the slots of `columns` the current ones, after all were taken out at once: groups come by in order.
+    pub fn next(&mut self, columns: Range<usize>) {
+        let start = if columns.start == 0 { 0 } else { self.current.end };
+        let ahead = self.slots.get(start..).unwrap_or_default();
+        self.current = start..start + ahead.iter().take_while(|s| s.column < columns.end).count();
+    }
+
     /// Computes the deltas of the group just encoded and puts the values back: x the weight, `decoded` base + delta.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use crate::fit::{Fit, Group, Method, Rounder, storable};
 use crate::lanes::{V, abs, array, reciprocal, round, splat};
-use crate::{Quantizer, Stats, Target, Tile, TileError, blocks, check, floats, groups};
+use crate::{Quantizer, Stats, Target, Tile, TileError, blocks, check, floats, groups, two_level};
 use ashlar_formats::scale::{e8m0_floor, e8m0_to_f32};
 use ashlar_formats::{FormatError, Grid, Groups, Levels, Peak, Spec};
 use ashlar_simd::{Isa, Simd};
@@ -32,6 +32,7 @@ impl Quantizer for Rtn {
         match target.spec.grid()? {
             Grid::Float(dtype) => floats::quantize(dtype, target.spec.id, tile, isa, out),
             Grid::Groups(grid) => groups::quantize(*self, &grid, target, tile, stats, isa, out),
+            Grid::TwoLevel(grid) => two_level::quantize(*self, &grid, target, tile, stats, isa, out),
             Grid::Blocks(scale) => blocks::quantize(scale, target, tile, isa, out),
             _ => Err(FormatError::Parameter { id: target.spec.id, what: "method rtn does not know its grid".into() }),
         }

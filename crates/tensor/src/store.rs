@@ -16,10 +16,14 @@ pub enum Order {
 pub enum PlaneKind {
     /// Plain floating-point values (f32, f16, bf16), row-major.
     Values,
-    /// Quantized codes.
+    /// Quantized codes, or their low bits.
     Codes,
+    /// The high bits of codes that lie in two planes.
+    HighCodes,
     /// Group, block or row scales.
     Scales,
+    /// Floats that scale small integer [`PlaneKind::Scales`].
+    OuterScales,
     /// Zero points.
     Zeros,
     /// (u16 column, f16 delta) slots.

@@ -2,7 +2,7 @@
 
 use super::random::Random;
 use crate::Weight;
-use ashlar_formats::{Planes, ScaleType, Spec, outliers, reorder};
+use ashlar_formats::{Grid, Planes, ScaleType, Spec, outliers, reorder};
 use ashlar_tensor::{AlignedBytes, Bytes, Order, PlaneKind};
 
 /// A format in an order.
@@ -103,7 +103,14 @@ fn plane(spec: &Spec, kind: PlaneKind, bytes: u64, n: usize, k: usize, random: &
                 *b ^= if *b & 0x7f == 0x7f { 8 } else { 0 };
             }
         }
-        PlaneKind::Scales => fill_scales(spec.scale?, &mut out, random),
+        PlaneKind::HighCodes => out.iter_mut().for_each(|b| *b = random.bits() as u8),
+        PlaneKind::Scales => match spec.grid().ok()? {
+            // Small integers, every one legal.
+            Grid::TwoLevel(grid) => out.iter_mut().for_each(|b| *b = random.bits() as u8 >> (8 - grid.inner.bits())),
+            _ => fill_scales(spec.scale?, 1.0, &mut out, random),
+        },
+        // Inner scales reach 8 to 128.
+        PlaneKind::OuterScales => fill_scales(spec.scale?, 1.0 / 64.0, &mut out, random),
         PlaneKind::Zeros => out.iter_mut().for_each(|b| *b = random.below(16) as u8),
         PlaneKind::Outliers => {
             for row in 0..n {
@@ -143,22 +150,23 @@ fn half_bits(value: f32) -> u16 {
     if exponent <= 0 { sign } else { sign | ((exponent.min(30) as u16) << 10) | ((bits >> 13) & 0x3ff) as u16 }
 }
 
-fn fill_scales(scale: ScaleType, out: &mut [u8], random: &mut Random) {
+/// About 0.02 · size.
+fn fill_scales(scale: ScaleType, size: f32, out: &mut [u8], random: &mut Random) {
     match scale {
         ScaleType::E8M0 => out.iter_mut().for_each(|b| *b = 118 + random.below(6) as u8),
         ScaleType::F32 => {
-            let two = |r: &mut Random| (0.01 + 0.02 * r.unit()).to_le_bytes();
+            let two = |r: &mut Random| (size * (0.01 + 0.02 * r.unit())).to_le_bytes();
             out.as_chunks_mut::<4>().0.iter_mut().for_each(|o| *o = two(random));
         }
         ScaleType::BF16 => {
-            let bits = |r: &mut Random| (((0.01 + 0.02 * r.unit()).to_bits() >> 16) as u16).to_le_bytes();
+            let bits = |r: &mut Random| (((size * (0.01 + 0.02 * r.unit())).to_bits() >> 16) as u16).to_le_bytes();
             out.as_chunks_mut::<2>().0.iter_mut().for_each(|o| *o = bits(random));
         }
         ScaleType::F16 => {
             out.as_chunks_mut::<2>()
                 .0
                 .iter_mut()
-                .for_each(|o| *o = half_bits(0.01 + 0.02 * random.unit()).to_le_bytes());
+                .for_each(|o| *o = half_bits(size * (0.01 + 0.02 * random.unit())).to_le_bytes());
         }
     }
 }
