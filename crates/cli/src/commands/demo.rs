@@ -20,8 +20,9 @@ use ashlar_runtime::{GenerateOptions, Generator, Model, OpenOptions, Tokenizer};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
-/// The preset that the demo converts with: 4-bit experts, 8 bits for the rest.
-const RECIPE: &str = "4bit-experts";
+/// The preset that the demo converts with: 4-bit experts, 8 bits for the rest and for the experts' down projections of
+/// the first and last layers.
+const RECIPE: &str = "4bit-best";
 const PROMPT: &str = "And it came to pass in those days, that";
 /// The checkpoint's own beginning of a text, as it was trained.
 const BEGIN: &str = "<|begin_of_text|>";
