@@ -32,8 +32,11 @@ fn packs_of_every_version_verify_and_give_their_logits() -> Test {
         assert!(error <= 1e-5, "{}: {error} of the logit range", fixture.display());
         // With int8 activations a token near a tie is sent to another expert, and this model's experts are random: single
         // rows are off by a tenth of the range. The median row is off by 0.008.
-        let mut rows: Vec<f32> =
-            got("cpu").iter().zip(&want).map(|(g, w)| max_error_of_range(&[g.clone()], &[w.clone()])).collect();
+        let mut rows: Vec<f32> = got("cpu")
+            .iter()
+            .zip(&want)
+            .map(|(g, w)| max_error_of_range(std::slice::from_ref(g), std::slice::from_ref(w)))
+            .collect();
         rows.sort_by(f32::total_cmp);
         let median = rows[rows.len() / 2];
         assert!(median <= 0.03, "{}: {median} of a row's range on cpu", fixture.display());

@@ -87,7 +87,6 @@ impl Convert {
             threads: self.threads.map(NonZeroUsize::get),
             force: self.force,
             restart: self.restart,
-            ..Options::default()
         };
         let summary =
             ashlar_convert::convert(&plan, model.store(), &self.output, &options, &progress).map_err(failure)?;
