@@ -64,7 +64,7 @@ pub struct ExpertWeights {
 /// `batch.outputs`, every other op to those of its input.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// out[i] = table[batch.tokens[i]]
+    /// `out[i] = table[batch.tokens[i]]`
     Embed {
         /// `[vocab, hidden]`
         table: WeightId,

@@ -31,7 +31,7 @@ pub enum RuntimeError {
         /// Its stored format.
         format: String,
         /// Why that does not do.
-        source: ashlar_formats::FormatError,
+        source: Box<ashlar_formats::FormatError>,
     },
     /// A tensor of the model that the store does not have (checked at open, so a store that changed since).
     #[error("tensor `{0}` is missing; is the download complete?")]

@@ -39,11 +39,11 @@ impl Resources for Loader<'_> {
             [k] => (1, k),
             _ => (0, 0),
         };
-        let spec: Spec = entry.format.parse().map_err(|source| RuntimeError::Weight {
+        let spec: Spec = entry.format.parse().map_err(|e| RuntimeError::Weight {
             file: entry.file.clone(),
             tensor: leaf.name.clone(),
             format: entry.format.clone(),
-            source,
+            source: Box::new(e),
         })?;
         if let Support::Unsupported(why) = self.backend.support(&spec) {
             let (tensor, format) = (leaf.name.clone(), entry.format.clone());

@@ -13,7 +13,9 @@ pub fn cases(suite: &mut Suite<'_>) {
         let shapes = stored.shapes(SHAPES);
         for (i, m) in (1..=9).chain([40]).enumerate() {
             let Some(&(n, k)) = shapes.get(i % shapes.len().max(1)) else { continue };
-            suite.case(format!("linear {} m={m} n={n} k={k}", stored.name()), |b| one(b, &stored, m, n, k, m % 2 == 0));
+            suite.case(format!("linear {} m={m} n={n} k={k}", stored.name()), |b| {
+                one(b, &stored, m, n, k, m.is_multiple_of(2))
+            });
         }
         for &(n, k) in &shapes {
             suite.case(format!("linear {} m=1 n={n} k={k} shape", stored.name()), |b| one(b, &stored, 1, n, k, false));

@@ -31,7 +31,7 @@ pub fn cases(suite: &mut Suite<'_>) {
 }
 
 fn one(b: &mut Bench, stored: &Stored, shape: &Shape, m: usize) -> Result<(), Stop> {
-    let router_format = if m % 2 == 0 { "f32" } else { "bf16" };
+    let router_format = if m.is_multiple_of(2) { "f32" } else { "bf16" };
     let router_format = Stored::plain(router_format).ok_or_else(|| Stop::Fail("no float format".into()))?;
     let router = b.weight(&router_format, shape.experts, shape.hidden)?;
     let mut experts = [Vec::new(), Vec::new()];

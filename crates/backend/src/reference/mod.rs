@@ -13,6 +13,8 @@ mod moe;
 mod qk_norm_rope;
 mod rms_norm;
 mod select_rows;
+#[cfg(test)]
+mod tests;
 
 use crate::{ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, Op, Support, Weight, WeightId};
 use ashlar_formats::Spec;
@@ -130,7 +132,7 @@ impl Backend for Reference {
 
     fn load(&mut self, weight: Weight) -> Result<WeightId, BackendError> {
         let mode = if weight.is_float()? { ActivationMode::F32 } else { self.mode };
-        let len = weight.n.checked_mul(weight.k).unwrap_or(usize::MAX);
+        let len = weight.n.saturating_mul(weight.k);
         let mut values = buffer::zeros(len, || format!("tensor `{}` in f32", weight.name))?;
         weight.decode(0..weight.n, &mut values)?;
         self.weights.push(Matrix { name: weight.name, n: weight.n, k: weight.k, values, mode });

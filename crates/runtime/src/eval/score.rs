@@ -15,6 +15,9 @@ pub struct Score {
     pub agrees: f64,
 }
 
+/// A row of logits, that of the reference, and the token that came.
+type Job<'a> = (&'a [f32], Option<&'a [f32]>, u32);
+
 /// Scores rows of logits (rows × vocab), each by its target; rows without one are left out. Rows are shared out over
 /// the cores; each is computed whole, so that the result does not depend on how many there are.
 pub fn scores(
@@ -26,7 +29,7 @@ pub fn scores(
     let row = |all: &'_ [f32], i: usize| -> std::ops::Range<usize> {
         (i * vocab).min(all.len())..((i + 1) * vocab).min(all.len())
     };
-    let jobs: Vec<(&[f32], Option<&[f32]>, u32)> = targets
+    let jobs: Vec<Job<'_>> = targets
         .enumerate()
         .filter_map(|(i, target)| {
             let want = reference.and_then(|r| r.get(row(r, i)));
@@ -36,7 +39,7 @@ pub fn scores(
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = jobs.len().div_ceil(threads).max(1);
     let parts: Vec<Option<Vec<Score>>> = std::thread::scope(|scope| {
-        let one = |(got, want, target): &(&[f32], Option<&[f32]>, u32)| score(got, *want, *target);
+        let one = |(got, want, target): &Job<'_>| score(got, *want, *target);
         let workers: Vec<_> = jobs
             .chunks(share)
             .map(|part| scope.spawn(move || part.iter().map(one).collect::<Option<Vec<_>>>()))

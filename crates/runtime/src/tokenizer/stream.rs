@@ -82,7 +82,8 @@ fn take_characters(bytes: &mut Vec<u8>) -> String {
         used += chunk.valid().len();
         let rest = chunk.invalid();
         let at_end = used + rest.len() == bytes.len();
-        if !rest.is_empty() && !(at_end && may_continue(rest)) {
+        let incomplete = at_end && may_continue(rest);
+        if !rest.is_empty() && !incomplete {
             text.push(char::REPLACEMENT_CHARACTER);
             used += rest.len();
         }

@@ -1,0 +1,145 @@
+//! Small cases against numbers from a numpy transcription of the formulas, made apart from this code.
+#![expect(clippy::excessive_precision, reason = "expected values as numpy prints them")]
+
+use super::*;
+use crate::{Batch, ExpertWeights, Projection};
+use ashlar_arch::{Activation, Rope, RopeScaling, Routing};
+use ashlar_formats::Spec;
+use ashlar_tensor::{AlignedBytes, Order};
+use std::sync::Arc;
+
+fn weight(r: &mut Reference, n: usize, k: usize, values: &[f32]) -> WeightId {
+    let mut bytes = AlignedBytes::zeroed(values.len() * 4).unwrap();
+    for (to, v) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+        *to = v.to_le_bytes();
+    }
+    let (spec, planes) = (Spec::plain("f32"), vec![bytes.into()]);
+    r.load(Weight { name: "w".into(), spec, order: Order::Rows, n, k, planes }).unwrap()
+}
+
+/// A buffer holding these rows.
+fn input(r: &mut Reference, width: usize, values: &[f32]) -> BufferId {
+    let rows = values.len() / width;
+    let table = weight(r, rows, width, values);
+    let out = r.alloc(rows, width).unwrap();
+    r.run(&Op::Embed { table, out }, &Batch::of(0, 0, &(0..rows as u32).collect::<Vec<_>>())).unwrap();
+    out
+}
+
+fn close(got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len());
+    for (g, w) in got.iter().zip(want) {
+        assert!((g - w).abs() < 2e-6, "{got:?} {want:?}");
+    }
+}
+
+#[test]
+fn attention_shares_heads_grows_and_respects_the_window() {
+    let unbounded = [
+        1.0,
+        -1.0,
+        1.0,
+        -1.0,
+        1.7773,
+        -0.2227,
+        1.2689414,
+        -0.7310586,
+        0.111116689,
+        0.313672928,
+        -0.033776432,
+        0.950659381,
+    ];
+    let windowed = [-1.655292893, 2.924234315, -0.656046867, 2.124837493];
+    for window in [None, Some(2)] {
+        let mut r = Reference::default();
+        let q = input(&mut r, 4, &[1.0, 0.0, 0.0, 1.0, 0.5, -1.0, 2.0, 0.0, 1.0, 1.0, -1.0, 0.5]);
+        let k = input(&mut r, 2, &[1.0, 2.0, 0.0, -1.0, 0.5, 0.5]);
+        let v = input(&mut r, 2, &[1.0, -1.0, 2.0, 0.0, -3.0, 4.0]);
+        let (cache, out) = (r.alloc_cache(1, 3, 2).unwrap(), r.alloc(3, 4).unwrap());
+        let op = Op::Attention { q, k, v, cache, num_heads: 2, num_kv_heads: 1, head_dim: 2, scale: 0.5, window, out };
+        r.run(&op, &Batch::of(0, 0, &[0; 3])).unwrap();
+        let mut want = unbounded;
+        want[4] = 1.777299861;
+        want[5] = -0.222700139;
+        if window.is_some() {
+            want[8..].copy_from_slice(&windowed);
+        }
+        close(&r.read(out).unwrap(), &want);
+    }
+}
+
+#[test]
+fn heads_are_normalised_then_turned_at_their_position() {
+    let mut r = Reference::default();
+    let x = [1.0, -2.0, 3.0, 0.5];
+    let (q, k) = (input(&mut r, 4, &x), input(&mut r, 4, &x));
+    let norm = Some(weight(&mut r, 1, 4, &[1.0, 0.5, 2.0, 1.0]));
+    let rope = Arc::new(Rope { theta: 100.0, scaling: RopeScaling::Plain });
+    let op = Op::QkNormRope { q, k, q_norm: norm, k_norm: norm, eps: 1e-6, head_dim: 4, rope };
+    r.run(&op, &Batch::of(0, 3, &[0])).unwrap();
+    let want = [-0.973113942, -0.584434770, -3.072297390, 0.096504374];
+    close(&r.read(q).unwrap(), &want);
+    close(&r.read(k).unwrap(), &want);
+}
+
+#[test]
+fn routing_prefers_the_lower_index_and_normalises_over_the_chosen() {
+    let logits = [1.0, 3.0, 3.0, -1.0];
+    let normalised = moe::route(&logits, Routing { top_k: 2, normalize: true });
+    assert_eq!(normalised, [(1, 0.5), (2, 0.5)]);
+    let plain = moe::route(&logits, Routing { top_k: 3, normalize: false });
+    for ((e, p), want) in plain.iter().zip([(1, 0.464_327_802), (2, 0.464_327_802), (0, 0.062_839_935)]) {
+        assert!(*e == want.0 && (p - want.1).abs() < 1e-8, "{plain:?}");
+    }
+}
+
+#[test]
+fn a_mixture_adds_the_weighted_experts_to_its_output() {
+    let mut r = Reference::default();
+    let x = input(&mut r, 1, &[1.0]);
+    let router = weight(&mut r, 2, 1, &[2.0, 2.0]);
+    let mut expert = |gate: f32, up: f32, down: f32| {
+        let [gate, up, down] = [gate, up, down].map(|v| weight(&mut r, 1, 1, &[v]));
+        ExpertWeights { gate, up, down }
+    };
+    let experts: Arc<[ExpertWeights]> = [expert(1.5, 2.0, 1.0), expert(-2.0, 3.0, 10.0)].into();
+    let out = input(&mut r, 1, &[100.0]);
+    let (routing, activation) = (Routing { top_k: 2, normalize: true }, Activation::Silu);
+    r.run(&Op::Moe { x, router, routing, experts, activation, out }, &Batch::of(0, 0, &[0])).unwrap();
+    // silu(1.5)·2 = 2.452723429, silu(−2)·3 = −0.715217532
+    close(&r.read(out).unwrap(), &[100.0 + 0.5 * 2.452_723_4 - 5.0 * 0.715_217_53]);
+}
+
+#[test]
+fn biases_and_residuals_are_added_and_float_weights_see_f32_in_every_mode() {
+    let mut r = Reference::new(ActivationMode::Int8);
+    let x = input(&mut r, 3, &[1.0, 0.3, -0.7]);
+    let (w, bias) = (weight(&mut r, 1, 3, &[2.0, 1.0, 1.0]), weight(&mut r, 1, 1, &[0.5]));
+    let out = input(&mut r, 1, &[10.0]);
+    let parts = vec![Projection { weight: w, bias: Some(bias), out }];
+    r.run(&Op::Linear { x, parts, accumulate: true }, &Batch::of(0, 0, &[0])).unwrap();
+    close(&r.read(out).unwrap(), &[12.1]);
+}
+
+#[test]
+fn quantized_weights_see_inputs_rounded_to_int8() {
+    let w = Matrix { name: "w".into(), n: 1, k: 3, values: vec![2.0, 1.0, 1.0], mode: ActivationMode::Int8 };
+    // 127, 38 and −89 steps of 1/127
+    close(&linear::matvec(&[1.0, 0.3, -0.7], &w), &[1.598_425_2]);
+}
+
+#[test]
+fn operands_that_do_not_fit_are_errors() {
+    let mut r = Reference::default();
+    let x = input(&mut r, 4, &[1.0; 8]);
+    let wrong = weight(&mut r, 1, 3, &[1.0; 3]);
+    let out = r.alloc(2, 4).unwrap();
+    let batch = Batch::of(0, 0, &[0; 2]);
+    assert!(r.run(&Op::RmsNorm { x, weight: wrong, eps: 1e-5, out }, &batch).is_err());
+    assert!(r.run(&Op::RmsNorm { x: BufferId(99), weight: wrong, eps: 1e-5, out }, &batch).is_err());
+    let short = r.alloc(1, 4).unwrap();
+    assert!(matches!(
+        r.run(&Op::SelectRows { x, out: short }, &Batch { outputs: vec![0, 1], ..batch }),
+        Err(BackendError::Capacity { .. })
+    ));
+}
