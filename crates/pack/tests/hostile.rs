@@ -74,6 +74,17 @@ fn a_truncated_or_longer_shard_is_found_at_open() {
 }
 
 #[test]
+fn a_pipe_in_the_place_of_a_file_is_refused_instead_of_waited_for() {
+    for file in ["ashlar-00001-of-00002.safetensors", "ashlar.json"] {
+        let (_dir, out) = pack();
+        let path = out.join(file);
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+        assert!(Pack::open(&out).unwrap_err().to_string().contains("not a regular file"));
+    }
+}
+
+#[test]
 fn a_flipped_bit_is_found_by_verify_and_located() {
     let (_dir, out) = pack();
     let shard = out.join("ashlar-00002-of-00002.safetensors");
