@@ -107,7 +107,7 @@ pub(crate) fn hash_records(
     let threads = threads.clamp(1, usize::try_from(total).unwrap_or(usize::MAX).max(1));
     std::thread::scope(|scope| {
         // The calling thread works as well: where no others can be had, it is enough.
-        let handles: Vec<_> = (1..threads).map_while(|_| Builder::new().spawn_scoped(scope, &work).ok()).collect();
+        let handles: Vec<_> = (1..threads).map_while(|_| Builder::new().spawn_scoped(scope, work).ok()).collect();
         let own = work();
         handles.into_iter().map(|h| h.join().unwrap_or_else(|_| Err(missing(0)))).fold(own, Result::and)
     })?;
