@@ -41,17 +41,21 @@ fn what_quantizing_costs_is_measured_and_left_in_the_pack() -> Test {
     let dir = tempfile::tempdir()?;
     let model = fixture("demo-moe");
     let mut before = f64::MAX;
-    // Means over ~1,500 tokens; 4-bit round-to-nearest of the experts alone has 0.052 on another text (issue 1).
-    for (preset, bound) in [("4bit-experts", 0.044), ("8bit", 2e-3), ("keep", 1e-6)] {
+    // 4bit-experts: 0.85 × 0.052, what plain round-to-nearest of this size has on another text (issue 1); measured 0.035.
+    // 8bit: measured 0.0035, most of it from tokens whose experts change; 0.0012 of it without int8 activations.
+    for (preset, bound) in [("4bit-experts", 0.044), ("8bit", 5e-3), ("keep", 1e-9)] {
         let out = dir.path().join(preset);
         convert(&model, &out, Path::new(preset), &[]);
         let manifest = std::fs::read(out.join("ashlar.json"))?;
         let result = eval(&out, Some(&model));
         let kl = result["kl"]["mean"].as_f64().ok_or("mean")?;
         assert!((0.0..=bound).contains(&kl.max(0.0)) && kl < before, "{preset}: {result}");
-        for key in ["ci95", "p90", "p99", "p999"] {
+        for key in ["p90", "p99", "p999"] {
             assert!(result["kl"][key].as_f64().is_some_and(|v| v >= 0.0), "{key}: {result}");
         }
+        let (low, high) =
+            (result["kl"]["ci95"][0].as_f64().ok_or("low")?, result["kl"]["ci95"][1].as_f64().ok_or("high")?);
+        assert!(low <= kl && kl <= high, "{result}");
         before = kl;
         let quality: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("quality.json"))?)?;
         assert_eq!(quality["kl"], result["kl"], "{preset}");
@@ -77,5 +81,5 @@ fn models_with_different_vocabularies_cannot_be_compared() {
     let text = text();
     let ran = ashlar!["eval", fixture("demo-moe"), "--text", text, "--reference", fixture("tiny/llama")];
     assert!(ran.code == 1 || ran.code == 2, "{ran:?}");
-    ran.says(&["vocabular"]);
+    ran.says(&["2048", "320", "cannot be compared"]);
 }

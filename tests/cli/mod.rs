@@ -1,7 +1,10 @@
 //! The command line as a user meets it: help, exit codes, what is printed where.
 
 pub mod convert;
+mod demo;
+mod eval;
 
 mod help;
 mod recipe;
 mod robust;
+mod run;

@@ -21,7 +21,7 @@ impl File {
     /// A file from its text.
     pub fn new(path: &str, text: &str) -> Self {
         let folders = ["tests/", "fuzz/"].iter().any(|d| path.starts_with(d));
-        let inner = ["/tests/", "/benches/", "/examples/"].iter().any(|d| path.contains(d));
+        let inner = ["/tests/", "/benches/", "/examples/", "/conformance/"].iter().any(|d| path.contains(d));
         let test = folders || inner || path.ends_with("/tests.rs");
         Self { path: path.to_owned(), lines: text.lines().count(), tokens: tokens::tokens(text), test }
     }

@@ -25,21 +25,24 @@ pub struct Cli {
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Globals {
     /// Say nothing but the result and errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 900)]
     pub quiet: bool,
     /// Say more: instruction set, threads, device, what falls back to what
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 901)]
     pub verbose: bool,
 }
 
 /// The commands, in the order a newcomer meets them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Demo(commands::demo::Demo),
     Inspect(commands::inspect::Inspect),
     Plan(commands::plan::PlanCommand),
     Convert(commands::convert::Convert),
     Verify(commands::verify::Verify),
+    Eval(commands::eval::Eval),
     Logits(commands::logits::Logits),
+    Run(commands::run::Run),
 }
 
 impl Command {
@@ -49,11 +52,14 @@ impl Command {
     /// The command's.
     pub fn run(&self, globals: Globals) -> CommandResult {
         match self {
+            Self::Demo(c) => c.run(globals),
             Self::Inspect(c) => c.run(globals),
             Self::Plan(c) => c.run(globals),
             Self::Convert(c) => c.run(globals),
             Self::Verify(c) => c.run(globals),
+            Self::Eval(c) => c.run(globals),
             Self::Logits(c) => c.run(globals),
+            Self::Run(c) => c.run(globals),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Ctrl-C: the first press asks the work to stop, the second ends the process at once.
 
 use anyhow::Context;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 /// Exit code of a process that Ctrl-C ended, as shells count it.
 const INTERRUPTED: i32 = 130;
@@ -11,7 +11,7 @@ const INTERRUPTED: i32 = 130;
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt {
     pressed: Arc<AtomicBool>,
-    message: Arc<Mutex<String>>,
+    idle: Arc<AtomicBool>,
 }
 
 impl Interrupt {
@@ -23,7 +23,7 @@ impl Interrupt {
         let this = Self::default();
         let handler = this.clone();
         ctrlc::set_handler(move || {
-            if handler.pressed.swap(true, Ordering::SeqCst) {
+            if handler.pressed.swap(true, Ordering::SeqCst) || handler.idle.load(Ordering::SeqCst) {
                 std::process::exit(INTERRUPTED);
             }
         })
@@ -45,14 +45,22 @@ impl Interrupt {
         .context("cannot listen for Ctrl-C")
     }
 
-    /// Whether it was pressed since the last [`Interrupt::reset`].
+    /// Set by the first press since the last [`Interrupt::reset`].
     #[must_use]
-    pub fn flag(&self) -> &Arc<AtomicBool> {
+    pub fn flag(&self) -> &AtomicBool {
         &self.pressed
     }
 
-    /// Forgets the press, before the next turn of a chat.
+    /// Forgets the press, before the next answer.
     pub fn reset(&self) {
         self.pressed.store(false, Ordering::SeqCst);
+    }
+
+    /// Runs `wait`, during which nothing can be stopped, so that a press ends the process.
+    pub fn while_idle<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.idle.store(true, Ordering::SeqCst);
+        let value = wait();
+        self.idle.store(false, Ordering::SeqCst);
+        value
     }
 }

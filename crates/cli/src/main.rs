@@ -11,6 +11,7 @@ mod model;
 mod output;
 mod progress;
 mod recipe;
+mod sampling;
 mod table;
 mod units;
 

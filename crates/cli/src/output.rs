@@ -17,7 +17,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 /// Writes one JSON object and a newline to stdout.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
     print(&format!("{value:#}\n"))
 }

@@ -170,8 +170,8 @@ impl Lines {
         let seconds = now.duration_since(self.started?).as_secs_f64().max(1e-3);
         let rate = self.done as f64 / seconds;
         let mut line = format!("{}: {} of {}", self.stage, unit.show(self.done), unit.show(self.total));
-        if self.total > 0 {
-            let _ = write!(line, " ({} %)", self.done * 100 / self.total);
+        if let Some(percent) = (self.done * 100).checked_div(self.total) {
+            let _ = write!(line, " ({percent} %)");
         }
         let left = self.total.saturating_sub(self.done) as f64 / rate.max(1e-9);
         let _ = write!(line, ", {}/s, {} left", unit.show(rate as u64), units::duration(left));

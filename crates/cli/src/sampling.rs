@@ -42,6 +42,14 @@ pub struct Chosen {
     pub told: String,
 }
 
+impl Chosen {
+    /// Whether the same prompt always gives the same text.
+    #[must_use]
+    pub fn is_greedy(&self) -> bool {
+        self.sampling.temperature == 0.0
+    }
+}
+
 impl SamplingArgs {
     /// Decides for the model in `dir`.
     ///
@@ -82,7 +90,8 @@ impl SamplingArgs {
         let top_k = pick("top-k", self.top_k.map(|k| k as f64), "top_k", 0.0).max(0.0) as usize;
         let top_p = pick("top-p", self.top_p, "top_p", off.top_p);
         let min_p = pick("min-p", self.min_p, "min_p", off.min_p);
-        let repetition_penalty = pick("repetition-penalty", self.repetition_penalty, "repetition_penalty", off.repetition_penalty);
+        let repetition_penalty =
+            pick("repetition-penalty", self.repetition_penalty, "repetition_penalty", off.repetition_penalty);
         let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
         if temperature == 0.0 {
             told.retain(|t| t.starts_with("repetition-penalty"));
@@ -117,7 +126,8 @@ mod tests {
         let chosen = SamplingArgs { top_p: Some(0.5), seed: Some(7), ..SamplingArgs::default() }.merge(&config);
         let Sampling { temperature, top_k, top_p, seed, .. } = chosen.sampling;
         assert_eq!((temperature, top_k, top_p, seed), (0.6, 20, 0.5, 7));
-        let want = "temperature 0.6 (generation_config.json), top-k 20 (generation_config.json), top-p 0.5 (--top-p), seed 7";
+        let want =
+            "temperature 0.6 (generation_config.json), top-k 20 (generation_config.json), top-p 0.5 (--top-p), seed 7";
         assert_eq!(chosen.told, want);
     }
 

@@ -11,6 +11,7 @@ use crate::{output, recipe, units};
 use ashlar_convert::{ConvertError, Options, Plan, Summary};
 use ashlar_pack::PackError;
 use ashlar_recipe::Choices;
+use ashlar_simd::Isa;
 use ashlar_tensor::Report;
 use clap::Args;
 use serde_json::{Value, json};
@@ -69,6 +70,14 @@ impl Convert {
         for note in &choices.notes {
             progress.note(note);
         }
+        if globals.verbose {
+            let threads = self.threads.map_or_else(|| "one thread per core".to_owned(), |n| format!("{n} threads"));
+            progress.note(&format!(
+                "instruction set {}, {threads}, --memory {}",
+                Isa::detect()?.name(),
+                units::memory(self.memory.memory)
+            ));
+        }
         let out = self.output.display();
         Interrupt::exit_saying(&format!(
             "interrupted; run the same command again to go on from {out}.partial, or delete that folder"
@@ -78,7 +87,6 @@ impl Convert {
             threads: self.threads.map(NonZeroUsize::get),
             force: self.force,
             restart: self.restart,
-            ..Options::default()
         };
         let summary =
             ashlar_convert::convert(&plan, model.store(), &self.output, &options, &progress).map_err(failure)?;

@@ -13,9 +13,10 @@ use std::fmt::Write;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Show what a checkpoint or pack holds: architecture, parameters and bytes per class, formats, bits per weight
+/// Show what a checkpoint or pack holds
 ///
-/// Reads headers only, so it takes a moment even for the largest model.
+/// Architecture, parameters and bytes per class, formats, bits per weight; of a pack also its recipe. Reads headers only, so
+/// it takes a moment even for the largest model.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  ashlar inspect Qwen3-30B-A3B\n  ashlar inspect Qwen3-30B-A3B-4bit --json")]
 pub struct Inspect {

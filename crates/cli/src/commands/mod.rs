@@ -1,7 +1,10 @@
 //! The subcommands, one file each: arguments, what the libraries are asked to do, what is printed.
 
 pub mod convert;
+pub mod demo;
+pub mod eval;
 pub mod inspect;
 pub mod logits;
 pub mod plan;
+pub mod run;
 pub mod verify;

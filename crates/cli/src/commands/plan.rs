@@ -5,7 +5,7 @@ use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
 use crate::model::{Model, Source, format_list};
 use crate::table::Table;
 use crate::{output, recipe, units};
-use ashlar_convert::{ClassTotal, ConvertError, Origin, Plan};
+use ashlar_convert::{ConvertError, Origin, Plan};
 use ashlar_recipe::Choices;
 use clap::Args;
 use serde_json::{Value, json};
@@ -106,7 +106,7 @@ fn json(plan: &Plan, choices: &Choices, fits: bool) -> Value {
 }
 
 fn text(plan: &Plan, choices: &Choices, misfit: Option<&ConvertError>) -> String {
-    let mut out = class_table(&plan.classes, plan);
+    let mut out = plan_table(plan);
     let shards = plan.shards.len();
     let _ = writeln!(
         out,
@@ -131,7 +131,10 @@ fn text(plan: &Plan, choices: &Choices, misfit: Option<&ConvertError>) -> String
     out
 }
 
-fn class_table(classes: &[ClassTotal], plan: &Plan) -> String {
+/// Bytes and formats per class, and in total.
+#[must_use]
+pub fn plan_table(plan: &Plan) -> String {
+    let classes = &plan.classes;
     let mut table = Table::new(&["class", ">tensors", ">parameters", ">from", ">to", ">bpw", "formats"]);
     for c in classes {
         let formats = c.formats.iter().map(|(f, n)| (f.clone(), *n as u64)).collect();

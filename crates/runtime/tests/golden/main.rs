@@ -1,5 +1,9 @@
 //! Golden tests of the runtime: models, tokenizers and templates against data made by transformers.
-#![allow(clippy::unwrap_used, reason = "a test that cannot read its fixture has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot read its fixture has failed; errors are shown"
+)]
 
 mod eval;
 mod fixtures;
