@@ -7,7 +7,7 @@ use ashlar_convert::{ConvertError, Options, Origin, convert, convert_through, pl
 use ashlar_pack::{DEFAULT_SHARD_BYTES, Direct, Pack, PackError, WriteAt};
 use ashlar_recipe::emit;
 use ashlar_source::Checkpoint;
-use ashlar_tensor::{Report, Silent, TensorStore};
+use ashlar_tensor::{Bytes, Entry, Report, Silent, StoreError, TensorStore};
 use common::{MIXED, Poisoned, Q8, choose, files, fixture, options, planned, run};
 use std::fs::{self, File};
 use std::io;
@@ -308,6 +308,38 @@ fn a_file_that_cannot_be_copied_is_told_before_the_work() {
     let error = convert(&plan, &checkpoint, &dir.path().join("out"), &options(2), &Silent).unwrap_err().to_string();
     assert!(error.contains("tokenizer.json") && error.contains("copy"), "{error}");
     assert!(!dir.path().join("out.partial").exists());
+}
+
+/// A store one of whose tensors claims to have rows, but none with a value in it.
+struct Hollow<'a>(&'a Checkpoint, Vec<Entry>);
+
+impl TensorStore for Hollow<'_> {
+    fn entries(&self) -> &[Entry] {
+        &self.1
+    }
+    fn read(&self, entry: &Entry, plane: usize, offset: u64, out: &mut [u8]) -> Result<(), StoreError> {
+        self.0.read(entry, plane, offset, out)
+    }
+    fn map(&self, entry: &Entry, plane: usize) -> Result<Bytes, StoreError> {
+        self.0.map(entry, plane)
+    }
+}
+
+#[test]
+fn a_tensor_without_values_is_refused_by_the_plan() {
+    let checkpoint = fixture("tiny/llama");
+    let (model, mut choices) = choose(&checkpoint, checkpoint.config(), Q8);
+    for (n, k) in [(0, 64), (1 << 40, 0)] {
+        let mut entries = checkpoint.entries().to_vec();
+        let choice = choices.list.iter_mut().find(|c| c.leaf.name.contains("down_proj")).unwrap();
+        (choice.n, choice.k) = (n, k);
+        let entry = entries.iter_mut().find(|e| e.name == choice.leaf.name).unwrap();
+        (entry.shape, entry.planes[0].bytes) = (vec![n, k], 0);
+        let store = Hollow(&checkpoint, entries);
+        let origin = Origin::checkpoint(&checkpoint, String::new());
+        let error = plan(&model, &store, &choices, origin, DEFAULT_SHARD_BYTES).err().unwrap().to_string();
+        assert!(error.contains("down_proj") && error.contains("holds no values"), "{error}");
+    }
 }
 
 /// Adds up what it is told.
