@@ -4,13 +4,31 @@ use crate::args::Globals;
 use crate::exit::Failure;
 use crate::model::check_path;
 use crate::progress::{Progress, Unit};
-use ashlar_runtime::{DEVICES, Model, OpenOptions, RuntimeError};
+use ashlar_runtime::{ActivationMode, DEVICES, Model, OpenOptions, RuntimeError};
 use ashlar_simd::Isa;
 use ashlar_tensor::Report;
-use clap::Args;
 use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::Path;
+
+/// In which precision inputs of quantized weights are multiplied.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Activations {
+    /// As they are
+    F32,
+    /// Rounded to 8 bits, one scale per 32 values
+    Int8,
+}
+
+impl From<Activations> for ActivationMode {
+    fn from(activations: Activations) -> Self {
+        match activations {
+            Activations::F32 => Self::F32,
+            Activations::Int8 => Self::Int8,
+        }
+    }
+}
 
 /// Where a model runs.
 #[derive(Args, Clone, Debug)]
@@ -21,6 +39,10 @@ pub struct DeviceArgs {
     /// Threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// Inputs of quantized weights: int8 is faster, f32 tells what the weights alone cost [default: int8 on the CPU,
+    /// f32 on the reference]
+    #[arg(long, value_name = "A", value_enum)]
+    pub activations: Option<Activations>,
 }
 
 impl DeviceArgs {
@@ -30,6 +52,7 @@ impl DeviceArgs {
         OpenOptions {
             device: self.device.clone(),
             threads: self.threads.map(NonZeroUsize::get),
+            activations: self.activations.map(Into::into),
             ..OpenOptions::default()
         }
     }

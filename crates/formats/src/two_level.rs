@@ -154,8 +154,7 @@ impl Reader<'_> {
             let parameter = parameters::get(grid.inner.bits(), self.groups, self.inner, local, group);
             let (inner, which) = grid.inner.read(parameter);
             let scale = outer * inner as f32;
-            // False for NaN, too.
-            if !(scale.abs() <= self.limit) {
+            if scale.is_nan() || scale.abs() > self.limit {
                 return Err(FormatError::NotFinite { row, column, value: outer });
             }
             for (value, &code) in values.iter_mut().zip(codes) {

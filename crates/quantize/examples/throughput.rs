@@ -19,8 +19,23 @@ fn main() {
     println!("{isa}, one thread, {ROWS} × {COLUMNS}, M weights/s (weighted: with importance)");
     for method in ids() {
         let method = quantizer(method).expect("listed");
-        for text in ["q8", "i4:g32", "i4:g128", "i4:g32,zp", "nf4:g64", "nf4:g64+o21", "iq4nl", "mxfp4", "fp8", "bf16"]
-        {
+        for text in [
+            "q8",
+            "i4:g32",
+            "i4:g128",
+            "i4:g32,zp",
+            "nf4:g64",
+            "nf4:g64+o21",
+            "iq4nl",
+            "mxfp4",
+            "fp8",
+            "bf16",
+            "k4",
+            "k3",
+            "k2",
+            "k2h",
+            "q6",
+        ] {
             let spec: Spec = text.parse().expect("a legal spec");
             if method.supports(&spec).is_err() || !format!("{} {text}", method.id()).contains(&filter) {
                 continue;

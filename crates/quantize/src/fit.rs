@@ -150,16 +150,20 @@ pub struct Pair<G, const COUNT: usize>(pub [G; COUNT]);
 impl<G: Rounder, const COUNT: usize> Rounder for Pair<G, COUNT> {
     #[inline(always)]
     fn level<S: Simd>(self, s: S, y: S::F32, bounds: Bounds<S>) -> S::F32 {
-        let [first, second] = [0, COUNT - 1].map(|grid| self.0[grid].level(s, y, bounds));
-        if COUNT == 1 { first } else { s.if_gt(bounds.grid, s.splat(0.5), second, first) }
+        let first = self.0[0].level(s, y, bounds);
+        if COUNT == 1 {
+            return first;
+        }
+        s.if_gt(bounds.grid, s.splat(0.5), self.0[COUNT - 1].level(s, y, bounds), first)
     }
 
     #[inline(always)]
     fn code<S: Simd>(self, s: S, y: S::F32, bounds: Bounds<S>) -> S::I32 {
-        let [first, second] = [0, COUNT - 1].map(|grid| self.0[grid].code(s, y, bounds));
+        let first = self.0[0].code(s, y, bounds);
         if COUNT == 1 {
             return first;
         }
+        let second = self.0[COUNT - 1].code(s, y, bounds);
         s.bits(s.if_gt(bounds.grid, s.splat(0.5), s.as_f32(second), s.as_f32(first)))
     }
 

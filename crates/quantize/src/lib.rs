@@ -141,11 +141,13 @@ pub fn ids() -> impl Iterator<Item = &'static str> {
     METHODS.iter().map(|m| m.id())
 }
 
-/// What `method: auto` means: `search` where codes are coarse enough for the scale to matter (4 bits), else `rtn`.
+/// What `method: auto` means: `search` where codes are coarse enough for the scale to matter (4 bits) or outer scales
+/// follow from inner ones, else `rtn`.
 #[must_use]
 pub fn auto(spec: &Spec) -> &'static str {
     match spec.grid() {
         Ok(Grid::Groups(g)) if g.width.bits() <= 4 => Search.id(),
+        Ok(Grid::TwoLevel(_)) => Search.id(),
         _ => Rtn.id(),
     }
 }

@@ -3,7 +3,7 @@
 use crate::fit::{Fit, Group, Method, Rounder};
 use crate::lanes::{V, array, reciprocal, round};
 use crate::rtn::{extremes, range};
-use crate::{Quantizer, Rtn, Stats, Target, Tile, TileError, check, groups};
+use crate::{Quantizer, Rtn, Stats, Target, Tile, TileError, check, groups, two_level};
 use ashlar_formats::{FormatError, Grid, Groups, Levels, Peak, Spec};
 use ashlar_simd::{Isa, Simd};
 
@@ -18,7 +18,7 @@ impl Quantizer for Search {
 
     fn supports(&self, spec: &Spec) -> Result<(), FormatError> {
         match spec.grid()? {
-            Grid::Groups(_) => Ok(()),
+            Grid::Groups(_) | Grid::TwoLevel(_) => Ok(()),
             _ => {
                 let what = "method search chooses group scales, which this format has not; use method: rtn".into();
                 Err(FormatError::Parameter { id: spec.id, what })
@@ -38,6 +38,7 @@ impl Quantizer for Search {
         check(target, tile, stats, out)?;
         match target.spec.grid()? {
             Grid::Groups(grid) => groups::quantize(*self, &grid, target, tile, stats, isa, out),
+            Grid::TwoLevel(grid) => two_level::quantize(*self, &grid, target, tile, stats, isa, out),
             _ => Rtn.quantize(target, tile, stats, isa, out),
         }
     }

@@ -205,6 +205,7 @@ fn methods_are_found_by_name_and_unknown_ones_refused_with_the_list() {
     assert!(message.contains("auto, rtn, search"), "{message}");
     let of = |text: &str| auto(&text.parse().unwrap());
     assert_eq!((of("q8"), of("i4"), of("fp8"), of("bf16"), of("mxfp4")), ("rtn", "search", "rtn", "rtn", "search"));
+    assert!(["k4", "k3", "k2", "k2h", "q6"].map(of).iter().all(|m| *m == "search"));
 }
 
 #[test]
@@ -258,8 +259,10 @@ fn search_is_never_worse_than_rtn_in_any_group() -> Result<(), FormatError> {
             let w = values(n * k, 12);
             let rtn = roundtrip("rtn", &spec, &w, k, stats, Isa::Portable)?.1;
             let search = roundtrip("search", &spec, &w, k, stats, Isa::Portable)?.1;
-            let rtn = group_errors(&w, &rtn, k, spec.group, stats.importance);
-            let search = group_errors(&w, &search, k, spec.group, stats.importance);
+            // Where groups share an outer scale, one may lose for the good of the others.
+            let width = if matches!(spec.grid()?, Grid::TwoLevel(_)) { k } else { spec.group };
+            let rtn = group_errors(&w, &rtn, k, width, stats.importance);
+            let search = group_errors(&w, &search, k, width, stats.importance);
             for (i, (r, s)) in rtn.iter().zip(&search).enumerate() {
                 // The comparison itself runs in f32.
                 assert!(*s <= r * 1.00001, "{spec} group {i}: rtn {r:e}, search {s:e}");

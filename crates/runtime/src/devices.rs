@@ -8,12 +8,17 @@ use ashlar_simd::Isa;
 /// What `--device` accepts.
 pub const DEVICES: &[&str] = &["auto", "cpu", "reference"];
 
-/// The device of that name; `auto` is the fastest one present.
+/// The device of that name; `auto` is the fastest one present. `activations` says how inputs of quantized weights are
+/// rounded; `None` leaves it to the device (int8 on the CPU, f32 on the reference).
 ///
 /// # Errors
 /// [`RuntimeError::Option`] for an unknown name, no threads, or an instruction set forced by `ASHLAR_ISA` that is not
 /// there.
-pub fn device(name: &str, threads: Option<usize>) -> Result<Box<dyn Backend>, RuntimeError> {
+pub fn device(
+    name: &str,
+    threads: Option<usize>,
+    activations: Option<ActivationMode>,
+) -> Result<Box<dyn Backend>, RuntimeError> {
     if threads == Some(0) {
         return Err(RuntimeError::Option { option: "--threads", got: "0".into(), expected: "at least 1".into() });
     }
@@ -24,9 +29,9 @@ pub fn device(name: &str, threads: Option<usize>) -> Result<Box<dyn Backend>, Ru
                 got: e.to_string(),
                 expected: "an instruction set of this machine".into(),
             })?;
-            Ok(Box::new(Cpu::new(threads, isa)))
+            Ok(Box::new(Cpu::with_mode(threads, isa, activations.unwrap_or(ActivationMode::Int8))))
         }
-        "reference" => Ok(Box::new(Reference::new(ActivationMode::F32))),
+        "reference" => Ok(Box::new(Reference::new(activations.unwrap_or_default()))),
         _ => Err(RuntimeError::Option {
             option: "--device",
             got: format!("`{name}`"),

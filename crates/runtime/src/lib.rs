@@ -18,6 +18,7 @@ mod sampler;
 mod stop;
 mod tokenizer;
 
+pub use ashlar_backend::ActivationMode;
 pub use chat::{ChatTemplate, Message};
 pub use devices::{DEVICES, device};
 pub use error::RuntimeError;

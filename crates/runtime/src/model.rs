@@ -8,7 +8,7 @@ use crate::open::{Opened, open};
 use crate::program::{Program, build};
 use crate::{RuntimeError, devices};
 use ashlar_arch::ModelSpec;
-use ashlar_backend::{Backend, Batch};
+use ashlar_backend::{ActivationMode, Backend, Batch};
 use ashlar_tensor::Report;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,8 @@ pub struct OpenOptions {
     pub device: String,
     /// Threads of a CPU device; `None` for all cores.
     pub threads: Option<usize>,
+    /// How inputs of quantized weights are rounded; `None` for the device's own way.
+    pub activations: Option<ActivationMode>,
     /// Positions per sequence; `None` for the smaller of [`DEFAULT_CONTEXT`] and what the model promises.
     pub context: Option<usize>,
     /// Largest number of tokens in a batch.
@@ -36,7 +38,14 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { device: "auto".into(), threads: None, context: None, chunk: DEFAULT_CHUNK, sequences: 1 }
+        Self {
+            device: "auto".into(),
+            threads: None,
+            activations: None,
+            context: None,
+            chunk: DEFAULT_CHUNK,
+            sequences: 1,
+        }
     }
 }
 
@@ -61,7 +70,7 @@ impl Model {
     /// [`RuntimeError`] if the model or an option is bad, or memory is short.
     pub fn open(path: &Path, options: &OpenOptions, report: &dyn Report) -> Result<Self, RuntimeError> {
         let opened = open(path, report)?;
-        let backend = devices::device(&options.device, options.threads)?;
+        let backend = devices::device(&options.device, options.threads, options.activations)?;
         Self::load(opened, backend, options, report)
     }
 

@@ -4,7 +4,7 @@
 use super::{Block, Chooser, Scales, group, spans};
 use crate::Rtn;
 use crate::fit::{Group, Pair, Rounder, storable};
-use crate::lanes::{V, abs, array, reciprocal, round, splat};
+use crate::lanes::{V, abs, array, reciprocal, round};
 use crate::rtn::extremes;
 use ashlar_formats::{Levels, TwoLevel};
 use ashlar_simd::Simd;
@@ -32,9 +32,9 @@ impl Chooser for Rtn {
                 let inner = nearest(s, grid, outer_units(s, grid, extremes(s, group.x), &outer));
                 scales.inner[index] = array(s, inner);
                 let scale = s.mul(inner, s.load(&outer));
-                let errors: [S::F32; COUNT] = std::array::from_fn(|g| error(s, grids.0[g], scale, &group));
-                let better = s.if_gt(errors[0], errors[COUNT - 1], s.splat(1.0), s.splat(0.0));
-                scales.grid[index] = array(s, better);
+                let first = error(s, grids.0[0], scale, &group);
+                let second = if COUNT == 1 { first } else { error(s, grids.0[COUNT - 1], scale, &group) };
+                scales.grid[index] = array(s, s.if_gt(first, second, s.splat(1.0), s.splat(0.0)));
             }
         }
     }
@@ -85,14 +85,24 @@ pub fn nearest<S: Simd>(s: S, grid: &TwoLevel, units: S::F32) -> S::F32 {
 
 /// Σ w (x − ŵ)² of a group with this scale.
 #[inline(always)]
-fn error<S: Simd, G: Rounder>(s: S, grid: G, scale: S::F32, group: &Group<'_>) -> S::F32 {
+pub fn error<S: Simd, G: Rounder>(s: S, grid: G, scale: S::F32, group: &Group<'_>) -> S::F32 {
     let (inverse, bounds) = (reciprocal(s, scale), grid.bounds(s, s.splat(grid.zero())));
     let mut error = s.splat(0.0);
-    for (i, x) in group.x.iter().enumerate() {
-        let x = s.load(x);
-        let d = s.sub(x, s.mul(grid.level(s, s.mul(x, inverse), bounds), scale));
-        let w = group.w.and_then(|w| w.get(i)).map_or(splat(1.0), |w| *w);
-        error = s.add(error, s.mul(s.mul(d, d), s.load(&w)));
+    match group.w {
+        None => {
+            for x in group.x {
+                let x = s.load(x);
+                let d = s.sub(x, s.mul(grid.level(s, s.mul(x, inverse), bounds), scale));
+                error = s.add(error, s.mul(d, d));
+            }
+        }
+        Some(w) => {
+            for (x, w) in group.x.iter().zip(w) {
+                let x = s.load(x);
+                let d = s.sub(x, s.mul(grid.level(s, s.mul(x, inverse), bounds), scale));
+                error = s.add(error, s.mul(s.mul(d, d), s.load(w)));
+            }
+        }
     }
     error
 }
