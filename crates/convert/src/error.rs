@@ -5,6 +5,7 @@ use ashlar_pack::PackError;
 use ashlar_quantize::UnknownMethod;
 use ashlar_simd::IsaError;
 use ashlar_tensor::StoreError;
+use std::path::PathBuf;
 
 /// Why a plan cannot be made, or a conversion or verification fails.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,21 @@ pub enum ConvertError {
     /// Writing or reading a pack.
     #[error(transparent)]
     Pack(#[from] PackError),
+    /// A file of the source is not what it was when the conversion began.
+    #[error(
+        "{}: the file was changed or replaced while it was converted; nothing has been published; when it is complete, \
+         run the same command with --restart", file.display()
+    )]
+    SourceChanged {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A bug of ours, reported rather than taking the process down.
+    #[error("{what}; this is a bug, please report it; what is complete stays in OUT.partial")]
+    Panic {
+        /// What the thread said.
+        what: String,
+    },
     /// The pack's config names a model that this build does not know.
     #[error("{0}")]
     Arch(String),

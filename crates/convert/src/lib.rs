@@ -17,6 +17,7 @@ mod pipeline;
 mod plan;
 mod pool;
 mod record;
+mod stamp;
 mod tile;
 mod verify;
 mod work;

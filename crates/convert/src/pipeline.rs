@@ -6,6 +6,7 @@ use crate::jobs::{Job, Tile, jobs};
 use crate::measure::{Measured, Summary, classes};
 use crate::plan::Plan;
 use crate::record::{Records, contiguous, pieces};
+use crate::stamp::{Stamps, check_apart};
 use crate::tile::{Buffers, process};
 use crate::{pool, work::Work};
 use ashlar_pack::{
@@ -15,10 +16,12 @@ use ashlar_simd::Isa;
 use ashlar_tensor::{Report, TensorStore};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread::Builder;
 use std::time::Instant;
 
 const GENERATOR: &str = concat!("ashlar ", env!("CARGO_PKG_VERSION"));
@@ -75,9 +78,13 @@ pub fn convert_through(
     plan.check_memory(options.memory)?;
     let isa = Isa::detect()?;
     let threads = options.threads.unwrap_or_else(|| pool::default_threads() + 1).max(1);
-    let target = Target { out: out.to_owned(), force: options.force, restart: options.restart };
+    let target = Target { out: out.to_owned(), force: options.force, restart: options.restart }.tidy();
+    let origin = &plan.origin;
+    check_apart(&origin.dir, &[&target.out, &target.partial()])?;
+    check_readable(&origin.side_files)?;
+    let stamps = Stamps::take(&origin.weights)?;
     let extra = plan.side_bytes + plan.memory.fixed_bytes;
-    let writer = Writer::open(&target, &plan.layout, &fingerprint(plan), extra, sink)?;
+    let writer = Writer::open(&target, &plan.layout, &fingerprint(plan, &stamps), extra, sink)?;
     let resumed = usable(writer.resume(threads, report)?, plan);
     let run = Run {
         plan,
@@ -100,6 +107,7 @@ pub fn convert_through(
     };
     let done = std::mem::take(&mut *run.done());
     let measured = measured(plan, &done)?;
+    stamps.check(&origin.weights)?;
     report.begin("syncing", plan.total_bytes);
     writer.publish(&manifest(plan, &done, &measured)?, &plan.origin.side_files)?;
     report.end();
@@ -109,15 +117,28 @@ pub fn convert_through(
 }
 
 /// What an interrupted run must have in common with the one that goes on with it.
-fn fingerprint(plan: &Plan) -> Fingerprint {
+fn fingerprint(plan: &Plan, stamps: &Stamps) -> Fingerprint {
     let recipe = blake3::hash(plan.origin.recipe.as_bytes()).to_hex().to_string();
     let texts = [
         ("source", plan.origin.identity.clone()),
+        ("state of the source's files (size, time or inode)", stamps.hash()),
         ("recipe", recipe),
         ("layout", plan.layout.hash().to_hex().to_string()),
         ("version of ashlar", format!("{GENERATOR}, format {VERSION}")),
     ];
     texts.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+}
+
+/// What is copied at the end had better be found unreadable at the beginning.
+fn check_readable(files: &[PathBuf]) -> Result<(), ConvertError> {
+    for file in files {
+        File::open(file).map_err(|source| PackError::Io {
+            path: file.clone(),
+            what: "open it, to copy it,",
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 /// Finished records whose notes can be read; others are done again.
@@ -154,13 +175,14 @@ impl Run<'_> {
         let budget = Budget::new(memory);
         std::thread::scope(|scope| {
             let (flush, shards) = sync_channel(4);
-            let flusher = scope.spawn(move || self.flush(&shards));
+            // Where no thread can be had, all is synced at the end.
+            let flusher = Builder::new().spawn_scoped(scope, move || self.flush(&shards)).ok();
             let state = || (Buffers::default(), Share::new(&budget));
             let worked =
                 pool::for_each(threads, &list, state, |(buffers, share), job| self.job(job, buffers, share, &flush));
             drop(flush);
-            let flushed = flusher.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
-            worked.and(flushed)
+            let flushed = flusher.map(|f| f.join().unwrap_or_else(|p| Err(pool::panicked(&*p))));
+            worked.and(flushed.unwrap_or(Ok(())))
         })?;
         self.report.end();
         Ok(total)
@@ -249,13 +271,14 @@ fn measured(plan: &Plan, done: &BTreeMap<usize, Done>) -> Result<Vec<Measured>, 
 }
 
 fn manifest(plan: &Plan, done: &BTreeMap<usize, Done>, measured: &[Measured]) -> Result<Manifest, ConvertError> {
-    let (mut records, mut losses, mut at) = (Vec::new(), Map::new(), measured.iter());
+    let (mut records, mut losses, mut at) = (Vec::new(), Map::new(), measured.iter().zip(&plan.works));
     for (index, record) in plan.layout.records.iter().enumerate() {
         let unsealed = || PackError::Unsealed { record: index, what: "was not converted".into() };
         let blake3 = done.get(&index).ok_or_else(unsealed)?.blake3;
         let mut source_blake3 = BTreeMap::new();
-        for (tensor, m) in record.tensors.iter().zip(&mut at) {
-            source_blake3.extend(m.source_blake3.map(|h| (tensor.name.clone(), h)));
+        for (tensor, (m, work)) in record.tensors.iter().zip(&mut at) {
+            let before = plan.origin.source_blake3.get(&tensor.name).copied().filter(|_| work.is_copied_panels());
+            source_blake3.extend(m.source_blake3.or(before).map(|h| (tensor.name.clone(), h)));
             if let Some(loss) = m.loss {
                 losses.insert(tensor.name.clone(), loss.json());
             }

@@ -3,7 +3,7 @@
 use crate::error::ConvertError;
 use crate::work::Work;
 use ashlar_arch::{Class, Leaf, ModelSpec, Proj};
-use ashlar_pack::{Layout, Pack, RecordSpec, TensorSpec, plan_layout};
+use ashlar_pack::{Hash, Layout, Pack, RecordSpec, TensorSpec, plan_layout};
 use ashlar_recipe::{Choice, Choices};
 use ashlar_source::Checkpoint;
 use ashlar_tensor::TensorStore;
@@ -23,20 +23,42 @@ pub struct Origin {
     pub recipe: String,
     /// Files to be copied along.
     pub side_files: Vec<PathBuf>,
+    /// The directory it lies in; the output must lie elsewhere.
+    pub dir: PathBuf,
+    /// The files that hold the weights; they must not change while they are converted.
+    pub weights: Vec<PathBuf>,
+    /// Of tensors that a pack already keeps losslessly in its own order: the hash of the first source's planes.
+    pub source_blake3: BTreeMap<String, Hash>,
 }
 
 impl Origin {
     /// Of a checkpoint.
     #[must_use]
     pub fn checkpoint(checkpoint: &Checkpoint, recipe: String) -> Self {
-        let (config, side_files) = (checkpoint.config().clone(), checkpoint.side_files());
-        Self { identity: checkpoint.identity(), config, recipe, side_files }
+        Self {
+            identity: checkpoint.identity(),
+            config: checkpoint.config().clone(),
+            recipe,
+            side_files: checkpoint.side_files(),
+            dir: checkpoint.dir().to_owned(),
+            weights: checkpoint.files().map(|(name, _)| checkpoint.dir().join(name)).collect(),
+            source_blake3: BTreeMap::new(),
+        }
     }
 
     /// Of a pack that is quantized again.
     #[must_use]
     pub fn pack(pack: &Pack, recipe: String) -> Self {
-        Self { identity: pack.identity(), config: pack.config().clone(), recipe, side_files: pack.side_files() }
+        let kept = pack.records().iter().flat_map(|r| &r.source_blake3);
+        Self {
+            identity: pack.identity(),
+            config: pack.config().clone(),
+            recipe,
+            side_files: pack.side_files(),
+            dir: pack.dir().to_owned(),
+            weights: pack.manifest().shards.iter().map(|(name, _)| pack.dir().join(name)).collect(),
+            source_blake3: kept.map(|(name, hash)| (name.clone(), *hash)).collect(),
+        }
     }
 }
 

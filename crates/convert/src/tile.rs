@@ -128,7 +128,8 @@ fn decode(
     isa.vectorize(|| format.decode(&work.from, planes, rows.clone(), values))
 }
 
-fn check_finite(values: &[f32], k: usize, first_row: usize) -> Result<(), FormatError> {
+/// Names the first value that is not.
+pub(crate) fn check_finite(values: &[f32], k: usize, first_row: usize) -> Result<(), FormatError> {
     // The sum of x · 0 is 0 or NaN: one pass without branches; the culprit is looked for only when there is one.
     if values.iter().map(|v| v * 0.0).sum::<f32>() == 0.0 {
         return Ok(());

@@ -4,11 +4,12 @@ use crate::error::ConvertError;
 use crate::measure::Loss;
 use crate::pool;
 use crate::record::contiguous;
-use crate::tile::{read_planes, size_planes, steps};
+use crate::tile::{check_finite, read_planes, size_planes, steps};
 use ashlar_arch::model_spec;
 use ashlar_formats::{FormatError, Layout, Planes, Spec};
 use ashlar_pack::{Damage, Hash, Pack, PageBuffer, TreeHash};
-use ashlar_tensor::{Entry, Order, Report, TensorStore};
+use ashlar_simd::Isa;
+use ashlar_tensor::{Entry, Order, Plane, Report, TensorStore};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -45,6 +46,8 @@ pub struct VerifyReport {
     pub damage: Vec<Damage>,
     /// Tensors with rows of padding that are not zero.
     pub padding: Vec<String>,
+    /// Tensors that hold a NaN or an infinity, or a code that stands for one, and where the first of them is.
+    pub not_finite: Vec<(String, String)>,
     /// Tensors that are kept losslessly, but whose source bytes do not have the hash of the manifest.
     pub source_hash: Vec<String>,
     /// Tensors of the pack that the source lacks or has in another shape.
@@ -63,12 +66,13 @@ impl VerifyReport {
         exact
             && self.damage.is_empty()
             && self.padding.is_empty()
+            && self.not_finite.is_empty()
             && self.source_hash.is_empty()
             && self.missing.is_empty()
     }
 }
 
-/// Checks every checksum, that padding rows are zero, and that losslessly kept tensors give back the source's bytes;
+/// Checks every checksum, that padding rows are zero, that every value is finite, and that losslessly kept tensors give back the source's bytes;
 /// with `against`, compares every tensor with the source it came from.
 ///
 /// # Errors
@@ -81,6 +85,7 @@ pub fn verify(
 ) -> Result<VerifyReport, ConvertError> {
     let threads = threads.unwrap_or_else(pool::default_threads);
     let mut found = VerifyReport { damage: pack.verify(threads, report)?, ..VerifyReport::default() };
+    let isa = Isa::detect()?;
     let model = model_spec(pack.config()).map_err(|e| ConvertError::Arch(e.to_string()))?;
     let classes: HashMap<&str, &'static str> =
         model.tensors().map(|l| (l.name.as_str(), l.role.class.name())).collect();
@@ -105,7 +110,7 @@ pub fn verify(
     let jobs: Vec<(&Check<'_>, Range<usize>)> = checks.iter().flat_map(|c| c.tiles().map(move |t| (c, t))).collect();
     report.begin("values", checks.iter().map(|c| c.entry.bytes()).sum());
     pool::for_each(threads, &jobs, Buffers::default, |buffers, (check, rows)| {
-        check.tile(rows, buffers)?;
+        check.tile(rows, isa, buffers)?;
         report.advance(check.stored.span_bytes(rows), &check.entry.name);
         Ok(())
     })?;
@@ -128,6 +133,19 @@ impl Form {
         let spec: Spec = entry.format.parse().map_err(error)?;
         let layout = spec.layout(order, n, k).map_err(error)?;
         Ok(Self { spec, layout })
+    }
+
+    /// Fails unless the pack says the same of the planes: all that follows goes by the layout.
+    fn check(&self, entry: &Entry) -> Result<(), ConvertError> {
+        let planes: Vec<Plane> = self.layout.planes.iter().map(|p| Plane { kind: p.kind, bytes: p.bytes }).collect();
+        if planes == entry.planes {
+            return Ok(());
+        }
+        let what = format!(
+            "{} has the planes {:?}, {:?} in `{}` needs {planes:?}; the pack is damaged or was edited: convert the model again",
+            entry.file, entry.planes, entry.shape, entry.format
+        );
+        Err(ConvertError::Tensor { tensor: entry.name.clone(), what })
     }
 
     fn span_bytes(&self, rows: &Range<usize>) -> u64 {
@@ -154,6 +172,8 @@ struct Check<'a> {
 struct State {
     padding: bool,
     differs: bool,
+    /// The first in row order.
+    not_finite: Option<(usize, usize, f32)>,
     losses: Vec<(usize, Loss)>,
     tree: Option<TreeHash>,
 }
@@ -184,6 +204,7 @@ impl<'a> Check<'a> {
             _ => (1, entry.elements() as usize),
         };
         let (stored, rows) = (Form::new(entry, entry.order, n, k)?, Form::new(entry, Order::Rows, n, k)?);
+        stored.check(entry)?;
         let source = match source {
             Some((store, e)) => Some((store, e, Form::new(e, e.order, n, k)?)),
             None => None,
@@ -196,7 +217,8 @@ impl<'a> Check<'a> {
     fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         // 128 is a multiple of every row block.
         let rows = (STEP_VALUES / self.k.max(1) / 128).max(1) * 128;
-        steps(&(0..self.n), rows)
+        // Rows without columns hold nothing, and a header may claim any number of them.
+        steps(&(0..if self.k == 0 { 0 } else { self.n }), rows)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -208,7 +230,7 @@ impl<'a> Check<'a> {
         move |source| ConvertError::Values { file: file.clone(), tensor: tensor.clone(), source }
     }
 
-    fn tile(&self, rows: &Range<usize>, b: &mut Buffers) -> Result<(), ConvertError> {
+    fn tile(&self, rows: &Range<usize>, isa: Isa, b: &mut Buffers) -> Result<(), ConvertError> {
         read_planes(self.pack, self.entry, &self.stored.layout, rows, &mut b.stored)?;
         let error = self.error(&self.entry.file);
         if self.entry.order == Order::X16 {
@@ -233,7 +255,35 @@ impl<'a> Check<'a> {
                 pieces.into_iter().for_each(|p| tree.add(p));
             }
         }
-        self.compare(rows, b)
+        let finite = match self.decode(&self.stored, self.entry.order, rows, isa, &b.stored, &mut b.values[0]) {
+            Err(FormatError::NotFinite { row, column, value }) => {
+                let first = &mut self.state().not_finite;
+                if first.is_none_or(|(r, ..)| row < r) {
+                    *first = Some((row, column, value));
+                }
+                false
+            }
+            other => other.map(|()| true).map_err(&error)?,
+        };
+        self.compare(rows, finite, isa, b)
+    }
+
+    /// The values of `rows`, which are finite.
+    fn decode(
+        &self,
+        form: &Form,
+        order: Order,
+        rows: &Range<usize>,
+        isa: Isa,
+        planes: &[PageBuffer],
+        values: &mut Vec<f32>,
+    ) -> Result<(), FormatError> {
+        let data = slices(planes);
+        let planes = Planes { order, n: self.n, k: self.k, first_row: rows.start, data: &data };
+        values.resize(rows.len() * self.k, 0.0);
+        let format = form.spec.format()?;
+        isa.vectorize(|| format.decode(&form.spec, &planes, rows.clone(), values))?;
+        check_finite(values, self.k, rows.start)
     }
 
     fn reorder(
@@ -249,24 +299,17 @@ impl<'a> Check<'a> {
         ashlar_formats::reorder(spec, &planes, rows.clone(), to, &mut out)
     }
 
-    fn compare(&self, rows: &Range<usize>, b: &mut Buffers) -> Result<(), ConvertError> {
+    fn compare(&self, rows: &Range<usize>, finite: bool, isa: Isa, b: &mut Buffers) -> Result<(), ConvertError> {
         let Some((store, entry, form)) = &self.source else { return Ok(()) };
         read_planes(*store, entry, &form.layout, rows, &mut b.source)?;
         let same = if entry.order == self.entry.order { b.source == b.stored } else { b.source == b.rows };
         let same = same && entry.format == self.entry.format;
         let [ours, theirs] = &mut b.values;
-        for (form, order, planes, values, file) in [
-            (&self.stored, self.entry.order, &b.stored, &mut *ours, &self.entry.file),
-            (form, entry.order, &b.source, &mut *theirs, &entry.file),
-        ] {
-            let data = slices(planes);
-            let planes = Planes { order, n: self.n, k: self.k, first_row: rows.start, data: &data };
-            values.resize(rows.len() * self.k, 0.0);
-            let format = form.spec.format().map_err(self.error(file))?;
-            format.decode(&form.spec, &planes, rows.clone(), values).map_err(self.error(file))?;
-        }
+        self.decode(form, entry.order, rows, isa, &b.source, theirs).map_err(self.error(&entry.file))?;
+        // What is not finite has no distance; it is reported for itself.
+        let theirs: &[f32] = if finite { theirs } else { &[] };
         let mut loss = Loss::default();
-        for (ours, theirs) in ours.iter().zip(theirs.iter()) {
+        for (ours, theirs) in ours.iter().zip(theirs) {
             let difference = f64::from(*ours) - f64::from(*theirs);
             loss.squared_error += difference * difference;
             loss.squared_norm += f64::from(*theirs) * f64::from(*theirs);
@@ -283,6 +326,10 @@ impl<'a> Check<'a> {
         let name = || self.entry.name.clone();
         if state.padding {
             found.padding.push(name());
+        }
+        if let Some((row, column, value)) = state.not_finite {
+            let source = FormatError::NotFinite { row, column, value };
+            found.not_finite.push((name(), source.to_string()));
         }
         if self.expected.is_some_and(|hash| state.tree.as_ref().and_then(TreeHash::finish) != Some(hash)) {
             found.source_hash.push(name());

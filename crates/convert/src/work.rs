@@ -41,6 +41,10 @@ pub(crate) struct Work {
 impl Work {
     pub fn new(choice: &Choice, entry: &Entry) -> Result<Self, ConvertError> {
         let (n, k) = (choice.n, choice.k);
+        if n == 0 || k == 0 || entry.elements() == 0 {
+            let what = format!("{} gives it the shape {:?}, which holds no values", entry.file, entry.shape);
+            return Err(ConvertError::Tensor { tensor: entry.name.clone(), what });
+        }
         let format = |text: &str| {
             let (tensor, format) = (entry.name.clone(), text.to_owned());
             move |source| ConvertError::Format { tensor, format, source }
@@ -102,6 +106,11 @@ impl Work {
     /// Whether the source's bytes arrive unchanged but in another order.
     pub fn is_reordered(&self) -> bool {
         matches!(self.step, Step::Reorder)
+    }
+
+    /// Whether a pack's panels arrive as they are.
+    pub fn is_copied_panels(&self) -> bool {
+        matches!(self.step, Step::Copy) && self.entry.order == Order::X16
     }
 
     /// Rows that source and target can both be cut at.

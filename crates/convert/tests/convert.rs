@@ -6,10 +6,12 @@ mod common;
 use ashlar_convert::{ConvertError, Options, Origin, convert, convert_through, plan, verify};
 use ashlar_pack::{DEFAULT_SHARD_BYTES, Direct, Pack, PackError, WriteAt};
 use ashlar_recipe::emit;
-use ashlar_tensor::{Report, Silent, TensorStore};
+use ashlar_source::Checkpoint;
+use ashlar_tensor::{Bytes, Entry, Report, Silent, StoreError, TensorStore};
 use common::{MIXED, Poisoned, Q8, choose, files, fixture, options, planned, run};
 use std::fs::{self, File};
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 #[test]
@@ -192,6 +194,152 @@ fn the_plan_names_every_place_of_the_pack() {
         }
     }
     assert!(serde_json::to_string(&plan).unwrap().contains("\"total_bytes\""));
+}
+
+/// A copy of a fixture, to be changed.
+fn copy(name: &str, to: &Path) -> Checkpoint {
+    fs::create_dir_all(to).unwrap();
+    for (file, bytes) in files(fixture(name).dir()) {
+        fs::write(to.join(file), bytes).unwrap();
+    }
+    Checkpoint::open(to).unwrap()
+}
+
+#[test]
+fn a_source_whose_weights_changed_under_the_same_headers_is_not_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let (src, out) = (dir.path().join("src"), dir.path().join("out"));
+    let checkpoint = copy("tiny/llama", &src);
+    let plan = planned(&checkpoint, Q8, DEFAULT_SHARD_BYTES);
+    let dying = Dying(AtomicU64::new(plan.total_bytes / 2), io::ErrorKind::BrokenPipe);
+    convert_through(&plan, &checkpoint, &out, &options(2), &Silent, &dying).unwrap_err();
+    let shard = src.join("model.safetensors");
+    let mut bytes = fs::read(&shard).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    let changed = Checkpoint::open(&src).unwrap();
+    assert_eq!(changed.identity(), checkpoint.identity());
+    let error = convert(&plan, &changed, &out, &options(2), &Silent).unwrap_err().to_string();
+    assert!(error.contains("source's files") && error.contains("--restart"), "{error}");
+    assert!(!out.exists());
+    convert(&plan, &changed, &out, &Options { restart: true, ..options(2) }, &Silent).unwrap();
+    assert!(verify(&Pack::open(&out).unwrap(), Some(&changed), None, &Silent).unwrap().ok());
+}
+
+/// Runs something when the second half begins.
+struct Meanwhile<F: Fn()>(AtomicU64, F);
+
+impl<F: Fn() + Sync> WriteAt for Meanwhile<F> {
+    fn write_all_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.0.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.1();
+        }
+        Direct.write_all_at(file, bytes, offset)
+    }
+}
+
+#[test]
+fn a_source_that_changes_while_it_is_read_is_not_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let (src, out) = (dir.path().join("src"), dir.path().join("out"));
+    let checkpoint = copy("tiny/llama", &src);
+    let plan = planned(&checkpoint, Q8, DEFAULT_SHARD_BYTES);
+    let touch = Meanwhile(AtomicU64::new(5), || {
+        let shard = File::options().write(true).open(src.join("model.safetensors")).unwrap();
+        shard.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    });
+    let error = convert_through(&plan, &checkpoint, &out, &options(2), &Silent, &touch).unwrap_err();
+    assert!(matches!(error, ConvertError::SourceChanged { .. }), "{error}");
+    assert!(error.to_string().contains("model.safetensors") && !out.exists());
+}
+
+#[test]
+fn a_panic_while_writing_is_an_error_and_the_run_can_go_on() {
+    let (checkpoint, dir) = (fixture("demo-moe"), tempfile::tempdir().unwrap());
+    let plan = planned(&checkpoint, MIXED, DEFAULT_SHARD_BYTES);
+    let out = dir.path().join("out");
+    for threads in [1, 4] {
+        let panics = Meanwhile(AtomicU64::new(9), || panic!("on purpose"));
+        let tight = Options { memory: plan.memory.largest_tile_bytes, ..options(threads) };
+        let error = convert_through(&plan, &checkpoint, &out, &tight, &Silent, &panics).unwrap_err();
+        assert!(matches!(error, ConvertError::Panic { .. }) && error.to_string().contains("on purpose"), "{error}");
+        assert!(!out.exists());
+    }
+    run(&plan, &checkpoint, &out, 1000);
+    assert!(verify(&Pack::open(&out).unwrap(), Some(&checkpoint), Some(1000), &Silent).unwrap().ok());
+}
+
+#[test]
+fn an_output_that_is_in_or_around_the_source_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let src = dir.path().join("models/pack");
+    let checkpoint = fixture("tiny/llama");
+    run(&planned(&checkpoint, Q8, DEFAULT_SHARD_BYTES), &checkpoint, &src, 2);
+    std::os::unix::fs::symlink(&src, dir.path().join("link")).unwrap();
+    let before = files(&src);
+    let pack = Pack::open(&src).unwrap();
+    let (model, choices) = choose(&pack, pack.config(), "version: 1\ndefaults: {format: keep}\n");
+    let plan = plan(&model, &pack, &choices, Origin::pack(&pack, emit(&choices)), DEFAULT_SHARD_BYTES).unwrap();
+    let force = Options { force: true, restart: true, ..options(2) };
+    for out in ["models/pack", "models/../models/pack/", "models/pack/inside", "link/inside/deep", "models", "link"] {
+        let error = convert(&plan, &pack, &dir.path().join(out), &force, &Silent).unwrap_err();
+        assert!(matches!(error, ConvertError::Pack(PackError::Exists { .. })), "{out}: {error}");
+        assert!(error.to_string().contains("the source"), "{out}: {error}");
+    }
+    assert_eq!(files(&src), before);
+    // Nor may the source lie where the pack would grow.
+    let partial = dir.path().join("x.partial");
+    fs::rename(&src, &partial).unwrap();
+    let pack = Pack::open(&partial).unwrap();
+    let plan = ashlar_convert::plan(&model, &pack, &choices, Origin::pack(&pack, emit(&choices)), DEFAULT_SHARD_BYTES);
+    let error = convert(&plan.unwrap(), &pack, &dir.path().join("x"), &force, &Silent).unwrap_err().to_string();
+    assert!(error.contains("the source"), "{error}");
+    assert_eq!(files(&partial), before);
+}
+
+#[test]
+fn a_file_that_cannot_be_copied_is_told_before_the_work() {
+    let (checkpoint, dir) = (fixture("tiny/llama"), tempfile::tempdir().unwrap());
+    let src = dir.path().join("src");
+    let copied = copy("tiny/llama", &src);
+    let plan = planned(&copied, Q8, DEFAULT_SHARD_BYTES);
+    fs::remove_file(src.join("tokenizer.json")).unwrap();
+    let error = convert(&plan, &checkpoint, &dir.path().join("out"), &options(2), &Silent).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json") && error.contains("copy"), "{error}");
+    assert!(!dir.path().join("out.partial").exists());
+}
+
+/// A store one of whose tensors claims to have rows, but none with a value in it.
+struct Hollow<'a>(&'a Checkpoint, Vec<Entry>);
+
+impl TensorStore for Hollow<'_> {
+    fn entries(&self) -> &[Entry] {
+        &self.1
+    }
+    fn read(&self, entry: &Entry, plane: usize, offset: u64, out: &mut [u8]) -> Result<(), StoreError> {
+        self.0.read(entry, plane, offset, out)
+    }
+    fn map(&self, entry: &Entry, plane: usize) -> Result<Bytes, StoreError> {
+        self.0.map(entry, plane)
+    }
+}
+
+#[test]
+fn a_tensor_without_values_is_refused_by_the_plan() {
+    let checkpoint = fixture("tiny/llama");
+    let (model, mut choices) = choose(&checkpoint, checkpoint.config(), Q8);
+    for (n, k) in [(0, 64), (1 << 40, 0)] {
+        let mut entries = checkpoint.entries().to_vec();
+        let choice = choices.list.iter_mut().find(|c| c.leaf.name.contains("down_proj")).unwrap();
+        (choice.n, choice.k) = (n, k);
+        let entry = entries.iter_mut().find(|e| e.name == choice.leaf.name).unwrap();
+        (entry.shape, entry.planes[0].bytes) = (vec![n, k], 0);
+        let store = Hollow(&checkpoint, entries);
+        let origin = Origin::checkpoint(&checkpoint, String::new());
+        let error = plan(&model, &store, &choices, origin, DEFAULT_SHARD_BYTES).err().unwrap().to_string();
+        assert!(error.contains("down_proj") && error.contains("holds no values"), "{error}");
+    }
 }
 
 /// Adds up what it is told.

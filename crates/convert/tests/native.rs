@@ -127,3 +127,78 @@ fn padding_rows_that_are_not_zero_are_found() {
     fs::write(&shard, bytes).unwrap();
     assert_eq!(verify(&Pack::open(&out).unwrap(), None, None, &Silent).unwrap().padding, std::slice::from_ref(&t.name));
 }
+
+/// The pack of an FP8 checkpoint with one code of `tensor` overwritten, its checksum put right: what a bad tool makes.
+fn forged(dir: &Path, tensor: &str, at: u64, code: u8) -> Pack {
+    let out = dir.join("forged");
+    let source = tempfile::tempdir().unwrap();
+    let checkpoint = fp8_checkpoint(source.path());
+    run(&planned(&checkpoint, KEEP, DEFAULT_SHARD_BYTES), &checkpoint, &out, 2);
+    let pack = Pack::open(&out).unwrap();
+    let sealed = pack.records().iter().find(|r| r.record.tensors.iter().any(|t| t.name == tensor)).unwrap();
+    let (record, t) = (&sealed.record, sealed.record.tensors.iter().find(|t| t.name == tensor).unwrap());
+    let shard = out.join(&pack.manifest().shards[record.shard].0);
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[(t.offset + at) as usize] = code;
+    let hash = blake3::hash(&bytes[record.offset as usize..(record.offset + record.bytes) as usize]);
+    fs::write(&shard, bytes).unwrap();
+    let (old, new) = (sealed.blake3.to_hex(), hash.to_hex());
+    // One line per record, several of which may have equal bytes.
+    let seal =
+        |line: &str| if line.contains(tensor) { line.replace(old.as_str(), new.as_str()) } else { line.to_owned() };
+    let manifest = fs::read_to_string(out.join("ashlar.json")).unwrap();
+    fs::write(out.join("ashlar.json"), manifest.split('\n').map(seal).collect::<Vec<_>>().join("\n")).unwrap();
+    Pack::open(&out).unwrap()
+}
+
+#[test]
+fn a_nan_code_in_a_pack_is_reported_by_verify_and_refused_by_convert() {
+    let dir = tempfile::tempdir().unwrap();
+    let tensor = "model.layers.1.mlp.up_proj.weight";
+    // Byte 77 of the panel: vector 1, lane 3, byte 1, that is row 3, column 5.
+    let pack = forged(dir.path(), tensor, 77, 0xff);
+    let report = verify(&pack, None, Some(2), &Silent).unwrap();
+    assert!(!report.ok() && report.damage.is_empty(), "{report:?}");
+    assert_eq!(report.not_finite, [(tensor.to_owned(), "row 3, column 5 is NaN".to_owned())]);
+    for recipe in [KEEP, common::Q8] {
+        let (model, choices) = common::choose(&pack, pack.config(), recipe);
+        let origin = Origin::pack(&pack, String::new());
+        let plan = plan(&model, &pack, &choices, origin, DEFAULT_SHARD_BYTES).unwrap();
+        let error = ashlar_convert::convert(&plan, &pack, &dir.path().join("out"), &options(2), &Silent).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(tensor) && error.contains("row 3, column 5 is NaN"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn a_pack_of_a_pack_still_proves_the_bits_of_the_first_source() {
+    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let checkpoint = fp8_checkpoint(dir.path());
+    let (first, second) = (out.path().join("first"), out.path().join("second"));
+    run(&planned(&checkpoint, KEEP, DEFAULT_SHARD_BYTES), &checkpoint, &first, 2);
+    let source = Pack::open(&first).unwrap();
+    let (model, choices) = common::choose(&source, source.config(), KEEP);
+    let plan = plan(&model, &source, &choices, Origin::pack(&source, String::new()), DEFAULT_SHARD_BYTES).unwrap();
+    run(&plan, &source, &second, 2);
+    let pack = Pack::open(&second).unwrap();
+    let hashes = |p: &Pack| p.records().iter().flat_map(|r| r.source_blake3.clone()).collect::<Vec<_>>();
+    assert!(!hashes(&pack).is_empty());
+    assert_eq!(hashes(&pack), hashes(&source));
+    assert!(verify(&pack, Some(&checkpoint), Some(2), &Silent).unwrap().compared.iter().all(|c| c.must_be_exact));
+}
+
+#[test]
+fn a_pack_whose_planes_do_not_fit_its_shapes_is_refused_before_anything_is_allocated() {
+    let dir = tempfile::tempdir().unwrap();
+    let pack = forged(dir.path(), "model.layers.1.mlp.up_proj.weight", 0, 0);
+    let entry = pack.entry("model.layers.1.mlp.up_proj.weight").unwrap();
+    let shape = format!("\"name\":\"{}\",\"shape\":[{},{}]", entry.name, entry.shape[0], entry.shape[1]);
+    let huge = format!("\"name\":\"{}\",\"shape\":[{},32]", entry.name, 1u64 << 50);
+    let path = pack.dir().join("ashlar.json");
+    let manifest = fs::read_to_string(&path).unwrap();
+    assert!(manifest.contains(&shape));
+    fs::write(&path, manifest.replace(&shape, &huge)).unwrap();
+    let error = verify(&Pack::open(pack.dir()).unwrap(), None, Some(2), &Silent).unwrap_err().to_string();
+    assert!(error.contains("up_proj") && error.contains("needs"), "{error}");
+}

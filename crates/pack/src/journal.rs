@@ -36,6 +36,23 @@ pub(crate) struct Contents {
     pub done: BTreeMap<usize, Done>,
     /// Bytes of whole lines.
     pub valid: usize,
+    /// Whether the first line has its own checksum: some version of ashlar wrote it.
+    pub ours: bool,
+}
+
+/// The name of the only input in the journal of a pack that has been replaced.
+const REPLACED: &str = "replaced";
+
+impl Contents {
+    /// Whether the directory is a pack whose successor is in place, so that it is only waiting to be deleted.
+    pub fn is_replaced(&self) -> bool {
+        self.inputs.as_ref().is_some_and(|i| i.len() == 1 && i.contains_key(REPLACED))
+    }
+}
+
+/// The whole journal of a pack that is about to be replaced.
+pub(crate) fn replaced() -> String {
+    first_line(&Fingerprint::from([(REPLACED.to_owned(), "by a newer pack".to_owned())]))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -72,6 +89,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Contents {
     let mut contents = Contents::default();
     for line in bytes.split_inclusive(|b| *b == b'\n') {
         let Some(payload) = checked(line) else { break };
+        contents.ours = true;
         if contents.inputs.is_none() {
             let Ok(first) = serde_json::from_slice::<First>(payload) else { break };
             if first.journal != 1 {
@@ -116,6 +134,16 @@ mod tests {
         let back = parse(&text);
         assert_eq!((back.inputs, back.valid), (Some(inputs), text.len()));
         assert_eq!(back.done.into_values().collect::<Vec<_>>(), done);
+    }
+
+    #[test]
+    fn a_replaced_pack_and_another_version_are_recognised() {
+        assert!(parse(replaced().as_bytes()).is_replaced());
+        let later = parse(line(&json!({"journal": 2, "entirely": "different"})).as_bytes());
+        assert!(later.ours && later.inputs.is_none() && !later.is_replaced());
+        let (_, _, text) = sample();
+        assert!(parse(&text).ours && !parse(&text).is_replaced());
+        assert!(!parse(b"Dear diary,\ntoday I converted a model.\n").ours);
     }
 
     #[test]

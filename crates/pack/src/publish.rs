@@ -1,8 +1,10 @@
 //! From `OUT.partial` to `OUT`: complete, synced, then renamed in one step.
 
 use crate::error::PackError;
+use crate::journal;
 use crate::manifest::{MANIFEST_FILE, Manifest, pack_config};
-use crate::partial::{JOURNAL, Partial, Target};
+use crate::partial::{self, JOURNAL, Partial, Target, aside, parent};
+use crate::reader::Pack;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -23,10 +25,11 @@ pub(crate) fn publish(
     write(&dir.join(CONFIG_FILE), config.as_bytes())?;
     write(&dir.join(MANIFEST_FILE), manifest.to_json().as_bytes())?;
     partial.lock.sync_all().map_err(PackError::io(dir, "sync it"))?;
+    // What cannot be opened replaces nothing.
+    Pack::open(dir)?;
     // Looked at again: hours may have passed.
     target.check()?;
-    rename(dir, &target.out)?;
-    sync_parent(&target.out)?;
+    rename(dir, target)?;
     let journal = target.out.join(JOURNAL);
     fs::remove_file(&journal).map_err(PackError::io(&journal, "remove it"))?;
     partial.lock.sync_all().map_err(PackError::io(&target.out, "sync it"))
@@ -60,30 +63,48 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), PackError> {
 }
 
 /// Puts `partial` in the place of `out`. An older pack there is swapped out in the same step where the system can,
-/// else moved aside first; it is deleted only when the new one is in place.
-fn rename(partial: &Path, out: &Path) -> Result<(), PackError> {
-    let replaces = out.join(MANIFEST_FILE).is_file();
-    if !replaces {
-        return fs::rename(partial, out).map_err(PackError::io(out, "rename the finished pack to it"));
+/// else moved aside first. It is marked before, so that a later run knows it for what it is if this one is killed
+/// anywhere between, and locked, so that no other run takes it for its own `OUT.partial` while it is deleted.
+fn rename(partial: &Path, target: &Target) -> Result<(), PackError> {
+    let out = &target.out;
+    if !(target.force && out.join(MANIFEST_FILE).is_file()) {
+        fs::rename(partial, out).map_err(PackError::io(out, "rename the finished pack to it"))?;
+        return sync_parent(out);
     }
+    let _old = partial::lock(out)?;
+    write(&out.join(JOURNAL), journal::replaced().as_bytes())?;
+    let old = swap(partial, out)?;
+    sync_parent(out)?;
+    partial::delete(&old).map_err(|e| match e {
+        PackError::Io { path, source, .. } => PackError::Io {
+            path,
+            what: "remove it, which belongs to the replaced pack; the new one is in place",
+            source,
+        },
+        e => e,
+    })
+}
+
+/// Puts `partial` at `out`; returns where the pack is that was there.
+fn swap(partial: &Path, out: &Path) -> Result<PathBuf, PackError> {
     #[cfg(target_os = "linux")]
     {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         if renameat_with(CWD, partial, CWD, out, RenameFlags::EXCHANGE).is_ok() {
-            sync_parent(out)?;
-            return fs::remove_dir_all(partial).map_err(PackError::io(partial, "remove the replaced pack"));
+            return Ok(partial.to_owned());
         }
     }
-    let mut aside = partial.as_os_str().to_owned();
-    aside.push(".replaced");
-    let aside = PathBuf::from(aside);
+    let aside = aside(partial);
     fs::rename(out, &aside).map_err(PackError::io(out, "move it aside"))?;
-    fs::rename(partial, out).map_err(PackError::io(out, "rename the finished pack to it"))?;
-    sync_parent(out)?;
-    fs::remove_dir_all(&aside).map_err(PackError::io(&aside, "remove the replaced pack"))
+    if let Err(e) = fs::rename(partial, out) {
+        fs::rename(&aside, out).map_err(PackError::io(&aside, "move the old pack back from it"))?;
+        return Err(PackError::io(out, "rename the finished pack to it")(e));
+    }
+    Ok(aside)
 }
 
-fn sync_parent(out: &Path) -> Result<(), PackError> {
-    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+/// Makes a rename to `out` last.
+pub(crate) fn sync_parent(out: &Path) -> Result<(), PackError> {
+    let parent = parent(out);
     File::open(parent).and_then(|d| d.sync_all()).map_err(PackError::io(parent, "sync it"))
 }

@@ -192,7 +192,7 @@ fn entries(manifest: &Manifest) -> (Vec<Entry>, Vec<(usize, usize)>) {
 }
 
 fn read_manifest(dir: &Path, path: &Path) -> Result<Vec<u8>, PackError> {
-    let file = match File::open(path) {
+    let file = match open_regular(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Err(PackError::NotAPack { dir: dir.to_owned() }),
         other => other.map_err(PackError::io(path, "open it"))?,
     };
@@ -204,10 +204,19 @@ fn read_manifest(dir: &Path, path: &Path) -> Result<Vec<u8>, PackError> {
     Ok(bytes)
 }
 
+/// Opens a regular file; a pipe would block for ever.
+fn open_regular(path: &Path) -> std::io::Result<File> {
+    if fs::metadata(path)?.is_file() {
+        File::open(path)
+    } else {
+        Err(std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"))
+    }
+}
+
 /// Opens a shard whose header holds exactly `tensors` and padding, contiguous to the end of the file.
 fn open_shard(path: &Path, bytes: u64, mut tensors: HashMap<&str, &Tensor>) -> Result<File, PackError> {
     let bad = |what: String| PackError::malformed(path, what);
-    let file = File::open(path).map_err(PackError::io(path, "open it"))?;
+    let file = open_regular(path).map_err(PackError::io(path, "open it"))?;
     let real = file.metadata().map_err(PackError::io(path, "look at it"))?.len();
     if real != bytes {
         return Err(bad(format!("the file has {real} bytes, the manifest says {bytes}")));

@@ -8,8 +8,9 @@ use ashlar_tensor::Report;
 use blake3::Hash;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread::Builder;
 
 /// Bytes hashed at once: large enough for wide SIMD, small enough for a cache.
 const BLOCK: u64 = 1 << 20;
@@ -66,33 +67,49 @@ pub(crate) fn hash_records(
     threads: usize,
     report: &dyn Report,
 ) -> Result<Vec<Hash>, PackError> {
-    let blocks: Vec<(usize, u64)> = records
-        .iter()
-        .enumerate()
-        .flat_map(|(i, r)| (0..r.bytes.div_ceil(BLOCK)).map(move |b| (i, b * BLOCK)))
-        .collect();
+    // Blocks are counted, not listed: a sparse file may claim any number of them.
+    let count = |end: &mut u64, r: &&Record| {
+        *end = end.saturating_add(r.bytes.div_ceil(BLOCK));
+        Some(*end)
+    };
+    let ends: Vec<u64> = records.iter().scan(0, count).collect();
+    let total = ends.last().copied().unwrap_or(0);
     let trees: Vec<Mutex<TreeHash>> = records.iter().map(|r| Mutex::new(TreeHash::new(r.bytes))).collect();
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<(), PackError> {
-        let mut buffer = Vec::new();
-        while let Some(&(index, at)) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let (Some(record), Some(tree)) = (records.get(index), trees.get(index)) else { continue };
-            buffer.resize(BLOCK.min(record.bytes - at) as usize, 0);
-            let file = files.get(record.shard).ok_or_else(|| missing(index))?;
-            let name = record.tensors.first().map_or("", |t| &t.name);
-            file.read_exact_at(&mut buffer, record.offset + at).map_err(|source| PackError::Io {
-                path: name.into(),
-                what: "read the record's bytes",
-                source,
-            })?;
-            tree.lock().unwrap_or_else(PoisonError::into_inner).add(Piece::new(record.bytes, at, &buffer));
-            report.advance(buffer.len() as u64, name);
-        }
+    let next = AtomicU64::new(0);
+    let block = |number: u64, buffer: &mut Vec<u8>| -> Result<(), PackError> {
+        let index = ends.partition_point(|end| *end <= number);
+        let first = index.checked_sub(1).and_then(|i| ends.get(i)).copied().unwrap_or(0);
+        let (Some(record), Some(tree)) = (records.get(index), trees.get(index)) else { return Ok(()) };
+        let at = (number - first) * BLOCK;
+        buffer.resize(BLOCK.min(record.bytes - at) as usize, 0);
+        let file = files.get(record.shard).ok_or_else(|| missing(index))?;
+        let name = record.tensors.first().map_or("", |t| &t.name);
+        file.read_exact_at(buffer, record.offset + at).map_err(|source| PackError::Io {
+            path: name.into(),
+            what: "read the record's bytes",
+            source,
+        })?;
+        tree.lock().unwrap_or_else(PoisonError::into_inner).add(Piece::new(record.bytes, at, buffer));
+        report.advance(buffer.len() as u64, name);
         Ok(())
     };
+    let work = || -> Result<(), PackError> {
+        let mut buffer = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= total {
+                return Ok(());
+            }
+            // After a failure the others need not go on.
+            block(number, &mut buffer).inspect_err(|_| next.store(total, Ordering::Relaxed))?;
+        }
+    };
+    let threads = threads.clamp(1, usize::try_from(total).unwrap_or(usize::MAX).max(1));
     std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().try_for_each(|h| h.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
+        // The calling thread works as well: where no others can be had, it is enough.
+        let handles: Vec<_> = (1..threads).map_while(|_| Builder::new().spawn_scoped(scope, work).ok()).collect();
+        let own = work();
+        handles.into_iter().map(|h| h.join().unwrap_or_else(|_| Err(missing(0)))).fold(own, Result::and)
     })?;
     let finish = |(i, t): (usize, Mutex<TreeHash>)| {
         t.into_inner().unwrap_or_else(PoisonError::into_inner).finish().ok_or_else(|| missing(i))

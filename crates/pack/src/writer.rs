@@ -5,7 +5,7 @@ use crate::journal::{self, Done, Fingerprint};
 use crate::layout::{Layout, Record};
 use crate::manifest::{Manifest, SealedRecord};
 use crate::partial::{JOURNAL, Partial, Target, claim};
-use crate::{direct, publish, verify};
+use crate::{direct, partial, publish, verify};
 use ashlar_tensor::Report;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -61,12 +61,13 @@ impl<'a> Writer<'a> {
         extra: u64,
         sink: &'a dyn WriteAt,
     ) -> Result<Self, PackError> {
-        let mut partial = claim(target, inputs)?;
+        let target = target.tidy();
+        let mut partial = claim(&target, inputs)?;
         let claimed = std::mem::take(&mut partial.contents.done);
         check_room(&partial.dir, layout, extra)?;
         let journal = open_journal(&partial, inputs)?;
         let mut writer = Self {
-            target: target.clone(),
+            target,
             partial,
             layout,
             sink,
@@ -102,6 +103,9 @@ impl<'a> Writer<'a> {
             return Ok(Vec::new());
         }
         report.begin("checking what is already done", records.iter().map(|r| r.bytes).sum());
+        for (shard, file) in self.layout.shards.iter().zip(&self.files) {
+            forget(file).map_err(|e| self.explain(e, &self.partial.dir.join(&shard.file), "sync it"))?;
+        }
         let hashes = verify::hash_records(&self.files, &records, threads, report)?;
         report.end();
         let (good, bad): (Vec<_>, Vec<_>) =
@@ -179,8 +183,7 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// I/O.
     pub fn discard(self) -> Result<(), PackError> {
-        let dir = &self.partial.dir;
-        std::fs::remove_dir_all(dir).map_err(PackError::io(dir, "remove it"))
+        partial::delete(&self.partial.dir)
     }
 
     fn check_manifest(&self, manifest: &Manifest) -> Result<(), PackError> {
@@ -211,6 +214,16 @@ impl<'a> Writer<'a> {
         }
         PackError::io(path, what)(error)
     }
+}
+
+/// Drops a file's pages from the cache, so that what is read next comes from the disk: after a failed write-back the
+/// cache may still show bytes that the disk never got.
+fn forget(file: &File) -> io::Result<()> {
+    file.sync_data()?;
+    #[cfg(target_os = "linux")]
+    // Advice only: a file system that ignores it is read through its cache.
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+    Ok(())
 }
 
 fn open_journal(partial: &Partial, inputs: &Fingerprint) -> Result<File, PackError> {

@@ -3,10 +3,12 @@
 
 mod common;
 
-use ashlar_pack::{Manifest, Pack, PackError};
-use ashlar_tensor::Silent;
+use ashlar_pack::{Content, Manifest, Pack, PackError, RecordSpec, SealedRecord, TensorSpec, plan_layout};
+use ashlar_tensor::{Plane, PlaneKind, Silent, TensorStore};
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 fn pack() -> (tempfile::TempDir, PathBuf) {
@@ -74,6 +76,17 @@ fn a_truncated_or_longer_shard_is_found_at_open() {
 }
 
 #[test]
+fn a_pipe_in_the_place_of_a_file_is_refused_instead_of_waited_for() {
+    for file in ["ashlar-00001-of-00002.safetensors", "ashlar.json"] {
+        let (_dir, out) = pack();
+        let path = out.join(file);
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+        assert!(Pack::open(&out).unwrap_err().to_string().contains("not a regular file"));
+    }
+}
+
+#[test]
 fn a_flipped_bit_is_found_by_verify_and_located() {
     let (_dir, out) = pack();
     let shard = out.join("ashlar-00002-of-00002.safetensors");
@@ -87,6 +100,41 @@ fn a_flipped_bit_is_found_by_verify_and_located() {
         (damage[0].file.as_str(), damage[0].tensors.join(",")),
         ("ashlar-00002-of-00002.safetensors", "e1.gate,e1.up".into())
     );
+}
+
+#[test]
+fn a_sparse_pack_beyond_4_gib_is_read_at_the_right_offsets() {
+    // It takes no room on the disk.
+    let tensor = |name: &str, bytes| TensorSpec {
+        name: name.into(),
+        shape: vec![16, 32],
+        format: "q8".into(),
+        content: Content::Planes(vec![Plane { kind: PlaneKind::Codes, bytes }]),
+    };
+    let record = |t| RecordSpec { layer: None, expert: None, tensors: vec![t] };
+    let layout = plan_layout(vec![record(tensor("a", 5 << 30)), record(tensor("b", 300 << 10))], 1 << 40).unwrap();
+    assert!(layout.shards.len() == 1 && layout.records[1].offset > 5 << 30);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(&layout.shards[0].file);
+    fs::write(&path, &layout.shards[0].header).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(layout.shards[0].bytes).unwrap();
+    file.write_all_at(b"here", layout.records[1].offset).unwrap();
+    let seal = |r: &ashlar_pack::Record| SealedRecord {
+        record: r.clone(),
+        blake3: blake3::hash(b""),
+        source_blake3: BTreeMap::default(),
+    };
+    let manifest = Manifest {
+        records: layout.records.iter().map(seal).collect(),
+        shards: Manifest::shards_of(&layout),
+        ..common::manifest(&common::layout())
+    };
+    fs::write(dir.path().join("ashlar.json"), manifest.to_json()).unwrap();
+    let pack = Pack::open(dir.path()).unwrap();
+    let (entry, mut bytes) = (pack.entry("b").unwrap(), [0; 4]);
+    pack.read(entry, 0, 0, &mut bytes).unwrap();
+    assert_eq!((&bytes, &pack.map(entry, 0).unwrap()[..4]), (b"here", &b"here"[..]));
 }
 
 proptest! {

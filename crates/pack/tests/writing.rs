@@ -109,14 +109,175 @@ fn other_inputs_need_restart() {
 }
 
 #[test]
-fn a_partial_directory_without_a_journal_is_not_overwritten() {
+fn a_partial_directory_that_no_conversion_made_is_neither_overwritten_nor_discarded() {
     let dir = tempfile::tempdir().unwrap();
     let (layout, target) = (layout(), target(dir.path()));
     fs::create_dir(target.partial()).unwrap();
     fs::write(target.partial().join("thesis.txt"), "years of work").unwrap();
-    let error = Writer::open(&target, &layout, &inputs("r"), 0, &Direct).err().unwrap().to_string();
-    assert!(error.contains("--restart"), "{error}");
-    assert!(target.partial().join("thesis.txt").exists());
+    for journal in [None, Some("Dear diary,\n"), Some("Dear diary,")] {
+        journal.iter().for_each(|text| fs::write(target.partial().join("journal"), text).unwrap());
+        for restart in [false, true] {
+            let error = refusal(&Target { restart, ..target.clone() }, &layout);
+            assert!(error.contains("`thesis.txt`") || error.contains("`journal`"), "{error}");
+            assert_eq!(fs::read_to_string(target.partial().join("thesis.txt")).unwrap(), "years of work");
+        }
+    }
+}
+
+#[test]
+fn a_partial_directory_of_another_version_needs_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (layout, target) = (layout(), target(dir.path()));
+    let payload = r#"{"journal":2,"anything":"else"}"#;
+    let tag = blake3::hash(payload.as_bytes()).to_hex().as_str()[..16].to_owned();
+    fs::create_dir(target.partial()).unwrap();
+    fs::write(target.partial().join("journal"), format!("{tag} {payload}\n")).unwrap();
+    fs::write(target.partial().join("tokenizer.json"), "{}").unwrap();
+    assert!(refusal(&target, &layout).contains("--restart"));
+    let restart = Target { restart: true, ..target };
+    assert!(Writer::open(&restart, &layout, &inputs("r"), 0, &Direct).is_ok());
+}
+
+#[test]
+fn inputs_that_a_journal_has_beyond_ours_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (layout, target) = (layout(), target(dir.path()));
+    let mut more = inputs("r");
+    more.insert("moon".into(), "full".into());
+    drop(Writer::open(&target, &layout, &more, 0, &Direct).unwrap());
+    assert!(refusal(&target, &layout).contains("another moon"));
+}
+
+fn refusal(target: &Target, layout: &ashlar_pack::Layout) -> String {
+    Writer::open(target, layout, &inputs("r"), 0, &Direct).err().expect("a refusal").to_string()
+}
+
+#[test]
+fn what_no_rename_can_replace_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = layout();
+    let check = |out: &Path| refusal(&Target { out: out.to_owned(), force: true, restart: true }, &layout);
+    for nameless in [".", "..", "/", ""] {
+        assert!(check(Path::new(nameless)).contains("is no name"), "{nameless}");
+    }
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(check(&file).contains("no directory"));
+    fs::create_dir(dir.path().join("real")).unwrap();
+    std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
+    for link in ["link", "link/", "link/."] {
+        assert!(check(&dir.path().join(link)).contains("symbolic link"), "{link}");
+    }
+    if cfg!(target_os = "linux") {
+        let proc = Target { out: "/proc".into(), force: true, restart: false };
+        assert!(proc.check().unwrap_err().to_string().contains("mount point"));
+    }
+}
+
+#[test]
+fn a_pack_beside_other_things_is_not_replaced_even_with_force() {
+    let layout = layout();
+    for foreign in ["adapters/", "model.safetensors"] {
+        let dir = tempfile::tempdir().unwrap();
+        publish(dir.path());
+        let force = Target { force: true, ..target(dir.path()) };
+        let path = force.out.join(foreign);
+        if foreign.ends_with('/') {
+            fs::create_dir(&path).unwrap()
+        } else {
+            fs::write(&path, "weights").unwrap()
+        }
+        assert!(refusal(&force, &layout).contains(foreign.trim_end_matches('/')));
+        assert!(path.exists() && Pack::open(&force.out).is_ok());
+    }
+}
+
+/// A complete `OUT.partial` with another recipe in its manifest, ready to be published.
+fn replace(dir: &Path) -> Result<(), PackError> {
+    let (layout, force) = (layout(), Target { force: true, ..target(dir) });
+    let writer = Writer::open(&force, &layout, &inputs("new"), 0, &Direct)?;
+    (0..layout.records.len()).for_each(|r| write(&writer, &layout, r).unwrap());
+    writer.publish(&ashlar_pack::Manifest { recipe: "new".into(), ..manifest(&layout) }, &[])
+}
+
+fn marker() -> String {
+    let payload = r#"{"journal":1,"inputs":{"replaced":"by a newer pack"}}"#;
+    format!("{} {payload}\n", &blake3::hash(payload.as_bytes()).to_hex().as_str()[..16])
+}
+
+fn only_the_new_pack_is_left(dir: &Path) {
+    assert_eq!(Pack::open(&dir.join("out")).unwrap().manifest().recipe, "new");
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 1);
+}
+
+#[test]
+fn a_run_killed_while_it_replaced_a_pack_loses_neither_and_the_next_one_cleans_up() {
+    // Marked, not yet swapped.
+    let dir = tempfile::tempdir().unwrap();
+    publish(dir.path());
+    let out = dir.path().join("out");
+    fs::write(out.join("journal"), marker()).unwrap();
+    assert!(Pack::open(&out).is_ok());
+    replace(dir.path()).unwrap();
+    only_the_new_pack_is_left(dir.path());
+    // Swapped: the new pack is at OUT, the old one at OUT.partial, whole or half deleted.
+    for deleted in [&[][..], &["ashlar.json", "config.json"], &["ashlar.json", "ashlar-00001-of-00002.safetensors"]] {
+        let partial = dir.path().join("out.partial");
+        fs::create_dir(&partial).unwrap();
+        for (name, bytes) in files(&out) {
+            fs::write(partial.join(name), bytes).unwrap();
+        }
+        fs::write(partial.join("tokenizer.json"), "{}").unwrap();
+        deleted.iter().for_each(|name| fs::remove_file(partial.join(name)).unwrap());
+        fs::write(partial.join("journal"), marker()).unwrap();
+        replace(dir.path()).unwrap();
+        only_the_new_pack_is_left(dir.path());
+    }
+    // Moved aside, where no swap is possible: the old pack comes back before anything else happens.
+    let aside = dir.path().join("out.partial.replaced");
+    fs::write(out.join("journal"), marker()).unwrap();
+    fs::rename(&out, &aside).unwrap();
+    let error = refusal(&target(dir.path()), &layout());
+    assert!(error.contains("--force") && Pack::open(&out).is_ok() && !aside.exists(), "{error}");
+    // Moved aside and the new one in place: the old one is deleted.
+    fs::rename(&out, &aside).unwrap();
+    fs::remove_dir(dir.path().join("out.partial")).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    publish(other.path());
+    fs::rename(other.path().join("out"), &out).unwrap();
+    replace(dir.path()).unwrap();
+    only_the_new_pack_is_left(dir.path());
+}
+
+#[test]
+fn a_pack_that_appears_meanwhile_is_not_replaced_without_force() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (layout, target) = (layout(), target(dir.path()));
+    publish(other.path());
+    let writer = Writer::open(&target, &layout, &inputs("r"), 0, &Direct).unwrap();
+    (0..layout.records.len()).for_each(|r| write(&writer, &layout, r).unwrap());
+    fs::rename(other.path().join("out"), &target.out).unwrap();
+    assert!(writer.publish(&manifest(&layout), &[]).unwrap_err().to_string().contains("--force"));
+    assert!(Pack::open(&target.out).is_ok() && target.partial().exists());
+    // It can be published later, and while it is written again nothing in it looks complete.
+    assert!(target.partial().join("ashlar.json").exists());
+    fs::remove_dir_all(&target.out).unwrap();
+    let writer = Writer::open(&target, &layout, &inputs("r"), 0, &Direct).unwrap();
+    assert!(!target.partial().join("ashlar.json").exists());
+    assert_eq!(writer.resume(1000, &Silent).unwrap().len(), layout.records.len());
+    writer.publish(&manifest(&layout), &[]).unwrap();
+    assert!(Pack::open(&target.out).is_ok());
+}
+
+#[test]
+fn what_cannot_be_opened_is_not_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let (layout, target) = (layout(), target(dir.path()));
+    let writer = Writer::open(&target, &layout, &inputs("r"), 0, &Direct).unwrap();
+    (0..layout.records.len()).for_each(|r| write(&writer, &layout, r).unwrap());
+    fs::write(target.partial().join(&layout.shards[0].file), "cut short by someone").unwrap();
+    assert!(matches!(writer.publish(&manifest(&layout), &[]), Err(PackError::Malformed { .. })));
+    assert!(!target.out.exists());
 }
 
 #[test]

@@ -102,6 +102,7 @@ fn problems(report: &VerifyReport) -> Vec<String> {
         ));
     }
     all.extend(report.padding.iter().map(|t| format!("tensor `{t}`: padding rows are not zero")));
+    all.extend(report.not_finite.iter().map(|(t, what)| format!("tensor `{t}`: {what}")));
     all.extend(report.source_hash.iter().map(|t| format!("tensor `{t}`: does not give back the bytes of its source")));
     all.extend(
         report
@@ -154,6 +155,7 @@ fn report_json(pack: &Pack, report: &VerifyReport) -> Value {
         "bytes": pack.bytes(),
         "damaged": damaged,
         "bad_padding": report.padding,
+        "not_finite": report.not_finite.iter().map(|(t, what)| json!({"tensor": t, "what": what})).collect::<Vec<_>>(),
         "bad_source_hash": report.source_hash,
         "missing": report.missing,
         "classes": classes,

@@ -1,6 +1,6 @@
 use super::{FIXTURES, Outcome, choose, fixture, store};
-use crate::{Choices, Recipe, emit, preset, presets, same};
-use ashlar_arch::{ModelSpec, model_spec};
+use crate::{Action, Choices, Recipe, emit, preset, presets, same};
+use ashlar_arch::{Class, ModelSpec, model_spec};
 use proptest::prelude::*;
 use serde_json::json;
 use std::time::Instant;
@@ -77,9 +77,9 @@ fn huge() -> Result<ModelSpec, ashlar_arch::ArchError> {
     }))
 }
 
-/// Choosing must not be felt: `plan` on the largest models answers at once. The bound is 10 times the usual time.
+/// The times are printed, not asserted: they depend on the machine.
 #[test]
-fn choosing_for_45000_tensors_takes_less_than_a_second() -> Outcome {
+fn choices_for_45000_tensors_survive_emission() -> Outcome {
     let model = huge()?;
     let store = store(&model, |_| "bf16");
     let recipe = "version: 1
@@ -94,12 +94,14 @@ rules:
     let start = Instant::now();
     let choices = Recipe::parse(recipe, "r")?.choose(&model, &store)?;
     let choosing = start.elapsed();
+    assert_eq!(choices.list.len(), model.tensors().count());
     assert!(choices.list.len() > 40_000);
+    let mut experts = choices.list.iter().filter(|c| c.leaf.role.class == Class::Experts);
+    assert!(experts.all(|c| matches!(c.action, Action::Encode { .. })), "an expert was kept");
     let emitted = emit(&choices);
     let emitting = start.elapsed() - choosing;
     assert_same(&choices, &Recipe::parse(&emitted, "e")?.choose(&model, &store)?, &emitted);
     println!("choose {choosing:?}, emit {emitting:?} ({} rules)", emitted.lines().count() - 3);
-    assert!(choosing.as_secs_f64() < 1.0, "{choosing:?}");
     Ok(())
 }
 

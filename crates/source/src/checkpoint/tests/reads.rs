@@ -1,6 +1,7 @@
 //! Positioned reads, maps, and what happens when the file changes underneath.
 
 use super::*;
+use crate::testing::{file, header, tensor};
 
 fn two_tensors() -> Result<(tempfile::TempDir, Checkpoint)> {
     let dir = directory(&[CONFIG, ("model.safetensors", &bytes_file(&["a", "b"]))])?;
@@ -101,5 +102,26 @@ fn threads_read_the_same_file_at_once() -> Result {
             });
         }
     });
+    Ok(())
+}
+
+#[test]
+fn offsets_beyond_4_gib_are_not_cut() -> Result {
+    // Sparse: it takes no room on the disk.
+    let (big, last) = (5_u64 << 30, [1, 2, 3, 4]);
+    let parts = [tensor("big", "U8", &[big], 0, big), tensor("last", "U8", &[4], big, big + 4)];
+    let start = file(&header(&parts), &[]);
+    let dir = directory(&[CONFIG, ("model.safetensors", &start)])?;
+    let shard = std::fs::File::options().write(true).open(dir.path().join("model.safetensors"))?;
+    shard.set_len(start.len() as u64 + big)?;
+    std::os::unix::fs::FileExt::write_all_at(&shard, &last, start.len() as u64 + big)?;
+    std::os::unix::fs::FileExt::write_all_at(&shard, &[7], start.len() as u64 + big - 1)?;
+    let checkpoint = Checkpoint::open(dir.path())?;
+    let entry = |name: &str| checkpoint.entry(name).ok_or("not there");
+    let (mut all, mut one) = ([0; 4], [0]);
+    checkpoint.read(entry("last")?, 0, 0, &mut all)?;
+    checkpoint.read(entry("big")?, 0, big - 1, &mut one)?;
+    assert_eq!((all, one), (last, [7]));
+    assert_eq!(&*checkpoint.map(entry("last")?, 0)?, &last);
     Ok(())
 }
