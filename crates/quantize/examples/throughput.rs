@@ -3,39 +3,46 @@
 #![allow(clippy::print_stdout, clippy::expect_used, reason = "a program for people at a terminal")]
 
 use ashlar_formats::Spec;
-use ashlar_quantize::{Stats, Target, Tile, ids, quantizer};
+use ashlar_quantize::{Factor, Stats, Target, Tile, ids, quantizer};
 use ashlar_simd::Isa;
 use ashlar_tensor::Order;
 use std::time::Instant;
 
 const ROWS: usize = 512;
 const COLUMNS: usize = 4096;
+const FORMATS: [&str; 15] = [
+    "q8",
+    "i4:g32",
+    "i4:g128",
+    "i4:g32,zp",
+    "nf4:g64",
+    "nf4:g64+o21",
+    "iq4nl",
+    "mxfp4",
+    "fp8",
+    "bf16",
+    "k4",
+    "k3",
+    "k2",
+    "k2h",
+    "q6",
+];
 
 fn main() {
     let filter = std::env::args().nth(1).unwrap_or_default();
     let values: Vec<f32> = (0..ROWS * COLUMNS).map(pseudo_normal).collect();
     let importance: Vec<f32> = (0..COLUMNS).map(|i| pseudo_normal(i).abs() + 0.1).collect();
     let isa = Isa::detect().expect("ASHLAR_ISA names an ISA of this machine");
+    // Neighbouring columns correlate.
+    let hessian: Vec<f32> =
+        (0..COLUMNS * COLUMNS).map(|i| 0.9f32.powi((i / COLUMNS).abs_diff(i % COLUMNS).min(200) as i32)).collect();
+    let start = Instant::now();
+    let factor = Factor::new(&hessian, COLUMNS, Factor::DAMPING, isa).expect("positive definite");
+    println!("a {COLUMNS} × {COLUMNS} Hessian is factored in {:.2} s", start.elapsed().as_secs_f64());
     println!("{isa}, one thread, {ROWS} × {COLUMNS}, M weights/s (weighted: with importance)");
     for method in ids() {
         let method = quantizer(method).expect("listed");
-        for text in [
-            "q8",
-            "i4:g32",
-            "i4:g128",
-            "i4:g32,zp",
-            "nf4:g64",
-            "nf4:g64+o21",
-            "iq4nl",
-            "mxfp4",
-            "fp8",
-            "bf16",
-            "k4",
-            "k3",
-            "k2",
-            "k2h",
-            "q6",
-        ] {
+        for text in FORMATS {
             let spec: Spec = text.parse().expect("a legal spec");
             if method.supports(&spec).is_err() || !format!("{} {text}", method.id()).contains(&filter) {
                 continue;
@@ -55,7 +62,9 @@ fn main() {
                 seconds.sort_by(f64::total_cmp);
                 values.len() as f64 / seconds[0] / 1e6
             };
-            let (plain, weighted) = (rate(Stats::default()), rate(Stats { importance: Some(&importance) }));
+            let factor = method.needs_hessian().then_some(&factor);
+            let plain = rate(Stats { factor, ..Stats::default() });
+            let weighted = rate(Stats { importance: Some(&importance), factor });
             println!("{:8} {text:12} {plain:7.0}   weighted {weighted:7.0}", method.id());
         }
     }

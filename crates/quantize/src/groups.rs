@@ -97,13 +97,14 @@ impl<M: Method> Job<'_, '_, M> {
             };
             let fit = self.method.fit(s, self.grid, rounder, &Group { x, w: weighted.then_some(&*w), peak });
             if fit.scale.iter().any(|f| !f.is_finite()) {
-                return Err(self.too_large(&fit, rows, first, columns.start));
+                let start = (self.tile.first_row + first, columns.start);
+                return Err(too_large(self.target.spec.id, self.grid, &fit, rows, k, start));
             }
             let (decoded, codes) = (&mut buffers.decoded[..width], &mut buffers.codes[..width]);
             encode(s, rounder, &fit, live, x, decoded, codes);
             outliers.finish(self.target.spec.id, self.tile.first_row + first, columns, x, decoded)?;
             sums.add(s, x, decoded);
-            self.store(s, block, group, &fit, live, codes);
+            store(s, self.grid, block * (k / width) + group, &fit, live, codes, self.out);
         }
         if slots > 0
             && let Some(plane) = self.out.last_mut()
@@ -126,52 +127,59 @@ impl<M: Method> Job<'_, '_, M> {
         outliers.take(first, x, w);
         true
     }
+}
 
-    /// Writes codes and parameters of one group; lanes from `live` on stay zero bytes.
-    #[inline(always)]
-    fn store<S: Simd>(&mut self, s: S, block: usize, group: usize, fit: &Fit, live: usize, codes: &[[i32; ROWS]]) {
-        let (grid, groups) = (self.grid, self.tile.k / self.grid.group);
-        let at = block * groups + group;
-        let bytes = grid.group * ROWS * grid.width.bits() / 8;
-        if let Some(panels) = self.out.get_mut(0).and_then(|p| p.get_mut(at * bytes..(at + 1) * bytes)) {
-            grid.width.pack(s, codes, panels);
-        }
-        if let Some(scales) = self.out.get_mut(1) {
-            for (lane, &scale) in fit.scale.iter().enumerate() {
-                grid.scale.store(if lane < live { scale } else { 0.0 }, scales, at * ROWS + lane);
-            }
-        }
-        if grid.zero_point
-            && let Some(zeros) = self.out.get_mut(2).and_then(|p| p.get_mut(at * ROWS..(at + 1) * ROWS))
-        {
-            for (lane, (zero, &fitted)) in zeros.iter_mut().zip(&fit.zero).enumerate() {
-                *zero = if lane < live { fitted as u8 } else { 0 };
-            }
+/// Writes codes and parameters of group number `at` of a tile (row block by row block); lanes from `live` on stay zero
+/// bytes.
+#[inline(always)]
+pub fn store<S: Simd>(
+    s: S,
+    grid: &Groups,
+    at: usize,
+    fit: &Fit,
+    live: usize,
+    codes: &[[i32; ROWS]],
+    out: &mut [&mut [u8]],
+) {
+    let bytes = grid.group * ROWS * grid.width.bits() / 8;
+    if let Some(panels) = out.get_mut(0).and_then(|p| p.get_mut(at * bytes..(at + 1) * bytes)) {
+        grid.width.pack(s, codes, panels);
+    }
+    if let Some(scales) = out.get_mut(1) {
+        for (lane, &scale) in fit.scale.iter().enumerate() {
+            grid.scale.store(if lane < live { scale } else { 0.0 }, scales, at * ROWS + lane);
         }
     }
-
-    /// Names the value that made a scale overflow.
-    #[cold]
-    fn too_large(&self, fit: &Fit, rows: &[f32], first: usize, column: usize) -> FormatError {
-        let lane = fit.scale.iter().position(|s| !s.is_finite()).unwrap_or(0);
-        let start = lane * self.tile.k + column;
-        let group = rows.get(start..start + self.grid.group).unwrap_or_default();
-        let (at, value) = group
-            .iter()
-            .enumerate()
-            .fold((0, 0.0f32), |best, (i, &v)| if v.abs() > best.1.abs() { (i, v) } else { best });
-        let reach = match self.grid.peak {
-            Peak::Absolute(level) | Peak::Signed(level) => level.abs(),
-            Peak::Exponent(e) => f32::from(2u16.pow(u32::from(e))),
-        };
-        FormatError::TooLarge {
-            id: self.target.spec.id,
-            row: self.tile.first_row + first + lane,
-            column: column + at,
-            value,
-            limit: self.grid.scale.max() * reach,
+    if grid.zero_point
+        && let Some(zeros) = out.get_mut(2).and_then(|p| p.get_mut(at * ROWS..(at + 1) * ROWS))
+    {
+        for (lane, (zero, &fitted)) in zeros.iter_mut().zip(&fit.zero).enumerate() {
+            *zero = if lane < live { fitted as u8 } else { 0 };
         }
     }
+}
+
+/// Names the value that made a scale overflow, in the group of `rows` (the first is row `first_row` of the weight) that
+/// starts at `column`.
+#[cold]
+pub fn too_large(
+    id: &'static str,
+    grid: &Groups,
+    fit: &Fit,
+    rows: &[f32],
+    k: usize,
+    (first_row, column): (usize, usize),
+) -> FormatError {
+    let lane = fit.scale.iter().position(|s| !s.is_finite()).unwrap_or(0);
+    let start = lane * k + column;
+    let group = rows.get(start..start + grid.group).unwrap_or_default();
+    let (at, value) =
+        group.iter().enumerate().fold((0, 0.0f32), |best, (i, &v)| if v.abs() > best.1.abs() { (i, v) } else { best });
+    let reach = match grid.peak {
+        Peak::Absolute(level) | Peak::Signed(level) => level.abs(),
+        Peak::Exponent(e) => f32::from(2u16.pow(u32::from(e))),
+    };
+    FormatError::TooLarge { id, row: first_row + lane, column: column + at, value, limit: grid.scale.max() * reach }
 }
 
 /// Codes and decoded values of a group; lanes from `live` on get code 0.

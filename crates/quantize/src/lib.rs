@@ -1,6 +1,6 @@
 //! How bits are chosen: quantizers turn f32 tiles into the planes of a format.
 //!
-//! Owns: [`Quantizer`] (`rtn`, `search`), the split into base and outliers, the error measured on the way.
+//! Owns: [`Quantizer`] (`rtn`, `search`, `gptq`), the factored Hessian, the split into base and outliers, the error measured on the way.
 //! Refuses: files, names, the meaning of the bits (`formats`).
 //!
 //! A tile goes row block by row block of 16 rows, group by group, through `groups`: values are transposed so that the
@@ -10,8 +10,10 @@
 #![forbid(unsafe_code)]
 
 mod blocks;
+mod factor;
 mod fit;
 mod floats;
+mod gptq;
 mod groups;
 mod lanes;
 mod outliers;
@@ -23,6 +25,8 @@ mod two_level;
 use ashlar_formats::{FormatError, Grid, OutlierRule, Spec};
 use ashlar_simd::Isa;
 use ashlar_tensor::Order;
+pub use factor::{Factor, FactorError};
+pub use gptq::Gptq;
 pub use rtn::Rtn;
 pub use search::Search;
 
@@ -67,6 +71,8 @@ impl<'a> Target<'a> {
 pub struct Stats<'a> {
     /// Mean of x² per column (k finite values ≥ 0), or `None` for equal importance.
     pub importance: Option<&'a [f32]>,
+    /// The factored Hessian of the inputs, for methods that need it; made once for all weights that read these inputs.
+    pub factor: Option<&'a Factor>,
 }
 
 /// What quantizing a tile cost. Sums over tiles, in order, give the tensor's.
@@ -93,7 +99,7 @@ impl std::ops::AddAssign for TileError {
 
 /// A way to choose bits.
 pub trait Quantizer: Send + Sync {
-    /// The name recipes use (`rtn`, `search`).
+    /// The name recipes use (`rtn`, `search`, `gptq`).
     fn id(&self) -> &'static str;
 
     /// Whether this method can choose the bits of `spec`; asked at plan time.
@@ -101,6 +107,11 @@ pub trait Quantizer: Send + Sync {
     /// # Errors
     /// [`FormatError::Parameter`] with the reason and the remedy.
     fn supports(&self, spec: &Spec) -> Result<(), FormatError>;
+
+    /// Whether [`Stats::factor`] must be there.
+    fn needs_hessian(&self) -> bool {
+        false
+    }
 
     /// Quantizes a tile to `target.spec` in `x16` order. `out` holds one slice per plane of `spec.layout(X16, ..)`,
     /// each exactly the bytes of this tile ([`ashlar_formats::Layout::span`]); rows beyond n in the last tile become
@@ -118,7 +129,7 @@ pub trait Quantizer: Send + Sync {
     ) -> Result<TileError, FormatError>;
 }
 
-const METHODS: &[&dyn Quantizer] = &[&Rtn, &Search];
+const METHODS: &[&dyn Quantizer] = &[&Gptq, &Rtn, &Search];
 
 /// There is no such method.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -152,6 +163,16 @@ pub fn auto(spec: &Spec) -> &'static str {
     }
 }
 
+/// What `method: auto` means where the statistics may hold Hessians: `gptq` for codes of up to 3 bits with one, else
+/// [`auto`].
+#[must_use]
+pub fn auto_with(spec: &Spec, hessian: bool) -> &'static str {
+    match spec.grid() {
+        Ok(Grid::TwoLevel(g)) if hessian && g.code_bits() <= 3 => Gptq.id(),
+        _ => auto(spec),
+    }
+}
+
 /// Shared checks of every method: shapes of the tile, the statistics and the output slices.
 fn check(target: Target<'_>, tile: Tile<'_>, stats: Stats<'_>, out: &[&mut [u8]]) -> Result<(), FormatError> {
     let spec = target.spec;
@@ -164,6 +185,11 @@ fn check(target: Target<'_>, tile: Tile<'_>, stats: Stats<'_>, out: &[&mut [u8]]
         && importance.len() != tile.k
     {
         return bad(format!("{} importance values for {} columns", importance.len(), tile.k));
+    }
+    if let Some(factor) = stats.factor
+        && factor.columns() != tile.k
+    {
+        return bad(format!("a Hessian of {} columns for {} columns", factor.columns(), tile.k));
     }
     let lengths: Vec<usize> = out.iter().map(|o| o.len()).collect();
     spec.layout(Order::X16, rows, tile.k)?.check(spec.id, rows, &(0..rows), &lengths)

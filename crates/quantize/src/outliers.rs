@@ -98,6 +98,40 @@ impl Outliers {
         Ok(())
     }
 
+    /// Takes the outliers of one column of the current group out of the values to round; they become what the slots are
+    /// to hold.
+    pub fn meet(&mut self, column: usize, values: &mut V) {
+        for slot in self.slots.get_mut(self.current.clone()).unwrap_or_default() {
+            if slot.column == column {
+                slot.value = std::mem::take(&mut values[slot.row]);
+            }
+        }
+    }
+
+    /// Computes the deltas of one column of the current group and adds them to what its codes decode to.
+    ///
+    /// # Errors
+    /// [`FormatError::TooLarge`] if a delta exceeds f16.
+    pub fn settle(
+        &mut self,
+        id: &'static str,
+        first_row: usize,
+        column: usize,
+        decoded: &mut V,
+    ) -> Result<(), FormatError> {
+        for slot in self.slots.get_mut(self.current.clone()).unwrap_or_default() {
+            if slot.column == column {
+                slot.delta = f16_to_f32(f16_bits(slot.value - decoded[slot.row]));
+                if !slot.delta.is_finite() {
+                    let (row, value) = (first_row + slot.row, slot.value);
+                    return Err(FormatError::TooLarge { id, row, column, value, limit: 65504.0 });
+                }
+                decoded[slot.row] += slot.delta;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the slots of the row block that starts at row `first` of the plane.
     pub fn store(&self, plane: &mut [u8], slots: usize, first: usize) {
         for row in 0..ROWS {

@@ -21,6 +21,33 @@ pub fn values(count: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
+/// Xᵀ X / m of correlated inputs.
+pub fn hessian(k: usize, samples: usize, seed: u64) -> Vec<f32> {
+    let noise = values(samples * k, seed);
+    let mut h = vec![0.0f64; k * k];
+    for x in noise.chunks(k) {
+        let x: Vec<f64> = (0..k).map(|j| f64::from(x[j]) + 0.8 * f64::from(x[j / 4]) + 0.3).collect();
+        for i in 0..k {
+            for j in 0..k {
+                h[i * k + j] += x[i] * x[j] / samples as f64;
+            }
+        }
+    }
+    h.iter().map(|v| *v as f32).collect()
+}
+
+/// Normal deviates by Box and Muller.
+pub fn normal(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut unit = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        ((state >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    };
+    (0..count).map(|_| ((-2.0 * unit().ln()).sqrt() * (std::f64::consts::TAU * unit()).cos()) as f32).collect()
+}
+
 /// Every legal spec, with and without outliers.
 pub fn specs() -> Vec<Spec> {
     let mut all = Vec::new();
@@ -56,7 +83,11 @@ pub fn roundtrip(
     let mut slices: Vec<&mut [u8]> = planes.iter_mut().map(|p| &mut p[..]).collect();
     let target = Target { spec, outlier_sigma: 2.0 };
     let tile = Tile { values: w, k, first_row: 0 };
-    let error = quantizer(method).unwrap().quantize(target, tile, stats, isa, &mut slices)?;
+    let quantizer = quantizer(method).unwrap();
+    let factor = (quantizer.needs_hessian() && stats.factor.is_none())
+        .then(|| Factor::new(&hessian(k, 2 * k, 41), k, Factor::DAMPING, isa).unwrap());
+    let stats = Stats { factor: stats.factor.or(factor.as_ref()), ..stats };
+    let error = quantizer.quantize(target, tile, stats, isa, &mut slices)?;
     let data: Vec<&[u8]> = planes.iter().map(|p| &p[..]).collect();
     let mut decoded = vec![0.0; w.len()];
     let view = Planes { order: Order::X16, n, k, first_row: 0, data: &data };
@@ -101,7 +132,7 @@ fn every_isa_gives_the_bytes_of_the_portable_one() -> Result<(), FormatError> {
             continue;
         }
         for (method, spec) in pairs() {
-            for stats in [Stats::default(), Stats { importance: Some(&importance) }] {
+            for stats in [Stats::default(), Stats { importance: Some(&importance), ..Stats::default() }] {
                 let want = roundtrip(method, &spec, &w, k, stats, Isa::Portable)?;
                 let got = roundtrip(method, &spec, &w, k, stats, isa)?;
                 assert!(want.0 == got.0 && want.2 == got.2, "{method} {spec} on {isa}");
@@ -200,12 +231,17 @@ fn outputs_of_the_wrong_size_are_refused() {
 
 #[test]
 fn methods_are_found_by_name_and_unknown_ones_refused_with_the_list() {
-    assert_eq!(ids().collect::<Vec<_>>(), ["rtn", "search"]);
+    assert_eq!(ids().collect::<Vec<_>>(), ["gptq", "rtn", "search"]);
     let message = quantizer("serch").err().unwrap().to_string();
-    assert!(message.contains("auto, rtn, search"), "{message}");
+    assert!(message.contains("auto, gptq, rtn, search"), "{message}");
     let of = |text: &str| auto(&text.parse().unwrap());
     assert_eq!((of("q8"), of("i4"), of("fp8"), of("bf16"), of("mxfp4")), ("rtn", "search", "rtn", "rtn", "search"));
     assert!(["k4", "k3", "k2", "k2h", "q6"].map(of).iter().all(|m| *m == "search"));
+    let with = |text: &str| auto_with(&text.parse().unwrap(), true);
+    assert_eq!(
+        (with("k2"), with("k3"), with("k4"), with("i4"), with("q8")),
+        ("gptq", "gptq", "search", "search", "rtn")
+    );
 }
 
 #[test]
@@ -255,7 +291,7 @@ fn search_is_never_worse_than_rtn_in_any_group() -> Result<(), FormatError> {
     let (n, k) = (64, 512);
     let importance: Vec<f32> = values(k, 11).iter().map(|v| v * v).collect();
     for spec in specs().into_iter().filter(|s| Search.supports(s).is_ok() && s.outlier_slots == 0) {
-        for stats in [Stats::default(), Stats { importance: Some(&importance) }] {
+        for stats in [Stats::default(), Stats { importance: Some(&importance), ..Stats::default() }] {
             let w = values(n * k, 12);
             let rtn = roundtrip("rtn", &spec, &w, k, stats, Isa::Portable)?.1;
             let search = roundtrip("search", &spec, &w, k, stats, Isa::Portable)?.1;
@@ -313,7 +349,7 @@ fn importance_moves_error_to_columns_that_matter_less() -> Result<(), FormatErro
     let importance: Vec<f32> = (0..k).map(|c| if c % 4 == 0 { 100.0 } else { 0.1 }).collect();
     for spec in ["i4", "i4:g32,zp", "nf4", "iq4nl"].map(|t| t.parse::<Spec>().unwrap()) {
         let plain = roundtrip("search", &spec, &w, k, Stats::default(), Isa::Portable)?.1;
-        let stats = Stats { importance: Some(&importance) };
+        let stats = Stats { importance: Some(&importance), ..Stats::default() };
         let weighted = roundtrip("search", &spec, &w, k, stats, Isa::Portable)?.1;
         let error = |d: &[f32]| group_errors(&w, d, k, k, Some(&importance)).iter().sum::<f64>();
         assert!(error(&weighted) < 0.9 * error(&plain), "{spec}: {} {}", error(&weighted), error(&plain));

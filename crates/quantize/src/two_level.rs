@@ -1,8 +1,9 @@
 //! Quantizes tiles of formats with inner and outer scales: a row block is transposed as a whole, since its outer scales
 //! depend on all of its groups; then its groups are encoded one by one.
 //!
-//! [`plain`] and [`search`] choose the scales, [`store`] writes what they chose.
+//! [`plain`] and [`search`] choose the scales, [`store`] writes what they chose, [`nested`] serves `gptq`.
 
+pub mod nested;
 pub mod plain;
 pub mod search;
 mod store;
