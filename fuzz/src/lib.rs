@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use ashlar_arch::ModelSpec;
-use ashlar_formats::{Planes, Spec};
+use ashlar_formats::{Grid, Layout, Planes, Spec};
 use ashlar_recipe::Recipe;
 use ashlar_tensor::{Bytes, Entry, Order, Plane, PlaneKind, StoreError, TensorStore};
 use std::path::Path;
@@ -142,10 +142,24 @@ pub fn decode(data: &[u8]) {
     }
     for order in [Order::Rows, Order::X16] {
         let Ok(layout) = spec.layout(order, n, k) else { continue };
-        let planes = cut(data, layout.planes.iter().map(|p| p.bytes as usize));
+        let mut planes = cut(data, layout.planes.iter().map(|p| p.bytes as usize));
+        if order == Order::Rows {
+            clear_spare_bits(&spec, &layout, &mut planes);
+        }
         decode_planes(&spec, order, n, k, &planes);
         if order == Order::Rows {
             assert_eq!(there_and_back(&spec, n, k, &planes), planes, "{spec} {n} × {k}");
+        }
+    }
+}
+
+/// In row order, inner scales of 5 or 6 bits take a byte each whose other bits are zero by definition.
+fn clear_spare_bits(spec: &Spec, layout: &Layout, planes: &mut [Vec<u8>]) {
+    let Ok(Grid::TwoLevel(grid)) = spec.grid() else { return };
+    let mask = u8::MAX >> (8 - grid.inner.bits());
+    for (plane, bytes) in layout.planes.iter().zip(planes) {
+        if plane.kind == PlaneKind::Scales {
+            bytes.iter_mut().for_each(|b| *b &= mask);
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::recipe::Recipe;
 use crate::set::Want;
 use ashlar_arch::Leaf;
 use ashlar_formats::{FormatError, Options, Spec};
+use ashlar_tensor::Order;
 use std::collections::{BTreeMap, HashMap};
 
 /// What became of a wish.
@@ -152,14 +153,26 @@ fn remedy(id: &str, options: &Options, n: usize, k: usize) -> String {
     let group = group.map(|group| format!("`group: {group}` fits; ")).unwrap_or_default();
     let plain = Options::default();
     let others: Vec<_> = ashlar_formats::ids().filter(|other| *other != id && fits(other, &plain)).collect();
-    let quantized = others.iter().find(|other| matches!(read::want(other), Want::Format { float: false, .. }));
-    match quantized {
-        Some(first) => format!(
-            "{group}{} fit: use one of them, or add `fallback: [{first}]` to the recipe, or `format: keep` for this tensor",
+    let wanted = usual_bytes(id, options);
+    let nearest = others
+        .iter()
+        .filter(|other| matches!(read::want(other), Want::Format { float: false, .. }))
+        .min_by_key(|other| usual_bytes(other, &plain).abs_diff(wanted));
+    match nearest {
+        Some(nearest) => format!(
+            "{group}{} fit: use one of them, or add `fallback: [{nearest}]` to the recipe, or `format: keep` for this tensor",
             others.join(", ")
         ),
         None => format!(
             "{group}only floating-point formats fit: use `format: keep` for this tensor, or add `fallback: [keep]`"
         ),
     }
+}
+
+/// What a weight that every format can take would need, to tell which format comes nearest.
+fn usual_bytes(id: &str, options: &Options) -> u64 {
+    const SIZE: usize = 4096;
+    Spec::resolve(id, options, SIZE, SIZE)
+        .and_then(|spec| spec.layout(Order::X16, SIZE, SIZE))
+        .map_or(0, |layout| layout.bytes())
 }
