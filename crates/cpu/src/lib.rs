@@ -1,7 +1,7 @@
 //! The CPU backend: [`Cpu`] runs the op set with kernels per format and instruction set.
 //!
-//! Ops live in `ops/`, one file each, and hand out work to [`pool`]; matmuls go through `gemv/`, whose table says which
-//! kernel reads which format; [`inputs`] rounds activations. Weights stay where they are mapped. What no kernel reads is
+//! Ops live in `ops/`, one file each, and hand out work to `pool`; matmuls go through `gemv/`, whose table says which
+//! kernel reads which format; `inputs` rounds activations. Weights stay where they are mapped. What no kernel reads is
 //! decoded row block by row block ([`Backend::support`](ashlar_backend::Backend::support) says so).
 //!
 //! Results do not depend on the number of threads (every output is computed whole by one task, in a fixed order), nor on
