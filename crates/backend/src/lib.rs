@@ -6,6 +6,7 @@ use ashlar_formats::Spec;
 
 mod batch;
 pub mod conformance;
+mod observe;
 mod op;
 mod reference;
 mod rope;
@@ -13,6 +14,7 @@ mod round;
 mod weight;
 
 pub use batch::{Batch, SequenceRows};
+pub use observe::{MatmulInput, Observer, Routed};
 pub use op::{ActivationMode, BufferId, CacheId, ExpertWeights, Op, Projection, Support, WeightId};
 pub use reference::Reference;
 pub use rope::RopeTable;
@@ -110,11 +112,11 @@ pub trait Backend: Send {
     /// [`BackendError::Memory`].
     fn alloc_cache(&mut self, sequences: usize, capacity: usize, kv_width: usize) -> Result<CacheId, BackendError>;
 
-    /// Runs one op on the rows of `batch`.
+    /// Runs one op on the rows of `batch`. `observer`, for calibration, sees what its matmuls read.
     ///
     /// # Errors
-    /// [`BackendError`].
-    fn run(&mut self, op: &Op, batch: &Batch) -> Result<(), BackendError>;
+    /// [`BackendError`]; [`BackendError::Unsupported`] if there is an observer and the device has no taps.
+    fn run(&mut self, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError>;
 
     /// Copies the current rows of a buffer to the host (rows × width, row-major).
     ///

@@ -154,18 +154,20 @@ impl Bench {
         let ones = cpu.load(vector(1.0)).unwrap();
         let [x, out, input] = [(); 3].map(|()| cpu.alloc(512, N.max(K)).unwrap());
         let tokens: Vec<u32> = (0..512).collect();
-        cpu.run(&Op::Embed { table, out: input }, &Batch::of(0, 0, &tokens)).unwrap();
+        cpu.run(&Op::Embed { table, out: input }, &Batch::of(0, 0, &tokens), None).unwrap();
         Self { cpu, weights, bytes: count * bytes, x, out, input, norm: ones }
     }
 
     /// Multiplies m rows with the first `count` weights.
     fn pass(&mut self, m: usize, count: usize) {
         let batch = Batch { outputs: (0..m).collect(), ..Batch::of(0, 0, &vec![0; 512]) };
-        self.cpu.run(&Op::RmsNorm { x: self.input, weight: self.norm, eps: 1e-5, out: self.out }, &batch).unwrap();
-        self.cpu.run(&Op::SelectRows { x: self.out, out: self.x }, &batch).unwrap();
+        self.cpu
+            .run(&Op::RmsNorm { x: self.input, weight: self.norm, eps: 1e-5, out: self.out }, &batch, None)
+            .unwrap();
+        self.cpu.run(&Op::SelectRows { x: self.out, out: self.x }, &batch, None).unwrap();
         for &weight in self.weights.iter().take(count) {
             let parts = vec![Projection { weight, bias: None, out: self.out }];
-            self.cpu.run(&Op::Linear { x: self.x, parts, accumulate: false }, &batch).unwrap();
+            self.cpu.run(&Op::Linear { x: self.x, parts, accumulate: false }, &batch, None).unwrap();
         }
     }
 }

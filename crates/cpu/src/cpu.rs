@@ -8,7 +8,7 @@ use crate::pool::Pool;
 use crate::{cores, gemv, ops};
 use ashlar_arch::Rope;
 use ashlar_backend::{
-    ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, Op, RopeTable, Support, Weight, WeightId,
+    ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, Observer, Op, RopeTable, Support, Weight, WeightId,
 };
 use ashlar_formats::Spec;
 use ashlar_simd::Isa;
@@ -155,9 +155,9 @@ impl Backend for Cpu {
         Ok(CacheId((self.caches.len() - 1) as u32))
     }
 
-    fn run(&mut self, op: &Op, batch: &Batch) -> Result<(), BackendError> {
+    fn run(&mut self, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {
         batch.check()?;
-        ops::run(self, op, batch)
+        ops::run(self, op, batch, observer)
     }
 
     fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError> {

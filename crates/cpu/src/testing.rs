@@ -104,7 +104,7 @@ pub fn fill(backend: &mut dyn Backend, values: &[f32], k: usize) -> BufferId {
     let table = backend.load(floats_of(rows, k, values)).unwrap();
     let buffer = backend.alloc(rows, k).unwrap();
     let tokens: Vec<u32> = (0..rows as u32).collect();
-    backend.run(&ashlar_backend::Op::Embed { table, out: buffer }, &Batch::of(0, 0, &tokens)).unwrap();
+    backend.run(&ashlar_backend::Op::Embed { table, out: buffer }, &Batch::of(0, 0, &tokens), None).unwrap();
     buffer
 }
 
@@ -115,7 +115,7 @@ pub fn linear(backend: &mut dyn Backend, weight: WeightId, n: usize, x: &[f32], 
     let out = backend.alloc(m, n).unwrap();
     let parts = vec![ashlar_backend::Projection { weight, bias: None, out }];
     let op = ashlar_backend::Op::Linear { x: input, parts, accumulate: false };
-    backend.run(&op, &Batch::of(0, 0, &vec![0; m])).unwrap();
+    backend.run(&op, &Batch::of(0, 0, &vec![0; m]), None).unwrap();
     backend.read(out).unwrap()
 }
 

@@ -59,6 +59,11 @@ impl Windows {
         Ok(Self { list, prefix: prefix.len() })
     }
 
+    /// The tokens of every window.
+    pub fn iter(&self) -> impl Iterator<Item = &[u32]> {
+        self.list.iter().map(Vec::as_slice)
+    }
+
     /// Number of windows.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -23,6 +23,7 @@ pub use chat::{ChatTemplate, Message};
 pub use devices::{DEVICES, device};
 pub use error::RuntimeError;
 pub use generate::{GenerateOptions, Generation, Generator, StopReason, Timings};
+pub use load::Loader;
 pub use model::{DEFAULT_CHUNK, DEFAULT_CONTEXT, Model, OpenOptions, Wanted, logits};
 pub use open::{Opened, open};
 pub use sampler::{Sampler, Sampling};

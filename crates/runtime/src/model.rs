@@ -151,7 +151,7 @@ impl Model {
             }
         }
         for op in &self.program.ops {
-            self.backend.run(op, batch)?;
+            self.backend.run(op, batch, None)?;
         }
         let logits = self.backend.read(self.program.logits)?;
         for s in &batch.sequences {

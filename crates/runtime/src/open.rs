@@ -20,6 +20,8 @@ pub struct Opened {
     pub dir: PathBuf,
     /// Whether it is a pack.
     pub is_pack: bool,
+    /// A hash that the same model has wherever it lies.
+    pub identity: String,
 }
 
 /// Opens a pack or a checkpoint and checks its tensors against its config. Extra tensors that are known to be harmless
@@ -28,14 +30,16 @@ pub struct Opened {
 /// # Errors
 /// [`RuntimeError`] if it is neither, if a header is bad, or if the tensors are not those of the architecture.
 pub fn open(path: &Path, report: &dyn Report) -> Result<Opened, RuntimeError> {
-    let (store, config, dir, is_pack): (Box<dyn TensorStore>, Value, PathBuf, bool) = if Pack::is_pack(path) {
+    let is_pack = Pack::is_pack(path);
+    let (store, config, dir, identity): (Box<dyn TensorStore>, Value, PathBuf, String) = if is_pack {
         let pack = Pack::open(path)?;
-        let config = pack.config().clone();
-        (Box::new(pack), config, path.to_owned(), true)
+        let (config, identity) = (pack.config().clone(), pack.identity());
+        (Box::new(pack), config, path.to_owned(), identity)
     } else {
         let checkpoint = Checkpoint::open(path)?;
         let (config, dir) = (checkpoint.config().clone(), checkpoint.dir().to_owned());
-        (Box::new(checkpoint), config, dir, false)
+        let identity = checkpoint.identity();
+        (Box::new(checkpoint), config, dir, identity)
     };
     let arch = |source| RuntimeError::Arch { path: path.display().to_string(), source };
     let spec = ashlar_arch::model_spec(&config).map_err(arch)?;
@@ -43,5 +47,5 @@ pub fn open(path: &Path, report: &dyn Report) -> Result<Opened, RuntimeError> {
     for ignored in ashlar_arch::check(&spec, tensors).map_err(arch)? {
         report.note(&format!("tensor `{ignored}` is not used by this architecture and is ignored"));
     }
-    Ok(Opened { store, config, spec, dir, is_pack })
+    Ok(Opened { store, config, spec, dir, is_pack, identity })
 }

@@ -76,6 +76,54 @@ pub fn build<R: Resources>(spec: &ModelSpec, resources: &mut R) -> Result<Progra
     Ok(Program { ops: b.ops, logits })
 }
 
+/// A stretch of a model that runs alone, on hidden states that another stretch left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The embedding. Its rows are those of the table that is given.
+    Embed,
+    /// One layer.
+    Layer(usize),
+    /// The norm before the head.
+    FinalNorm,
+}
+
+/// A [`Part`] as ops.
+#[derive(Clone, Debug)]
+pub struct PartProgram {
+    /// In order of execution.
+    pub ops: Vec<Op>,
+    /// Where the hidden states of every row end up, `hidden_size` wide.
+    pub out: BufferId,
+}
+
+/// The program of a part. Its input are the rows of `table` (rows × hidden_size) that the batch's tokens name: for
+/// [`Part::Embed`] the embedding itself, for the others hidden states, whose "tokens" are row numbers.
+///
+/// # Errors
+/// What the resources report.
+pub fn build_part<R: Resources>(
+    spec: &ModelSpec,
+    part: Part,
+    table: WeightId,
+    resources: &mut R,
+) -> Result<PartProgram, R::Error> {
+    let mut b = Builder { resources, weights: HashMap::new(), buffers: HashMap::new(), ops: Vec::new() };
+    let x = b.buffer(Use::Residual, spec.hidden_size)?;
+    b.ops.push(Op::Embed { table, out: x });
+    let mut out = x;
+    match part {
+        Part::Embed => {}
+        Part::Layer(index) => {
+            if let Some(layer) = spec.layers.get(index) {
+                b.attention(layer, spec, x)?;
+                b.ffn(layer, spec, x)?;
+            }
+        }
+        Part::FinalNorm => out = b.norm(&spec.final_norm, spec, x)?,
+    }
+    Ok(PartProgram { ops: b.ops, out })
+}
+
 impl<R: Resources> Builder<'_, R> {
     /// Weights used twice (a tied embedding) are loaded once.
     fn weight(&mut self, leaf: &Leaf) -> Result<WeightId, R::Error> {

@@ -80,14 +80,14 @@ impl Bench {
 
     /// Runs an op on both; `op` builds it from the side's operands.
     pub fn run(&mut self, batch: &Batch, op: impl Fn(usize) -> Op) -> Result<(), Stop> {
-        self.device.run(&op(0), batch)?;
-        self.reference.run(&op(1), batch).map_err(|e| Stop::Fail(format!("the reference refuses: {e}")))
+        self.device.run(&op(0), batch, None)?;
+        self.reference.run(&op(1), batch, None).map_err(|e| Stop::Fail(format!("the reference refuses: {e}")))
     }
 
     /// Asserts that both refuse.
     pub fn refuses(&mut self, batch: &Batch, what: &str, op: impl Fn(usize) -> Op) -> Result<(), Stop> {
         let results: [Result<(), BackendError>; 2] =
-            [self.device.run(&op(0), batch), self.reference.run(&op(1), batch)];
+            [self.device.run(&op(0), batch, None), self.reference.run(&op(1), batch, None)];
         match results {
             [Err(_), Err(_)] => Ok(()),
             [Ok(()), _] => Err(Stop::Fail(format!("{what} was accepted"))),

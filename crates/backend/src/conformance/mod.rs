@@ -151,7 +151,9 @@ impl From<crate::BackendError> for Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ActivationMode, BackendError, Batch, BufferId, CacheId, Op, Reference, Support, Weight, WeightId};
+    use crate::{
+        ActivationMode, BackendError, Batch, BufferId, CacheId, Observer, Op, Reference, Support, Weight, WeightId,
+    };
     use ashlar_formats::Spec;
 
     #[test]
@@ -185,8 +187,8 @@ mod tests {
         fn alloc_cache(&mut self, sequences: usize, capacity: usize, width: usize) -> Result<CacheId, BackendError> {
             self.0.alloc_cache(sequences, capacity, width)
         }
-        fn run(&mut self, op: &Op, batch: &Batch) -> Result<(), BackendError> {
-            self.0.run(op, batch)
+        fn run(&mut self, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {
+            self.0.run(op, batch, observer)
         }
         fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError> {
             let mut values = self.0.read(buffer)?;

@@ -2,7 +2,7 @@
 
 use super::linear::{matmul, matvec};
 use super::{Matrix, Reference};
-use crate::{BackendError, BufferId, WeightId};
+use crate::{BackendError, BufferId, MatmulInput, Observer, WeightId};
 use ashlar_arch::Activation;
 
 pub fn run(
@@ -11,10 +11,14 @@ pub fn run(
     [gate, up]: [WeightId; 2],
     activation: Activation,
     out: BufferId,
+    observer: Option<&mut dyn Observer>,
 ) -> Result<(), BackendError> {
     let (gate, up) = (r.weight(gate, "gated_linear")?, r.weight(up, "gated_linear")?);
     check_pair(gate, up, "gated_linear")?;
     let x = r.buffer(x, "gated_linear")?;
+    if let Some(observer) = observer {
+        observer.matmul_input(&MatmulInput::whole(&[&gate.name, &up.name], &x.values, x.width()));
+    }
     let n = gate.n;
     let (g, u) = (matmul(x, gate, "gated_linear")?, matmul(x, up, "gated_linear")?);
     let h = g.iter().zip(&u).map(|(g, u)| gated(*g, *u, activation)).collect();

@@ -2,9 +2,21 @@
 
 use super::buffer::Buffer;
 use super::{Matrix, Reference};
-use crate::{ActivationMode, BackendError, BufferId, Projection, round_row};
+use crate::{ActivationMode, BackendError, BufferId, MatmulInput, Observer, Projection, round_row};
 
-pub fn run(r: &mut Reference, x: BufferId, parts: &[Projection], accumulate: bool) -> Result<(), BackendError> {
+pub fn run(
+    r: &mut Reference,
+    x: BufferId,
+    parts: &[Projection],
+    accumulate: bool,
+    observer: Option<&mut dyn Observer>,
+) -> Result<(), BackendError> {
+    if let Some(observer) = observer {
+        let names = parts.iter().map(|p| Ok(r.weight(p.weight, "linear")?.name.as_str()));
+        let names = names.collect::<Result<Vec<_>, BackendError>>()?;
+        let input = r.buffer(x, "linear")?;
+        observer.matmul_input(&MatmulInput::whole(&names, &input.values, input.width()));
+    }
     for part in parts {
         let w = r.weight(part.weight, "linear")?;
         let n = w.n;

@@ -16,7 +16,7 @@ mod select_rows;
 #[cfg(test)]
 mod tests;
 
-use crate::{ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, Op, Support, Weight, WeightId};
+use crate::{ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, Observer, Op, Support, Weight, WeightId};
 use ashlar_formats::Spec;
 use attention::Cache;
 use buffer::Buffer;
@@ -149,15 +149,15 @@ impl Backend for Reference {
         Ok(CacheId((self.caches.len() - 1) as u32))
     }
 
-    fn run(&mut self, op: &Op, batch: &Batch) -> Result<(), BackendError> {
+    fn run(&mut self, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {
         batch.check()?;
         self.slack.clear();
         match op {
             Op::Embed { table, out } => embed::run(self, *table, *out, batch),
             Op::RmsNorm { x, weight, eps, out } => rms_norm::run(self, *x, *weight, *eps, *out),
-            Op::Linear { x, parts, accumulate } => linear::run(self, *x, parts, *accumulate),
+            Op::Linear { x, parts, accumulate } => linear::run(self, *x, parts, *accumulate, observer),
             Op::GatedLinear { x, gate, up, activation, out } => {
-                gated_linear::run(self, *x, [*gate, *up], *activation, *out)
+                gated_linear::run(self, *x, [*gate, *up], *activation, *out, observer)
             }
             Op::QkNormRope { q, k, q_norm, k_norm, eps, head_dim, rope } => {
                 let table = crate::RopeTable::new(rope, *head_dim);
@@ -175,7 +175,7 @@ impl Backend for Reference {
                 attention::run(self, [*q, *k, *v], *cache, &heads, *out, batch)
             }
             Op::Moe { x, router, routing, experts, activation, out } => {
-                moe::run(self, *x, *router, *routing, experts, *activation, *out)
+                moe::run(self, [*x, *out], *router, *routing, experts, *activation, observer)
             }
             Op::SelectRows { x, out } => select_rows::run(self, *x, *out, batch),
         }

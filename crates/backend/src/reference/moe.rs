@@ -6,19 +6,21 @@
 use super::gated_linear::{check_pair, hidden};
 use super::linear::{dot, matvec};
 use super::{Matrix, Reference};
-use crate::{ActivationMode, BackendError, BufferId, ExpertWeights, INT8_GROUP, WeightId};
+use crate::{
+    ActivationMode, BackendError, BufferId, ExpertWeights, INT8_GROUP, MatmulInput, Observer, Routed, WeightId,
+};
 use ashlar_arch::{Activation, Routing};
 
 const OP: &str = "moe";
 
 pub fn run(
     r: &mut Reference,
-    x: BufferId,
+    [x, out]: [BufferId; 2],
     router: WeightId,
     routing: Routing,
     experts: &[ExpertWeights],
     activation: Activation,
-    out: BufferId,
+    mut observer: Option<&mut dyn Observer>,
 ) -> Result<(), BackendError> {
     let input = r.buffer(x, OP)?;
     let width = input.width();
@@ -31,10 +33,19 @@ pub fn run(
         let logits: Vec<f32> = (0..router.n).map(|e| dot(x, router.row(e)) as f32).collect();
         let mut sum = vec![0.0f64; width];
         let mut row_slack = 0.0;
-        for (e, weight) in route(&logits, routing) {
+        let routes = route(&logits, routing);
+        if let Some(observer) = &mut observer {
+            observe_routes(*observer, router, &routes, x);
+        }
+        for (e, weight) in routes {
             let Some(expert) = experts.get(e) else { continue };
             let (gate, up, down) = (r.weight(expert.gate, OP)?, r.weight(expert.up, OP)?, r.weight(expert.down, OP)?);
             let h = hidden(x, gate, up, activation);
+            if let Some(observer) = &mut observer {
+                observer.matmul_input(&MatmulInput::whole(&[&gate.name, &up.name], x, width));
+                let gates = Some(&[weight as f32] as &[f32]);
+                observer.matmul_input(&MatmulInput { gates, ..MatmulInput::whole(&[&down.name], &h, down.k) });
+            }
             for (s, v) in sum.iter_mut().zip(matvec(&h, down)) {
                 *s += weight * f64::from(v);
             }
@@ -46,6 +57,13 @@ pub fn run(
     r.add(out, width, y, OP)?;
     r.slack = slack;
     Ok(())
+}
+
+fn observe_routes(observer: &mut dyn Observer, router: &Matrix, routes: &[(usize, f64)], x: &[f32]) {
+    observer.matmul_input(&MatmulInput::whole(&[&router.name], x, router.k));
+    let chosen: Vec<(usize, f32)> = routes.iter().map(|(e, w)| (*e, *w as f32)).collect();
+    let (router, experts) = (router.name.as_str(), router.n);
+    observer.routed(&Routed { router, experts, top_k: chosen.len(), chosen: &chosen });
 }
 
 fn check(

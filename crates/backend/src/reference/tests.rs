@@ -22,7 +22,7 @@ fn input(r: &mut Reference, width: usize, values: &[f32]) -> BufferId {
     let rows = values.len() / width;
     let table = weight(r, rows, width, values);
     let out = r.alloc(rows, width).unwrap();
-    r.run(&Op::Embed { table, out }, &Batch::of(0, 0, &(0..rows as u32).collect::<Vec<_>>())).unwrap();
+    r.run(&Op::Embed { table, out }, &Batch::of(0, 0, &(0..rows as u32).collect::<Vec<_>>()), None).unwrap();
     out
 }
 
@@ -57,7 +57,7 @@ fn attention_shares_heads_grows_and_respects_the_window() {
         let v = input(&mut r, 2, &[1.0, -1.0, 2.0, 0.0, -3.0, 4.0]);
         let (cache, out) = (r.alloc_cache(1, 3, 2).unwrap(), r.alloc(3, 4).unwrap());
         let op = Op::Attention { q, k, v, cache, num_heads: 2, num_kv_heads: 1, head_dim: 2, scale: 0.5, window, out };
-        r.run(&op, &Batch::of(0, 0, &[0; 3])).unwrap();
+        r.run(&op, &Batch::of(0, 0, &[0; 3]), None).unwrap();
         let mut want = unbounded;
         want[4] = 1.777299861;
         want[5] = -0.222700139;
@@ -76,7 +76,7 @@ fn heads_are_normalised_then_turned_at_their_position() {
     let norm = Some(weight(&mut r, 1, 4, &[1.0, 0.5, 2.0, 1.0]));
     let rope = Arc::new(Rope { theta: 100.0, scaling: RopeScaling::Plain });
     let op = Op::QkNormRope { q, k, q_norm: norm, k_norm: norm, eps: 1e-6, head_dim: 4, rope };
-    r.run(&op, &Batch::of(0, 3, &[0])).unwrap();
+    r.run(&op, &Batch::of(0, 3, &[0]), None).unwrap();
     let want = [-0.973113942, -0.584434770, -3.072297390, 0.096504374];
     close(&r.read(q).unwrap(), &want);
     close(&r.read(k).unwrap(), &want);
@@ -105,7 +105,7 @@ fn a_mixture_adds_the_weighted_experts_to_its_output() {
     let experts: Arc<[ExpertWeights]> = [expert(1.5, 2.0, 1.0), expert(-2.0, 3.0, 10.0)].into();
     let out = input(&mut r, 1, &[100.0]);
     let (routing, activation) = (Routing { top_k: 2, normalize: true }, Activation::Silu);
-    r.run(&Op::Moe { x, router, routing, experts, activation, out }, &Batch::of(0, 0, &[0])).unwrap();
+    r.run(&Op::Moe { x, router, routing, experts, activation, out }, &Batch::of(0, 0, &[0]), None).unwrap();
     // silu(1.5)·2 = 2.452723429, silu(−2)·3 = −0.715217532
     close(&r.read(out).unwrap(), &[100.0 + 0.5 * 2.452_723_4 - 5.0 * 0.715_217_53]);
 }
@@ -117,7 +117,7 @@ fn biases_and_residuals_are_added_and_float_weights_see_f32_in_every_mode() {
     let (w, bias) = (weight(&mut r, 1, 3, &[2.0, 1.0, 1.0]), weight(&mut r, 1, 1, &[0.5]));
     let out = input(&mut r, 1, &[10.0]);
     let parts = vec![Projection { weight: w, bias: Some(bias), out }];
-    r.run(&Op::Linear { x, parts, accumulate: true }, &Batch::of(0, 0, &[0])).unwrap();
+    r.run(&Op::Linear { x, parts, accumulate: true }, &Batch::of(0, 0, &[0]), None).unwrap();
     close(&r.read(out).unwrap(), &[12.1]);
 }
 
@@ -135,11 +135,11 @@ fn operands_that_do_not_fit_are_errors() {
     let wrong = weight(&mut r, 1, 3, &[1.0; 3]);
     let out = r.alloc(2, 4).unwrap();
     let batch = Batch::of(0, 0, &[0; 2]);
-    assert!(r.run(&Op::RmsNorm { x, weight: wrong, eps: 1e-5, out }, &batch).is_err());
-    assert!(r.run(&Op::RmsNorm { x: BufferId(99), weight: wrong, eps: 1e-5, out }, &batch).is_err());
+    assert!(r.run(&Op::RmsNorm { x, weight: wrong, eps: 1e-5, out }, &batch, None).is_err());
+    assert!(r.run(&Op::RmsNorm { x: BufferId(99), weight: wrong, eps: 1e-5, out }, &batch, None).is_err());
     let short = r.alloc(1, 4).unwrap();
     assert!(matches!(
-        r.run(&Op::SelectRows { x, out: short }, &Batch { outputs: vec![0, 1], ..batch }),
+        r.run(&Op::SelectRows { x, out: short }, &Batch { outputs: vec![0, 1], ..batch }, None),
         Err(BackendError::Capacity { .. })
     ));
 }

@@ -133,6 +133,6 @@ fn an_outlier_beyond_the_columns_is_an_error() {
     let out = cpu.alloc(1, 16).unwrap();
     let parts = vec![ashlar_backend::Projection { weight: id, bias: None, out }];
     let op = ashlar_backend::Op::Linear { x, parts, accumulate: false };
-    let error = cpu.run(&op, &ashlar_backend::Batch::of(0, 0, &[0])).unwrap_err().to_string();
+    let error = cpu.run(&op, &ashlar_backend::Batch::of(0, 0, &[0]), None).unwrap_err().to_string();
     assert!(error.contains("row 3 has an outlier in column 32 of 32"), "{error}");
 }

@@ -7,10 +7,16 @@ use crate::inputs::{Form, Inputs};
 use crate::loaded::Loaded;
 use crate::math::SiluMul;
 use ashlar_arch::Activation;
-use ashlar_backend::{BackendError, BufferId, Projection, WeightId};
+use ashlar_backend::{BackendError, BufferId, MatmulInput, Observer, Projection, WeightId};
 use ashlar_simd::Isa;
 
-pub fn run(cpu: &mut Cpu, x: BufferId, parts: &[Projection], accumulate: bool) -> Result<(), BackendError> {
+pub fn run(
+    cpu: &mut Cpu,
+    x: BufferId,
+    parts: &[Projection],
+    accumulate: bool,
+    observer: Option<&mut dyn Observer>,
+) -> Result<(), BackendError> {
     const OP: &str = "linear";
     let input = cpu.buffers.get(x, OP)?;
     let (k, rows) = (input.width, input.values.len() / input.width.max(1));
@@ -22,6 +28,7 @@ pub fn run(cpu: &mut Cpu, x: BufferId, parts: &[Projection], accumulate: bool) -
         }
         cpu.buffers.input(part.out, n, OP)?;
     }
+    observe(cpu, x, parts.iter().map(|p| p.weight), observer, OP)?;
     round_inputs(cpu, x, parts.iter().map(|p| p.weight), OP)?;
     let mut outs = Vec::with_capacity(parts.len());
     let mut taken = Ok(());
@@ -40,6 +47,22 @@ pub fn run(cpu: &mut Cpu, x: BufferId, parts: &[Projection], accumulate: bool) -
         cpu.buffers.put(part.out, values);
     }
     result
+}
+
+/// Shows an observer that these weights read x.
+pub fn observe(
+    cpu: &Cpu,
+    x: BufferId,
+    weights: impl Iterator<Item = WeightId>,
+    observer: Option<&mut dyn Observer>,
+    op: &'static str,
+) -> Result<(), BackendError> {
+    let Some(observer) = observer else { return Ok(()) };
+    let names = weights.map(|id| Ok(cpu.weight(id, op)?.weight.name.as_str()));
+    let names = names.collect::<Result<Vec<_>, BackendError>>()?;
+    let input = cpu.buffers.get(x, op)?;
+    observer.matmul_input(&MatmulInput::whole(&names, &input.values, input.width));
+    Ok(())
 }
 
 /// Rounds x if any of the weights reads it rounded.
@@ -99,12 +122,14 @@ pub fn gated(
     [gate, up]: [WeightId; 2],
     activation: Activation,
     out: BufferId,
+    observer: Option<&mut dyn Observer>,
 ) -> Result<(), BackendError> {
     const OP: &str = "gated_linear";
     let input = cpu.buffers.get(x, OP)?;
     let (k, rows) = (input.width, input.values.len() / input.width.max(1));
     let n = cpu.matrix(gate, None, k, OP)?.weight.n;
     cpu.matrix(up, Some(n), k, OP)?;
+    observe(cpu, x, [gate, up].into_iter(), observer, OP)?;
     round_inputs(cpu, x, [gate, up].into_iter(), OP)?;
     let mut values = cpu.buffers.take(out, [rows, n], false, x, OP)?;
     let pair = Pair { gate: cpu.weight(gate, OP)?, up: cpu.weight(up, OP)?, activation };

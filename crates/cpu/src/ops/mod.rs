@@ -12,15 +12,17 @@ mod select_rows;
 mod tests;
 
 use crate::cpu::Cpu;
-use ashlar_backend::{BackendError, Batch, Op};
+use ashlar_backend::{BackendError, Batch, Observer, Op};
 
 /// Runs one op; `batch` is checked.
-pub fn run(cpu: &mut Cpu, op: &Op, batch: &Batch) -> Result<(), BackendError> {
+pub fn run(cpu: &mut Cpu, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {
     match op {
         Op::Embed { table, out } => embed::run(cpu, *table, *out, batch),
         Op::RmsNorm { x, weight, eps, out } => rms_norm::run(cpu, *x, *weight, *eps, *out),
-        Op::Linear { x, parts, accumulate } => linear::run(cpu, *x, parts, *accumulate),
-        Op::GatedLinear { x, gate, up, activation, out } => linear::gated(cpu, *x, [*gate, *up], *activation, *out),
+        Op::Linear { x, parts, accumulate } => linear::run(cpu, *x, parts, *accumulate, observer),
+        Op::GatedLinear { x, gate, up, activation, out } => {
+            linear::gated(cpu, *x, [*gate, *up], *activation, *out, observer)
+        }
         Op::QkNormRope { q, k, q_norm, k_norm, eps, head_dim, rope } => {
             let norms = [(*q, *q_norm), (*k, *k_norm)];
             qk_norm_rope::run(cpu, norms, *eps, *head_dim, rope, batch)
@@ -36,7 +38,7 @@ pub fn run(cpu: &mut Cpu, op: &Op, batch: &Batch) -> Result<(), BackendError> {
             attention::run(cpu, [*q, *k, *v], *cache, &heads, *out, batch)
         }
         Op::Moe { x, router, routing, experts, activation, out } => {
-            moe::run(cpu, *x, *router, *routing, experts, *activation, *out)
+            moe::run(cpu, [*x, *out], *router, *routing, experts, *activation, observer)
         }
         Op::SelectRows { x, out } => select_rows::run(cpu, *x, *out, batch),
     }

@@ -4,7 +4,7 @@
 //! (expert, panels): gate · up, then down; two small ones route before and sum after. A (token, slot) is a *pair*; pairs
 //! lie expert by expert. Sums run in the order of the slots, best expert first, whatever the threads.
 
-use super::linear::{Pair, round_inputs};
+use super::linear::{Pair, observe, round_inputs};
 use super::matmul::{FirstError, Output, Task, Write, tasks, write_panels};
 use crate::cpu::Cpu;
 use crate::gemv::{Job, RowSet};
@@ -12,29 +12,35 @@ use crate::inputs::{Form, Inputs, Rounded};
 use crate::math::AddScaled;
 use crate::shards::Shards;
 use ashlar_arch::{Activation, Routing};
-use ashlar_backend::{BackendError, BufferId, ExpertWeights, WeightId};
+use ashlar_backend::{BackendError, BufferId, ExpertWeights, MatmulInput, Observer, Routed, WeightId};
 
 const OP: &str = "moe";
 
 pub fn run(
     cpu: &mut Cpu,
-    x: BufferId,
+    [x, out]: [BufferId; 2],
     router: WeightId,
     routing: Routing,
     experts: &[ExpertWeights],
     activation: Activation,
-    out: BufferId,
+    mut observer: Option<&mut dyn Observer>,
 ) -> Result<(), BackendError> {
     let input = cpu.buffers.get(x, OP)?;
     let (hidden, rows) = (input.width, input.values.len() / input.width.max(1));
     let intermediate = check(cpu, router, routing, experts, hidden)?;
     let Some(intermediate) = intermediate.filter(|_| rows > 0) else { return Ok(()) };
     let routes = Routes::new(&logits(cpu, x, router, rows)?, experts.len(), routing);
+    if let Some(observer) = &mut observer {
+        observe(cpu, x, [router].into_iter(), Some(*observer), OP)?;
+        let chosen = routes.chosen();
+        let router = &cpu.weight(router, OP)?.weight.name;
+        observer.routed(&Routed { router, experts: experts.len(), top_k: routing.top_k, chosen: &chosen });
+    }
     let first_halves = routes.used.iter().flat_map(|&e| [experts[e].gate, experts[e].up]);
     round_inputs(cpu, x, first_halves, OP)?;
     let mut y = cpu.buffers.take(out, [rows, hidden], true, x, OP)?;
     let layer = Layer { cpu, experts, routes: &routes, activation, hidden, intermediate };
-    let result = layer.halves(x).map(|products| layer.sum(&products, &mut y));
+    let result = layer.halves(x, observer).map(|products| layer.sum(&products, &mut y));
     cpu.buffers.put(out, y);
     result
 }
@@ -119,6 +125,12 @@ impl Routes {
         }
         Self { top_k, used, starts, tokens, slots }
     }
+
+    /// Tokens × top_k, best first: expert and weight.
+    fn chosen(&self) -> Vec<(usize, f32)> {
+        let expert = |pair: usize| self.used[self.starts.partition_point(|start| *start <= pair) - 1];
+        self.slots.iter().map(|&(pair, weight)| (expert(pair), weight)).collect()
+    }
 }
 
 /// The chosen experts of one token and their weights, best first: softmax over all experts, the greatest logits win,
@@ -146,7 +158,7 @@ struct Layer<'a> {
 
 impl Layer<'_> {
     /// The products of all pairs, pairs × hidden.
-    fn halves(&self, x: BufferId) -> Result<Vec<f32>, BackendError> {
+    fn halves(&self, x: BufferId, observer: Option<&mut dyn Observer>) -> Result<Vec<f32>, BackendError> {
         let cpu = self.cpu;
         let input = cpu.buffers.get(x, OP)?;
         let inputs = Inputs::new(&input.values, self.hidden, Some(&cpu.rounded));
@@ -166,6 +178,9 @@ impl Layer<'_> {
             // SAFETY: tasks cover every panel of every expert once, and experts' pairs are different rows.
             unsafe { pairs[task.weight].write(cpu.isa, inputs, RowSet::Of(tokens), task, &out, first) }
         })?;
+        if let Some(observer) = observer {
+            self.observe(observer, &input.values, &middle)?;
+        }
         let mut rounded = Rounded::default();
         if downs.iter().any(|d| d.form() != Form::F32) {
             rounded.round(&cpu.pool, cpu.isa, &middle, self.intermediate);
@@ -183,6 +198,24 @@ impl Layer<'_> {
             unsafe { write_panels(&job, task.panels.clone(), &out, first, Write::Set) }
         })?;
         Ok(products)
+    }
+
+    /// Shows what the weights of every expert in use read: rows of x, then rows of `middle`, each with its weight.
+    fn observe(&self, observer: &mut dyn Observer, x: &[f32], middle: &[f32]) -> Result<(), BackendError> {
+        let mut gates = vec![0.0; self.routes.tokens.len()];
+        self.routes.slots.iter().for_each(|&(pair, weight)| gates[pair] = weight);
+        let name = |id| Ok::<_, BackendError>(self.cpu.weight(id, OP)?.weight.name.as_str());
+        for (&e, bounds) in self.routes.used.iter().zip(self.routes.starts.windows(2)) {
+            let (expert, pairs) = (self.experts[e], bounds[0]..bounds[1]);
+            let names = [name(expert.gate)?, name(expert.up)?];
+            let rows = Some(&self.routes.tokens[pairs.clone()]);
+            observer.matmul_input(&MatmulInput { rows, ..MatmulInput::whole(&names, x, self.hidden) });
+            let names = [name(expert.down)?];
+            let (k, gates) = (self.intermediate, Some(&gates[pairs.clone()]));
+            let middle = &middle[pairs.start * k..pairs.end * k];
+            observer.matmul_input(&MatmulInput { gates, ..MatmulInput::whole(&names, middle, k) });
+        }
+        Ok(())
     }
 
     /// One fork-join over (expert, panels): `body` gets a task, the expert's first pair and its tokens.

@@ -50,7 +50,7 @@ fn rms_norm_matches_for_any_width() {
             let x = fill(b, &random(5 * width, 3), width);
             let weight = b.load(floats_of(1, width, &norm_weights(width))).unwrap();
             let out = b.alloc(5, width).unwrap();
-            b.run(&Op::RmsNorm { x, weight, eps: 1e-5, out }, &Batch::of(0, 0, &[0; 5])).unwrap();
+            b.run(&Op::RmsNorm { x, weight, eps: 1e-5, out }, &Batch::of(0, 0, &[0; 5]), None).unwrap();
             b.read(out).unwrap()
         });
     }
@@ -66,7 +66,7 @@ fn qk_norm_and_rope_match_with_and_without_norm() {
             let norm = with_norm.then_some(norm);
             let rope = Arc::new(Rope { theta: 1e4, scaling: RopeScaling::Linear { factor: 2.0 } });
             let op = Op::QkNormRope { q, k, q_norm: norm, k_norm: norm, eps: 1e-6, head_dim, rope };
-            b.run(&op, &Batch::of(0, 700, &[0; 3])).unwrap();
+            b.run(&op, &Batch::of(0, 700, &[0; 3]), None).unwrap();
             let mut all = b.read(q).unwrap();
             all.extend(b.read(k).unwrap());
             all
@@ -90,7 +90,7 @@ fn linear_with_bias_and_residual_matches() {
                 })
                 .collect();
             let outs: Vec<BufferId> = parts.iter().map(|p| p.out).collect();
-            b.run(&Op::Linear { x, parts, accumulate: true }, &Batch::of(0, 0, &[0; 4])).unwrap();
+            b.run(&Op::Linear { x, parts, accumulate: true }, &Batch::of(0, 0, &[0; 4]), None).unwrap();
             outs.into_iter().flat_map(|out| b.read(out).unwrap()).collect()
         });
     }
@@ -106,7 +106,7 @@ fn gated_linear_matches_whatever_the_formats_of_its_halves() {
                 let [gate, up] = [gate, up].map(|id| load(b, id, 40, 128, mode));
                 let out = b.alloc(9, 40).unwrap();
                 let op = Op::GatedLinear { x, gate, up, activation: Activation::Silu, out };
-                b.run(&op, &Batch::of(0, 0, &[0; 9])).unwrap();
+                b.run(&op, &Batch::of(0, 0, &[0; 9]), None).unwrap();
                 b.read(out).unwrap()
             });
         }
@@ -147,7 +147,7 @@ fn attention(b: &mut dyn Backend, [queries, keys, dim]: [usize; 3], window: Opti
         let scale = 1.0 / (dim as f32).sqrt();
         let op =
             Op::Attention { q, k, v, cache, num_heads: queries, num_kv_heads: keys, head_dim: dim, scale, window, out };
-        b.run(&op, &batch).unwrap();
+        b.run(&op, &batch, None).unwrap();
         all.extend(b.read(out).unwrap());
     };
     step(0, 2 * chunk, 10);
@@ -185,7 +185,7 @@ fn moe_matches_with_experts_of_different_formats() {
                     .collect();
                 let routing = Routing { top_k: 2, normalize };
                 let op = Op::Moe { x, router, routing, experts: experts.into(), activation: Activation::Silu, out };
-                b.run(&op, &Batch::of(0, 0, &[0; 11])).unwrap();
+                b.run(&op, &Batch::of(0, 0, &[0; 11]), None).unwrap();
                 b.read(out).unwrap()
             });
         }
@@ -201,15 +201,15 @@ fn wrong_operands_are_errors_and_leave_the_backend_usable() {
     let batch = Batch::of(0, 0, &[0; 2]);
     let part = |weight, out| Op::Linear { x, parts: vec![Projection { weight, bias: None, out }], accumulate: false };
     let text = |r: Result<(), ashlar_backend::BackendError>| r.unwrap_err().to_string();
-    assert!(text(cpu.run(&part(weight, out), &batch)).contains("48 × 32, expected any × 64"));
+    assert!(text(cpu.run(&part(weight, out), &batch, None)).contains("48 × 32, expected any × 64"));
     let wide = cpu.load(floats_of(48, 64, &random(48 * 64, 1))).unwrap();
-    assert!(text(cpu.run(&part(wide, out), &batch)).contains("exceeds the capacity 1"));
-    assert!(text(cpu.run(&part(wide, BufferId(77)), &batch)).contains("no buffer 77"));
-    assert!(text(cpu.run(&Op::SelectRows { x, out: x }, &batch)).contains("also the input"));
+    assert!(text(cpu.run(&part(wide, out), &batch, None)).contains("exceeds the capacity 1"));
+    assert!(text(cpu.run(&part(wide, BufferId(77)), &batch, None)).contains("no buffer 77"));
+    assert!(text(cpu.run(&Op::SelectRows { x, out: x }, &batch, None)).contains("also the input"));
     let narrow = fill(&mut cpu, &random(64, 1), 64);
     let rows = Op::RmsNorm { x: narrow, weight, eps: 0.0, out: x };
-    assert!(text(cpu.run(&rows, &batch)).contains("expected a vector of 64"));
+    assert!(text(cpu.run(&rows, &batch, None)).contains("expected a vector of 64"));
     let good = cpu.alloc(2, 48).unwrap();
-    cpu.run(&part(wide, good), &batch).unwrap();
+    cpu.run(&part(wide, good), &batch, None).unwrap();
     assert_eq!(cpu.read(good).unwrap().len(), 96);
 }
