@@ -1,5 +1,6 @@
 //! Why a conversion cannot be planned or fails.
 
+use crate::stats::StatsError;
 use ashlar_formats::FormatError;
 use ashlar_pack::PackError;
 use ashlar_quantize::UnknownMethod;
@@ -60,6 +61,9 @@ pub enum ConvertError {
     /// Reading the source.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The activation statistics.
+    #[error(transparent)]
+    Stats(Box<StatsError>),
     /// Writing or reading a pack.
     #[error(transparent)]
     Pack(#[from] PackError),
@@ -81,6 +85,12 @@ pub enum ConvertError {
     /// The pack's config names a model that this build does not know.
     #[error("{0}")]
     Arch(String),
+}
+
+impl From<StatsError> for ConvertError {
+    fn from(error: StatsError) -> Self {
+        Self::Stats(Box::new(error))
+    }
 }
 
 impl ConvertError {

@@ -3,7 +3,7 @@
 //! [`plan`] turns a model, its store and a recipe's choices into a [`Plan`]: every size and offset, from headers alone.
 //! [`convert`] carries it out: read rows → decode to f32 → quantize → write at the known offset, on all cores, within a
 //! bound of memory, resumable, and byte-identical however many threads took part. [`verify`] checks a pack and compares
-//! it with its source.
+//! it with its source. [`stats`] reads what `ashlar calibrate` learned of a model's activations.
 //!
 //! Owns: the work list, the pipeline, its memory bound, what was lost (`Summary`). Refuses: which format a tensor gets
 //! (`recipe`), how bits are chosen (`quantize`), where bytes lie in the file (`pack`).
@@ -18,6 +18,7 @@ mod plan;
 mod pool;
 mod record;
 mod stamp;
+pub mod stats;
 mod tile;
 mod verify;
 mod work;

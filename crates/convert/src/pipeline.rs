@@ -119,10 +119,12 @@ pub fn convert_through(
 /// What an interrupted run must have in common with the one that goes on with it.
 fn fingerprint(plan: &Plan, stamps: &Stamps) -> Fingerprint {
     let recipe = blake3::hash(plan.origin.recipe.as_bytes()).to_hex().to_string();
+    let stats = plan.stats.as_ref().map_or_else(|| "none".to_owned(), |s| s.hash().to_owned());
     let texts = [
         ("source", plan.origin.identity.clone()),
         ("state of the source's files (size, time or inode)", stamps.hash()),
         ("recipe", recipe),
+        ("statistics", stats),
         ("layout", plan.layout.hash().to_hex().to_string()),
         ("version of ashlar", format!("{GENERATOR}, format {VERSION}")),
     ];
@@ -212,7 +214,7 @@ impl Run<'_> {
         let (Some(work), Some(record), Some(stored)) = (self.plan.works.get(tile.tensor), record, stored) else {
             return Ok(());
         };
-        let lost = process(work, &tile.rows, self.source, self.isa, buffers)?;
+        let lost = process(work, &tile.rows, self.source, self.plan.stats.as_deref(), self.isa, buffers)?;
         let written = self.write(work, record, stored, tile, buffers, flush)?;
         let read = if work.is_reordered() {
             pieces(work.entry.bytes(), &contiguous(&work.source), &work.source, &tile.rows, buffers.source())
@@ -270,6 +272,22 @@ fn measured(plan: &Plan, done: &BTreeMap<usize, Done>) -> Result<Vec<Measured>, 
     Ok(out)
 }
 
+/// What the manifest says of losses and of the statistics that guided the quantizers.
+fn measured_json(plan: &Plan, losses: Map<String, Value>) -> Value {
+    let mut all = Map::new();
+    if !losses.is_empty() {
+        all.insert("loss".into(), losses.into());
+    }
+    if let Some(stats) = &plan.stats {
+        let origin = stats.file().origin();
+        all.insert(
+            "statistics".into(),
+            json!({ "blake3": stats.hash(), "tokens": origin.tokens, "texts": origin.texts }),
+        );
+    }
+    if all.is_empty() { Value::Null } else { all.into() }
+}
+
 fn manifest(plan: &Plan, done: &BTreeMap<usize, Done>, measured: &[Measured]) -> Result<Manifest, ConvertError> {
     let (mut records, mut losses, mut at) = (Vec::new(), Map::new(), measured.iter().zip(&plan.works));
     for (index, record) in plan.layout.records.iter().enumerate() {
@@ -293,6 +311,6 @@ fn manifest(plan: &Plan, done: &BTreeMap<usize, Done>, measured: &[Measured]) ->
         recipe: origin.recipe.clone(),
         shards: Manifest::shards_of(&plan.layout),
         records,
-        measured: if losses.is_empty() { Value::Null } else { json!({ "loss": losses }) },
+        measured: measured_json(plan, losses),
     })
 }

@@ -1,7 +1,8 @@
 //! [`Plan`]: what a conversion will do and how large its result will be, from headers alone.
 
 use crate::error::ConvertError;
-use crate::work::Work;
+use crate::stats::Importance;
+use crate::work::{Step, Work};
 use ashlar_arch::{Class, Leaf, ModelSpec, Proj};
 use ashlar_pack::{Hash, Layout, Pack, RecordSpec, TensorSpec, plan_layout};
 use ashlar_recipe::{Choice, Choices};
@@ -11,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Where a model comes from: what goes into the pack besides weights.
 #[derive(Clone, Debug)]
@@ -139,6 +141,8 @@ pub struct Plan {
     #[serde(skip)]
     pub(crate) origin: Origin,
     #[serde(skip)]
+    pub(crate) stats: Option<Arc<Importance>>,
+    #[serde(skip)]
     pub(crate) layout: Layout,
     /// In file order, like `tensors`.
     #[serde(skip)]
@@ -256,6 +260,7 @@ fn summarize(origin: Origin, layout: Layout, works: Vec<Work>) -> Plan {
         memory: memory(&layout, &works),
         tensors,
         origin,
+        stats: None,
         layout,
         works,
     }
@@ -309,6 +314,30 @@ impl Plan {
             return Err(ConvertError::Memory { given: memory, needed, tensor: self.memory.largest_tile.clone() });
         }
         Ok(())
+    }
+
+    /// The same conversion with quantizers that know which columns matter. Also returns what the user should know:
+    /// which tensors are quantized without statistics.
+    #[must_use]
+    pub fn with_stats(mut self, stats: Importance) -> (Self, Vec<String>) {
+        let quantized = |w: &&mut Work| matches!(w.step, Step::Encode { .. });
+        let mut without = Vec::new();
+        for work in self.works.iter_mut().filter(quantized) {
+            work.weighted = stats.knows(&work.entry.name);
+            if !work.weighted {
+                without.push(work.entry.name.clone());
+            }
+        }
+        self.memory = memory(&self.layout, &self.works);
+        self.stats = Some(Arc::new(stats));
+        let note = match without.as_slice() {
+            [] => Vec::new(),
+            [first, rest @ ..] => {
+                let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+                vec![format!("no statistics for `{first}`{more}: all columns count the same there")]
+            }
+        };
+        (self, note)
     }
 
     /// The resolved recipe that goes into the pack.

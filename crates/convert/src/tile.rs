@@ -1,6 +1,7 @@
 //! One tile of one tensor: read, decode, quantize, in buffers that are used again.
 
 use crate::error::ConvertError;
+use crate::stats::Importance;
 use crate::work::{Step, Work};
 use ashlar_formats::{FormatError, Layout, Planes};
 use ashlar_pack::PageBuffer;
@@ -15,9 +16,23 @@ pub(crate) struct Buffers {
     source: Vec<PageBuffer>,
     values: Vec<f32>,
     target: Vec<PageBuffer>,
+    /// Of the tensor of that name.
+    importance: Option<(String, Vec<f32>)>,
 }
 
 impl Buffers {
+    /// Reads the importance of a tensor's columns, unless the last tile was of the same tensor.
+    fn learn(&mut self, work: &Work, stats: Option<&Importance>) -> Result<(), ConvertError> {
+        let Some(stats) = stats.filter(|_| work.weighted) else {
+            self.importance = None;
+            return Ok(());
+        };
+        if self.importance.as_ref().is_none_or(|(name, _)| *name != work.entry.name) {
+            self.importance = stats.of(&work.entry.name)?.map(|i| (work.entry.name.clone(), i));
+        }
+        Ok(())
+    }
+
     /// Gives the memory back.
     pub fn clear(&mut self) {
         *self = Self::default();
@@ -34,17 +49,21 @@ impl Buffers {
     }
 }
 
-/// Reads the tile `rows` and turns it into the pack's planes. Returns what quantizing lost, or `None` where bits are
+/// Reads the tile `rows` and turns it into the pack's planes, with `stats` if the tensor has any. Returns what quantizing lost, or `None` where bits are
 /// kept.
 pub(crate) fn process(
     work: &Work,
     rows: &Range<usize>,
     store: &dyn TensorStore,
+    stats: Option<&Importance>,
     isa: Isa,
     buffers: &mut Buffers,
 ) -> Result<Option<TileError>, ConvertError> {
+    buffers.learn(work, stats)?;
     read_planes(store, &work.entry, &work.source, rows, &mut buffers.source)?;
-    let Buffers { source, values, target } = buffers;
+    let Buffers { source, values, target, importance } = buffers;
+    let importance = importance.as_ref().map(|(_, i)| i.as_slice());
+    let stats = Stats { importance, ..Stats::default() };
     let slices: Vec<&[u8]> = source.iter().map(|p| &**p).collect();
     let planes = Planes { order: work.entry.order, n: work.n, k: work.k, first_row: rows.start, data: &slices };
     let values_error =
@@ -65,7 +84,7 @@ pub(crate) fn process(
                 let mut out = parts(&work.target, rows, &step, target);
                 let tile = Tile { values, k: work.k, first_row: step.start };
                 let to = Target { spec: &work.to, outlier_sigma: sigma };
-                lost += quantizer.quantize(to, tile, Stats::default(), isa, &mut out).map_err(values_error)?;
+                lost += quantizer.quantize(to, tile, stats, isa, &mut out).map_err(values_error)?;
             }
         }
     }

@@ -36,6 +36,8 @@ pub(crate) struct Work {
     pub source: Layout,
     pub target: Layout,
     pub step: Step,
+    /// Whether the plan's statistics know its columns.
+    pub weighted: bool,
 }
 
 impl Work {
@@ -77,7 +79,7 @@ impl Work {
             }
         };
         let class = choice.leaf.role.class.name();
-        Ok(Self { entry: entry.clone(), n, k, class, from, to, source, target, step })
+        Ok(Self { entry: entry.clone(), n, k, class, from, to, source, target, step, weighted: false })
     }
 
     /// How the pack stores it.
@@ -150,10 +152,12 @@ impl Work {
         Self::tile_bytes(&self.source, rows)
     }
 
-    /// Bytes of all buffers that a tile needs: source, f32, target.
+    /// Bytes of all buffers that a tile needs: source, f32, target, importance.
     pub fn memory(&self, rows: &Range<usize>) -> u64 {
         let values = (self.step_rows().min(rows.len()) * self.k * 4) as u64;
-        self.source_bytes(rows) + values + Self::tile_bytes(&self.target, rows)
+        // Moments as read, in f64, and as handed to the quantizer.
+        let importance = if self.weighted { 20 * self.k as u64 } else { 0 };
+        self.source_bytes(rows) + values + importance + Self::tile_bytes(&self.target, rows)
     }
 }
 

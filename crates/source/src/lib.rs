@@ -26,6 +26,7 @@ mod fp8;
 mod header;
 mod index;
 mod shard;
+mod tensor_file;
 #[cfg(test)]
 mod testing;
 mod text;
@@ -35,3 +36,4 @@ pub use config::parse_config;
 pub use error::SourceError;
 pub use header::{Header, TensorInfo};
 pub use index::parse_index;
+pub use tensor_file::TensorFile;
