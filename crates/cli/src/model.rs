@@ -113,6 +113,15 @@ impl Source {
         }
     }
 
+    /// A hash that the same model has wherever it lies.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        match self {
+            Self::Checkpoint(c) => c.identity(),
+            Self::Pack(p) => p.identity(),
+        }
+    }
+
     /// The original `config.json`.
     #[must_use]
     pub fn config(&self) -> &serde_json::Value {

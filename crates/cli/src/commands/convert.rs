@@ -8,6 +8,7 @@ use crate::model::{Model, format_list};
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
 use crate::{output, recipe, units};
+use ashlar_convert::stats::Importance;
 use ashlar_convert::{ConvertError, Options, Plan, Summary};
 use ashlar_pack::PackError;
 use ashlar_recipe::Choices;
@@ -27,7 +28,8 @@ use std::path::{Path, PathBuf};
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   ashlar convert Qwen3-30B-A3B -o Qwen3-30B-A3B-4bit --recipe 4bit-experts
-  ashlar convert Qwen3-30B-A3B -o mixed --recipe my.yaml --memory 4GiB --threads 8")]
+  ashlar convert Qwen3-30B-A3B -o mixed --recipe my.yaml --memory 4GiB --threads 8
+  ashlar convert Qwen3-30B-A3B -o better --recipe 4bit-experts --stats qwen.stats")]
 pub struct Convert {
     /// A checkpoint folder, or a pack to be quantized again
     pub src: PathBuf,
@@ -37,6 +39,9 @@ pub struct Convert {
     /// A recipe file, or the name of a preset (`ashlar plan --list-recipes`)
     #[arg(long, value_name = "R")]
     pub recipe: String,
+    /// What `ashlar calibrate` wrote for SRC: quantizers then spare the columns that matter
+    #[arg(long, value_name = "S")]
+    pub stats: Option<PathBuf>,
     #[command(flatten)]
     pub memory: MemoryArgs,
     /// Threads [default: one per core]
@@ -62,12 +67,12 @@ impl Convert {
     pub fn run(&self, globals: Globals) -> CommandResult {
         let model = Model::open(&self.src)?;
         let choices = recipe::choose(&self.recipe, &model)?;
-        let plan = plan(&model, &choices)?;
+        let (plan, unknown) = self.weigh(plan(&model, &choices)?, &model)?;
         let progress = Progress::new(globals.quiet, Unit::Bytes);
         for name in &model.ignored {
             progress.note(&format!("tensor `{name}` is not used by this architecture and is left out"));
         }
-        for note in &choices.notes {
+        for note in choices.notes.iter().chain(&unknown) {
             progress.note(note);
         }
         if globals.verbose {
@@ -96,6 +101,13 @@ impl Convert {
             output::print(&text(&plan, &summary, &self.output))?;
         }
         Ok(Outcome::Done)
+    }
+
+    /// The plan with --stats, and which tensors those do not know.
+    fn weigh(&self, plan: Plan, model: &Model) -> Result<(Plan, Vec<String>), Failure> {
+        let Some(path) = &self.stats else { return Ok((plan, Vec::new())) };
+        let stats = Importance::open(path, &model.spec, &model.source.identity()).map_err(Failure::usage)?;
+        Ok(plan.with_stats(stats))
     }
 }
 

@@ -1,0 +1,70 @@
+//! Why statistics cannot be gathered.
+
+use ashlar_backend::BackendError;
+use ashlar_convert::stats::StatsError;
+use ashlar_runtime::RuntimeError;
+
+/// Why statistics cannot be gathered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CalibrateError {
+    /// The model, its tokenizer, an option.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The device.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The statistics file.
+    #[error(transparent)]
+    Stats(#[from] StatsError),
+    /// A text that holds nothing.
+    #[error("{name}: {what}; give a text of at least one window")]
+    Text {
+        /// The text.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The output is there already.
+    #[error("{path} exists; use --force to replace it, or another name")]
+    Exists {
+        /// The output.
+        path: String,
+    },
+    /// An interrupted run that began with other inputs.
+    #[error("{dir} is left from a run with another model, text or --ctx; use --restart to discard it")]
+    OtherRun {
+        /// The journal.
+        dir: String,
+    },
+    /// The operating system refused.
+    #[error("{path}: cannot {action}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What was tried.
+        action: &'static str,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// Too little memory for the hidden states.
+    #[error("the hidden states of {tokens} tokens need {bytes} bytes, which are not free; use --tokens for fewer")]
+    Memory {
+        /// Tokens.
+        tokens: usize,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Activations overflowed.
+    #[error("inputs of `{tensor}` are not finite; does the model generate sensible text with `ashlar run`?")]
+    NotFinite {
+        /// The weight.
+        tensor: String,
+    },
+}
+
+/// An I/O error at a path.
+pub(crate) fn io(path: &std::path::Path, action: &'static str) -> impl Fn(std::io::Error) -> CalibrateError + use<> {
+    let path = path.display().to_string();
+    move |source| CalibrateError::Io { path: path.clone(), action, source }
+}

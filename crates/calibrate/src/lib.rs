@@ -1,0 +1,22 @@
+//! Runs texts through a model and writes down what its weights see (`docs/statistics.md`): second moments of the inputs
+//! of every matmul and every expert, routing histograms, co-activation of experts.
+//!
+//! One layer is in memory at a time: its weights are loaded, all windows go through it, it is dropped. What stays are the
+//! hidden states of all tokens, twice (before and after the layer): 8 bytes × tokens × hidden_size.
+//!
+//! Owns: the texts ([`default_texts`], windows), the layer stream ([`calibrate`]), its journal. Refuses: the file
+//! (`ashlar_convert::stats`), how a layer is computed (`runtime` and its devices), what statistics are good for
+//! (`convert`, `quantize`).
+#![forbid(unsafe_code)]
+
+mod collect;
+mod error;
+mod journal;
+mod states;
+mod tally;
+mod texts;
+
+pub use collect::{Options, Starved, Summary, calibrate, starved};
+pub use error::CalibrateError;
+pub use tally::Tally;
+pub use texts::{Input, default_texts};
