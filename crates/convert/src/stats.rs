@@ -1,7 +1,7 @@
 //! Activation statistics as a file (`docs/statistics.md`): the seam between `calibrate`, which runs models, and
 //! `convert`, which never does.
 //!
-//! Owns: the file's arrays ([`StatsFile`] reads, [`write`] and [`merge`] write), and what quantizers are told from them
+//! Owns: the file's arrays ([`StatsFile`] reads, [`write()`] and [`merge`] write), and what quantizers are told from them
 //! ([`Importance`]). Refuses: how statistics are gathered (`calibrate`), how they steer codes (`quantize`).
 
 mod file;

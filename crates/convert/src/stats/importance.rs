@@ -20,7 +20,7 @@ pub struct Importance {
     hash: String,
     /// Inputs of every weight, and for experts the group (layer, projection) whose mean they are shrunk to.
     weights: HashMap<String, (usize, Option<usize>)>,
-    /// E[x²] per column over all experts of a group, by token.
+    /// The mean of x² per column over all experts of a group, by token.
     means: Vec<Vec<f64>>,
 }
 
@@ -97,7 +97,7 @@ impl Importance {
         }
     }
 
-    /// E[x²] of every column, scaled to a mean of 1; experts are shrunk towards the mean of their layer:
+    /// The mean of x² of every column, scaled to a mean of 1; experts are shrunk towards the mean of their layer:
     /// (n·h + n₀·h_layer) / (n + n₀) with n tokens and n₀ = [`SHRINK_TOKENS`]. `None` without statistics, or if all
     /// inputs were 0.
     ///
