@@ -37,6 +37,7 @@ pub fn open(path: &Path, report: &dyn Report) -> Result<Opened, RuntimeError> {
         (Box::new(pack), config, path.to_owned(), identity)
     } else {
         let checkpoint = Checkpoint::open(path)?;
+        checkpoint.notes().iter().for_each(|note| report.note(note));
         let (config, dir) = (checkpoint.config().clone(), checkpoint.dir().to_owned());
         let identity = checkpoint.identity();
         (Box::new(checkpoint), config, dir, identity)

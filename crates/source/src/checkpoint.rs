@@ -1,6 +1,6 @@
 //! An open checkpoint: entries from the headers, bytes by positioned reads or maps.
 
-use crate::find::{INDEX, Weights, find, side_files};
+use crate::find::{INDEX, SINGLE, Weights, find, side_files};
 use crate::fp8;
 use crate::header::{Header, TensorInfo};
 use crate::index::{MAX_INDEX, check_shard, parse_index};
@@ -92,6 +92,14 @@ impl Checkpoint {
     /// Name and size in bytes of every shard, in the order of their names.
     pub fn files(&self) -> impl Iterator<Item = (&str, u64)> {
         self.shards.iter().map(|s| (s.name.as_str(), s.len))
+    }
+
+    /// What the user should know of how the checkpoint was read: an index that lies beside the single file is not used.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let single = matches!(self.shards.as_slice(), [one] if one.name == SINGLE);
+        let unused = single && self.dir.join(INDEX).exists();
+        unused.then(|| format!("`{INDEX}` is ignored, as `{SINGLE}` lies beside it")).into_iter().collect()
     }
 
     /// Paths of the files that belong into a pack as they are: tokenizer, chat template, generation config, licence,

@@ -4,7 +4,7 @@ use super::plan::plan;
 use crate::args::{Globals, MemoryArgs};
 use crate::exit::{CommandResult, Failure, Outcome};
 use crate::interrupt::Interrupt;
-use crate::model::{Model, format_list};
+use crate::model::{Model, Source, format_list};
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
 use crate::{output, recipe, units};
@@ -69,6 +69,9 @@ impl Convert {
         let choices = recipe::choose(&self.recipe, &model)?;
         let (plan, unknown) = self.weigh(plan(&model, &choices)?, &model)?;
         let progress = Progress::new(globals.quiet, Unit::Bytes);
+        if let Source::Checkpoint(checkpoint) = &model.source {
+            checkpoint.notes().iter().for_each(|note| progress.note(note));
+        }
         for name in &model.ignored {
             progress.note(&format!("tensor `{name}` is not used by this architecture and is left out"));
         }

@@ -79,6 +79,17 @@ fn shards_are_one_list_of_tensors() -> Result {
 }
 
 #[test]
+fn an_index_beside_the_single_file_is_ignored_and_told() -> Result {
+    let (one, index) = (bytes_file(&["a"]), index(&[("a", "s-1.safetensors")]));
+    let alone = directory(&[CONFIG, ("model.safetensors", &one)])?;
+    assert_eq!(Checkpoint::open(alone.path())?.notes(), Vec::<String>::new());
+    let both = directory(&[CONFIG, ("model.safetensors", &one), ("model.safetensors.index.json", index.as_bytes())])?;
+    let notes = Checkpoint::open(both.path())?.notes();
+    assert_eq!(notes, ["`model.safetensors.index.json` is ignored, as `model.safetensors` lies beside it"]);
+    Ok(())
+}
+
+#[test]
 fn one_file_opens_with_the_config_beside_it() -> Result {
     let dir = directory(&[CONFIG, ("other.safetensors", &bytes_file(&["a"]))])?;
     let checkpoint = Checkpoint::open(&dir.path().join("other.safetensors"))?;
