@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Convert a checkpoint into a pack, by a recipe
 ///
@@ -108,9 +109,12 @@ impl Convert {
 
     /// The plan with --stats, and which tensors those do not know.
     fn weigh(&self, plan: Plan, model: &Model) -> Result<(Plan, Vec<String>), Failure> {
-        let Some(path) = &self.stats else { return Ok((plan, Vec::new())) };
+        let Some(path) = &self.stats else {
+            plan.check_methods().map_err(failure)?;
+            return Ok((plan, Vec::new()));
+        };
         let stats = Importance::open(path, &model.spec, &model.source.identity()).map_err(Failure::usage)?;
-        Ok(plan.with_stats(stats))
+        plan.with_knowledge(Arc::new(stats)).map_err(failure)
     }
 }
 
@@ -118,6 +122,7 @@ impl Convert {
 pub fn failure(error: ConvertError) -> Failure {
     match error {
         ConvertError::Memory { .. }
+        | ConvertError::NoHessian { .. }
         | ConvertError::Pack(PackError::Exists { .. } | PackError::OtherInputs { .. } | PackError::Locked { .. }) => {
             Failure::usage(error)
         }
