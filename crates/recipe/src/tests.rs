@@ -51,7 +51,7 @@ pub fn fixture(name: &str) -> Result<ModelSpec, Box<dyn Error>> {
 
 pub fn choose(recipe: &str, name: &str) -> Result<Choices, Box<dyn Error>> {
     let model = fixture(name)?;
-    Ok(Recipe::parse(recipe, "recipe.yaml")?.choose(&model, &store(&model, |_| "bf16"))?)
+    Ok(Recipe::parse(recipe, "recipe.yaml")?.choose(&model, &store(&model, |_| "bf16"), None)?)
 }
 
 /// The format a choice ends with.
@@ -65,7 +65,7 @@ pub fn refused(recipe: &str, name: &str) -> Result<RecipeError, Box<dyn Error>> 
         Ok(parsed) => parsed,
         Err(error) => return Ok(error),
     };
-    match parsed.choose(&model, &store(&model, |_| "bf16")) {
+    match parsed.choose(&model, &store(&model, |_| "bf16"), None) {
         Ok(choices) => Err(format!("accepted: {:?}", choices.notes).into()),
         Err(error) => Ok(error),
     }
@@ -114,6 +114,7 @@ rules:
     Ok(())
 }
 
+mod budget;
 mod emitted;
 mod errors;
 mod precedence;
