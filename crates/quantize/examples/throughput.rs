@@ -36,9 +36,14 @@ fn main() {
     // Neighbouring columns correlate.
     let hessian: Vec<f32> =
         (0..COLUMNS * COLUMNS).map(|i| 0.9f32.powi((i / COLUMNS).abs_diff(i % COLUMNS).min(200) as i32)).collect();
-    let start = Instant::now();
-    let factor = Factor::new(&hessian, COLUMNS, Factor::DAMPING, isa).expect("positive definite");
-    println!("a {COLUMNS} × {COLUMNS} Hessian is factored in {:.2} s", start.elapsed().as_secs_f64());
+    let factor = |threads| {
+        let start = Instant::now();
+        let factor = Factor::with_threads(&hessian, COLUMNS, Factor::DAMPING, isa, threads).expect("positive definite");
+        println!("{COLUMNS} × {COLUMNS} Hessian factored, {threads} threads: {:.2} s", start.elapsed().as_secs_f64());
+        factor
+    };
+    factor(2);
+    let factor = factor(1);
     println!("{isa}, one thread, {ROWS} × {COLUMNS}, M weights/s (weighted: with importance)");
     for method in ids() {
         let method = quantizer(method).expect("listed");

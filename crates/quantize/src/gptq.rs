@@ -67,13 +67,15 @@ impl Quantizer for Gptq {
 
 /// How the groups of a format get their parameters, and where these and the codes go.
 pub trait Scheme: Clone {
+    /// How often the columns are gone through: once more for each choice of what [`Scheme::begin`] chooses.
+    const PASSES: usize;
     /// How values become levels and codes.
     type Rounder: Rounder;
     /// The rounder.
     fn rounder(&self) -> Self::Rounder;
     /// Columns of a group.
     fn group(&self) -> usize;
-    /// Chooses what must be chosen before any column is rounded.
+    /// Chooses what must be chosen before any column is rounded, for values like these with these weights.
     fn begin<S: Simd>(&mut self, s: S, x: &[V], w: &[V]);
     /// Fits group number `index`.
     fn fit<S: Simd>(&mut self, s: S, index: usize, group: &Group<'_>) -> Fit;
@@ -111,6 +113,7 @@ struct Uniform<'a, G> {
 }
 
 impl<G: Rounder> Scheme for Uniform<'_, G> {
+    const PASSES: usize = 1;
     type Rounder = G;
 
     #[inline(always)]
@@ -203,6 +206,8 @@ struct Lanes<C> {
     x: Vec<V>,
     /// w − ŵ of the columns done.
     errors: Vec<V>,
+    /// What was rounded: the weights as the columns before them had left them, zero where an outlier was taken out.
+    moved: Vec<V>,
     sums: Sums,
 }
 
@@ -228,9 +233,14 @@ impl<C: Scheme> Kernel for With<'_, '_, C> {
             for block in first..(first + TOGETHER).min(blocks) {
                 together.push(self.job.begin(s, &self.scheme, block)?);
             }
-            for group in 0..self.job.tile.k / self.scheme.group() {
-                for lanes in &mut together {
-                    self.job.group(s, lanes, group, &mut buffers)?;
+            for pass in 0..C::PASSES {
+                for lanes in together.iter_mut().filter(|_| pass > 0) {
+                    self.job.again(s, lanes);
+                }
+                for group in 0..self.job.tile.k / self.scheme.group() {
+                    for lanes in &mut together {
+                        self.job.group(s, lanes, group, &mut buffers)?;
+                    }
                 }
             }
             for lanes in together {
@@ -268,8 +278,18 @@ impl<'a> Job<'a, '_> {
         let mut w: Vec<V> = self.factor.diagonal().iter().map(|&d| splat(d)).collect();
         outliers.clone().take(0, &mut base, &mut w);
         scheme.begin(s, &base, &w);
-        let errors = vec![splat(0.0); k];
-        Ok(Lanes { scheme, outliers, block, live: rows.len() / k.max(1), x, errors, sums: Sums::default() })
+        let (errors, moved) = (vec![splat(0.0); k], vec![splat(0.0); k]);
+        Ok(Lanes { scheme, outliers, block, live: rows.len() / k.max(1), x, errors, moved, sums: Sums::default() })
+    }
+
+    /// Makes a row block ready for another pass: outer scales are chosen for what the last one rounded.
+    #[inline(always)]
+    fn again<S: Simd, C: Scheme>(&self, s: S, lanes: &mut Lanes<C>) {
+        lanes.outliers.rewind();
+        lanes.sums = Sums::default();
+        let mut w: Vec<V> = self.factor.diagonal().iter().map(|&d| splat(d)).collect();
+        lanes.outliers.clone().take(0, &mut lanes.moved, &mut w);
+        lanes.scheme.begin(s, &lanes.moved, &w);
     }
 
     /// Fits, rounds and writes one group of a row block.
@@ -316,7 +336,7 @@ impl<'a> Job<'a, '_> {
         for (e, u) in lanes.errors.iter().zip(panel).take(end) {
             let e = s.load(e);
             for (sum, &u) in sums.iter_mut().zip(u) {
-                *sum = s.add(*sum, s.mul(e, s.splat(u)));
+                *sum = s.fma(e, s.splat(u), *sum);
             }
         }
         let x = lanes.x.get(column..).unwrap_or_default();
@@ -350,10 +370,11 @@ impl<'a> Job<'a, '_> {
                 let column = first + panel + j;
                 let mut y = s.load(&moved[j]);
                 for (i, u) in part.iter().enumerate().take(j) {
-                    y = s.add(y, s.mul(s.load(&lanes.errors[first + panel + i]), s.splat(u[j])));
+                    y = s.fma(s.load(&lanes.errors[first + panel + i]), s.splat(u[j]), y);
                 }
                 let mut value = array(s, y);
                 lanes.outliers.meet(column, &mut value);
+                lanes.moved[column] = value;
                 let y = s.mul(s.load(&value), inverse);
                 s.store_i32(s.and(rounder.code(s, y, bounds), mask), &mut codes[panel + j]);
                 let decoded = &mut decoded[panel + j];

@@ -101,7 +101,7 @@ impl<M: Method> Job<'_, '_, M> {
                 return Err(too_large(self.target.spec.id, self.grid, &fit, rows, k, start));
             }
             let (decoded, codes) = (&mut buffers.decoded[..width], &mut buffers.codes[..width]);
-            encode(s, rounder, &fit, live, x, decoded, codes);
+            encode(s, rounder, (&fit.scale, &fit), live, x, decoded, codes);
             outliers.finish(self.target.spec.id, self.tile.first_row + first, columns, x, decoded)?;
             sums.add(s, x, decoded);
             store(s, self.grid, block * (k / width) + group, &fit, live, codes, self.out);
@@ -182,19 +182,20 @@ pub fn too_large(
     FormatError::TooLarge { id, row: first_row + lane, column: column + at, value, limit: grid.scale.max() * reach }
 }
 
-/// Codes and decoded values of a group; lanes from `live` on get code 0.
+/// Codes and decoded values of a group: the nearest levels of x / `rounding`, which `fit` then scales. Lanes from `live`
+/// on get code 0.
 #[inline(always)]
 pub fn encode<S: Simd, G: Rounder>(
     s: S,
     rounder: G,
-    fit: &Fit,
+    (rounding, fit): (&V, &Fit),
     live: usize,
     x: &[V],
     decoded: &mut [V],
     codes: &mut [[i32; ROWS]],
 ) {
     let scale = s.load(&fit.scale);
-    let (inverse, bounds) = (reciprocal(s, scale), rounder.bounds(s, s.load(&fit.zero)));
+    let (inverse, bounds) = (reciprocal(s, s.load(rounding)), rounder.bounds(s, s.load(&fit.zero)));
     let mask = s.load_i32(&std::array::from_fn(|lane| if lane < live { -1 } else { 0 }));
     for ((x, decoded), codes) in x.iter().zip(decoded).zip(codes) {
         let y = s.mul(s.load(x), inverse);

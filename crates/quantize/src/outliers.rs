@@ -65,6 +65,11 @@ impl Outliers {
         }
     }
 
+    /// Before the first group again.
+    pub fn rewind(&mut self) {
+        self.current = 0..0;
+    }
+
     /// Makes the slots of `columns` the current ones, after all were taken out at once: groups come by in order.
     pub fn next(&mut self, columns: Range<usize>) {
         let start = if columns.start == 0 { 0 } else { self.current.end };

@@ -1,9 +1,10 @@
 //! Quantizes tiles of formats with inner and outer scales: a row block is transposed as a whole, since its outer scales
 //! depend on all of its groups; then its groups are encoded one by one.
 //!
-//! [`plain`] and [`search`] choose the scales, [`store`] writes what they chose, [`nested`] serves `gptq`.
+//! [`plain`] and [`search`] choose the scales, [`norm`] stretches them, [`store`] writes what they chose, [`nested`] serves `gptq`.
 
 pub mod nested;
+mod norm;
 pub mod plain;
 pub mod search;
 mod store;
@@ -35,6 +36,9 @@ pub struct Scales {
 
 /// A way to choose scales.
 pub trait Chooser: Copy {
+    /// Whether, where the importance of columns is known, outer scales are stretched until the codes keep the weighted norm
+    /// of what they stand for (see [`norm`]).
+    const KEEPS_NORM: bool;
     /// Chooses the scales of the groups and spans of a row block of `block.x.len()` columns.
     fn choose<S: Simd, G: Rounder, const COUNT: usize>(
         self,
@@ -70,9 +74,7 @@ impl Scales {
     /// The scale of a group as a decoder computes it.
     #[inline(always)]
     pub fn scale(&self, grid: &TwoLevel, group: usize) -> V {
-        let outer = &self.outer[span_of(grid, group)];
-        let inner = &self.inner[group];
-        std::array::from_fn(|lane| outer[lane] * inner[lane])
+        product(&self.outer[span_of(grid, group)], &self.inner[group])
     }
 
     fn resize(&mut self, groups: usize, spans: usize) {
@@ -80,6 +82,12 @@ impl Scales {
         self.inner.resize(groups, splat(0.0));
         self.grid.resize(groups, splat(0.0));
     }
+}
+
+/// An outer times an inner scale.
+#[inline(always)]
+fn product(outer: &V, inner: &V) -> V {
+    std::array::from_fn(|lane| outer[lane] * inner[lane])
 }
 
 /// The span that a group belongs to.
@@ -164,7 +172,7 @@ impl<C: Chooser, G: Rounder, const COUNT: usize> Kernel for Rounded<'_, '_, C, G
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) -> Self::Output {
         let k = self.job.tile.k;
-        let mut buffers = Buffers { x: vec![splat(0.0); k], w: Vec::new(), scales: Scales::default() };
+        let mut buffers = Buffers { x: vec![splat(0.0); k], ..Buffers::default() };
         buffers.scales.resize(k / self.job.grid.group, self.job.grid.spans(k));
         let mut error = TileError::default();
         for block in 0..self.job.tile.rows().div_ceil(ROWS) {
@@ -175,10 +183,13 @@ impl<C: Chooser, G: Rounder, const COUNT: usize> Kernel for Rounded<'_, '_, C, G
 }
 
 /// Buffers of a row block, reused.
+#[derive(Default)]
 struct Buffers {
     x: Vec<V>,
     w: Vec<V>,
     scales: Scales,
+    /// The outer scales that values are divided by to find their codes.
+    rounding: Vec<V>,
 }
 
 impl<C: Chooser> Job<'_, '_, C> {
@@ -195,13 +206,18 @@ impl<C: Chooser> Job<'_, '_, C> {
         let rows = self.tile.values.get(first * k..(first + live) * k).unwrap_or_default();
         let (slots, id, first_row) = (self.target.spec.outlier_slots, self.target.spec.id, self.tile.first_row + first);
         let mut outliers = Outliers::choose(rows, k, slots, self.target.outlier_sigma);
-        let Buffers { x, w, scales } = buffers;
+        let Buffers { x, w, scales, rounding } = buffers;
         load(s, rows, k, 0, x);
         let weighted = weights(self.stats.importance, &mut outliers, x, w);
         if peaks(s, x).is_none() {
             return Err(not_finite(rows, k, first_row));
         }
-        self.chooser.choose(s, grid, grids, &Block { x, w: weighted.then_some(&*w) }, scales);
+        let weighed = Block { x, w: weighted.then_some(&*w) };
+        self.chooser.choose(s, grid, grids, &weighed, scales);
+        rounding.clone_from(&scales.outer);
+        if C::KEEPS_NORM && self.stats.importance.is_some() {
+            norm::keep(s, grid, grids, &weighed, scales);
+        }
         if let Some(error) = store::too_large(id, grid, scales, rows, k, first_row) {
             return Err(error);
         }
@@ -213,7 +229,8 @@ impl<C: Chooser> Job<'_, '_, C> {
             let (decoded, codes) = (&mut decoded[..grid.group], &mut codes[..grid.group]);
             let x = x.get_mut(columns.clone()).unwrap_or_default();
             let fit = crate::fit::Fit { scale: scales.scale(grid, group), zero: scales.grid[group] };
-            encode(s, grids, &fit, live, x, decoded, codes);
+            let rounding = product(&rounding[span_of(grid, group)], &scales.inner[group]);
+            encode(s, grids, (&rounding, &fit), live, x, decoded, codes);
             outliers.next(columns.clone());
             outliers.finish(id, first_row, columns, x, decoded)?;
             sums.add(s, x, decoded);

@@ -29,6 +29,7 @@ impl<'a, G: Rounder, const COUNT: usize> Nested<'a, G, COUNT> {
 }
 
 impl<G: Rounder, const COUNT: usize> Scheme for Nested<'_, G, COUNT> {
+    const PASSES: usize = 2;
     type Rounder = Pair<G, COUNT>;
 
     #[inline(always)]

@@ -10,6 +10,8 @@ use ashlar_formats::{Levels, TwoLevel};
 use ashlar_simd::Simd;
 
 impl Chooser for Rtn {
+    const KEEPS_NORM: bool = false;
+
     #[inline(always)]
     fn choose<S: Simd, G: Rounder, const COUNT: usize>(
         self,

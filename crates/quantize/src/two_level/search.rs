@@ -46,6 +46,8 @@ impl Reach {
 }
 
 impl Chooser for Search {
+    const KEEPS_NORM: bool = true;
+
     #[inline(always)]
     fn choose<S: Simd, G: Rounder, const COUNT: usize>(
         self,
@@ -123,7 +125,7 @@ impl Ideal {
 
 /// Σ w x q and Σ w q² for the levels q nearest to x · inverse.
 #[inline(always)]
-fn products<S: Simd, G: Rounder>(s: S, grid: G, inverse: S::F32, group: &Group<'_>) -> (S::F32, S::F32) {
+pub fn products<S: Simd, G: Rounder>(s: S, grid: G, inverse: S::F32, group: &Group<'_>) -> (S::F32, S::F32) {
     let bounds = grid.bounds(s, s.splat(grid.zero()));
     let (mut xq, mut qq) = (s.splat(0.0), s.splat(0.0));
     match group.w {

@@ -102,3 +102,26 @@ fn importance_moves_error_to_columns_that_matter() -> Result<(), FormatError> {
     }
     Ok(())
 }
+
+#[test]
+fn known_importance_keeps_the_weighted_norm_of_every_row() -> Result<(), FormatError> {
+    let (n, k, isa) = (48, 1024, Isa::available().pop().unwrap());
+    let w = normal(n * k, 25);
+    let importance: Vec<f32> = (0..k).map(|c| 0.2 + (c % 7) as f32).collect();
+    let norm =
+        |row: &[f32]| -> f64 { row.iter().zip(&importance).map(|(w, i)| f64::from(*w).powi(2) * f64::from(*i)).sum() };
+    for id in IDS {
+        let ratios = |stats| -> Result<Vec<f64>, FormatError> {
+            let decoded = roundtrip("search", &grid(id).0, &w, k, stats, isa)?.1;
+            Ok(decoded.chunks(k).zip(w.chunks(k)).map(|(d, w)| norm(d) / norm(w)).collect())
+        };
+        let kept = ratios(Stats { importance: Some(&importance), ..Stats::default() })?;
+        assert!(kept.iter().all(|r| (r - 1.0).abs() < 0.002), "{id}: {kept:?}");
+        // Least squares alone shrinks by the squared error: the factor is not there by chance.
+        if id.starts_with("k2") {
+            let shrunken = ratios(Stats::default())?;
+            assert!(shrunken.iter().all(|r| *r < 0.97), "{id}: {shrunken:?}");
+        }
+    }
+    Ok(())
+}
