@@ -83,6 +83,10 @@ pub enum Part {
     Embed,
     /// One layer.
     Layer(usize),
+    /// The first half of a layer: x += attention(norm(x)).
+    Attention(usize),
+    /// The second half of a layer: x += ffn(norm(x)).
+    Ffn(usize),
     /// The norm before the head.
     FinalNorm,
 }
@@ -113,9 +117,12 @@ pub fn build_part<R: Resources>(
     let mut out = x;
     match part {
         Part::Embed => {}
-        Part::Layer(index) => {
-            if let Some(layer) = spec.layers.get(index) {
+        Part::Layer(index) | Part::Attention(index) | Part::Ffn(index) => {
+            let Some(layer) = spec.layers.get(index) else { return Ok(PartProgram { ops: b.ops, out }) };
+            if part != Part::Ffn(index) {
                 b.attention(layer, spec, x)?;
+            }
+            if part != Part::Attention(index) {
                 b.ffn(layer, spec, x)?;
             }
         }
