@@ -19,6 +19,6 @@ pub use error::{ArchError, TensorProblem};
 pub use families::{families, model_spec};
 pub use nearest::nearest;
 pub use spec::{
-    Activation, Attention, Class, Expert, Ffn, GatedMlp, Layer, Leaf, ModelSpec, Moe, Proj, Role, Rope, RopeScaling,
-    Routing,
+    Activation, Attention, Class, Expert, Ffn, GatedMlp, Groups, Layer, Leaf, ModelSpec, Moe, Proj, Role, Rope,
+    RopeScaling, Routing, Scores, Shared,
 };

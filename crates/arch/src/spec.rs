@@ -138,13 +138,27 @@ pub struct Attention {
     pub rope: Rope,
     /// Keys visible to a query, itself included; `None` for all.
     pub window: Option<usize>,
+    /// One more score per query head, `[num_heads]`, that takes part in the softmax and has no value.
+    pub sinks: Option<Leaf>,
 }
 
 /// The nonlinearity of a gated MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// silu(gate) · up
     Silu,
+    /// silu(g) · u with g = min(gate, limit), u = up within ±limit
+    ClampedSilu {
+        /// Largest gate, largest |up|.
+        limit: f32,
+    },
+    /// (u + 1) · g · sigmoid(alpha · g) with g = min(gate, limit), u = up within ±limit
+    ClampedSwish {
+        /// Largest gate, largest |up|.
+        limit: f32,
+        /// Steepness of the sigmoid.
+        alpha: f32,
+    },
 }
 
 /// gate, up and down projections.
@@ -156,18 +170,56 @@ pub struct GatedMlp {
     pub up: Leaf,
     /// `[hidden, intermediate]`
     pub down: Leaf,
+    /// Of gate, up and down, one value per output.
+    pub biases: Option<Box<[Leaf; 3]>>,
 }
 
 /// A routed expert.
 pub type Expert = GatedMlp;
 
-/// How router logits become expert weights.
+/// What router logits are turned into before experts are ranked by them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scores {
+    /// softmax over all experts
+    Softmax,
+    /// sigmoid of each
+    Sigmoid,
+    /// sqrt(ln(1 + e^x)) of each
+    SqrtSoftplus,
+}
+
+/// Experts lie in groups of equal size, and only the best groups are chosen from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// Number of groups; divides the number of experts.
+    pub count: usize,
+    /// How many are chosen from.
+    pub kept: usize,
+    /// How many of its best experts are summed to rank a group.
+    pub ranked_by: usize,
+}
+
+/// How router logits become expert weights: scores, plus a bias where there is one, rank the experts; the scores of the
+/// chosen, without that bias, are their weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Routing {
     /// Experts per token.
     pub top_k: usize,
-    /// Softmax over all experts, then top-k; when true the chosen weights are divided by their sum.
+    /// Whether the chosen weights are divided by their sum.
     pub normalize: bool,
+    /// From logits to scores.
+    pub scores: Scores,
+    /// Multiplier of all weights, last of all.
+    pub scale: f32,
+    /// Choice among groups first.
+    pub groups: Option<Groups>,
+}
+
+impl Default for Routing {
+    /// Softmax over all experts, the best one.
+    fn default() -> Self {
+        Self { top_k: 1, normalize: false, scores: Scores::Softmax, scale: 1.0, groups: None }
+    }
 }
 
 /// A mixture of experts.
@@ -175,10 +227,25 @@ pub struct Routing {
 pub struct Moe {
     /// `[num_experts, hidden]`
     pub router: Leaf,
+    /// Added to the logits, `[num_experts]`.
+    pub router_bias: Option<Leaf>,
+    /// Added to the scores where experts are ranked, `[num_experts]`.
+    pub choice_bias: Option<Leaf>,
     /// Routed experts.
     pub experts: Vec<Expert>,
     /// How experts are chosen and weighted.
     pub routing: Routing,
+    /// What every token visits besides.
+    pub shared: Option<Shared>,
+}
+
+/// An expert that every token visits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shared {
+    /// Its weights.
+    pub mlp: GatedMlp,
+    /// Its output is multiplied by sigmoid(x · gateᵀ), `[1, hidden]`; by 1 where there is none.
+    pub gate: Option<Leaf>,
 }
 
 /// The feed-forward half of a layer.
@@ -243,13 +310,18 @@ impl Layer {
     fn tensors(&self) -> Vec<&Leaf> {
         let a = &self.attn;
         let mut all = vec![&self.attn_norm, &a.q, &a.k, &a.v, &a.o];
-        all.extend([&a.q_bias, &a.k_bias, &a.v_bias, &a.o_bias, &a.q_norm, &a.k_norm].into_iter().flatten());
+        all.extend([&a.q_bias, &a.k_bias, &a.v_bias, &a.o_bias, &a.q_norm, &a.k_norm, &a.sinks].into_iter().flatten());
         all.push(&self.ffn_norm);
         match &self.ffn {
-            Ffn::Dense(mlp) => all.extend(mlp.tensors()),
+            Ffn::Dense(mlp) => all.extend(mlp.all()),
             Ffn::Moe(moe) => {
                 all.push(&moe.router);
-                all.extend(moe.experts.iter().flat_map(GatedMlp::tensors));
+                all.extend([&moe.router_bias, &moe.choice_bias].into_iter().flatten());
+                all.extend(moe.experts.iter().flat_map(GatedMlp::all));
+                if let Some(shared) = &moe.shared {
+                    all.extend(shared.mlp.all());
+                    all.extend(&shared.gate);
+                }
             }
         }
         all
@@ -261,6 +333,11 @@ impl GatedMlp {
     #[must_use]
     pub fn tensors(&self) -> [&Leaf; 3] {
         [&self.gate, &self.up, &self.down]
+    }
+
+    /// gate, up, down, and their biases.
+    pub fn all(&self) -> impl Iterator<Item = &Leaf> {
+        self.tensors().into_iter().chain(self.biases.iter().flat_map(|b| b.iter()))
     }
 }
 

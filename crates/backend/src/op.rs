@@ -58,6 +58,24 @@ pub struct ExpertWeights {
     pub up: WeightId,
     /// `[hidden, intermediate]`
     pub down: WeightId,
+    /// Of gate, up and down, one value per output.
+    pub biases: Option<[WeightId; 3]>,
+}
+
+/// What attention may have besides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttentionOptions {
+    /// `[num_heads]`: one more score per query head, which takes part in the softmax and has no value.
+    pub sinks: Option<WeightId>,
+}
+
+/// What a mixture of experts may have besides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MoeOptions {
+    /// `[num_experts]`: added to the logits.
+    pub router_bias: Option<WeightId>,
+    /// `[num_experts]`: added to the scores where experts are ranked, not to their weights.
+    pub choice_bias: Option<WeightId>,
 }
 
 /// One step of a program. Rows propagate: `Embed` sets its output's rows to the batch's tokens, `SelectRows` to
@@ -91,7 +109,7 @@ pub enum Op {
         /// Add to `out` instead of overwriting it (residual).
         accumulate: bool,
     },
-    /// out = activation(x · gateᵀ) · (x · upᵀ)
+    /// out = activation(x · gateᵀ, x · upᵀ), by [`crate::gated`]
     GatedLinear {
         /// Input, m × k.
         x: BufferId,
@@ -144,10 +162,12 @@ pub enum Op {
         scale: f32,
         /// Keys visible to a query, itself included.
         window: Option<usize>,
+        /// What it may have besides.
+        options: AttentionOptions,
         /// m × (num_heads · head_dim)
         out: BufferId,
     },
-    /// out += Σ over the chosen experts of weight · down(activation(gate(x)) · up(x)).
+    /// out += Σ over the experts that [`crate::route`] chooses of weight · down(activation(gate(x), up(x))).
     Moe {
         /// Input, m × hidden.
         x: BufferId,
@@ -155,12 +175,23 @@ pub enum Op {
         router: WeightId,
         /// How experts are chosen and weighted; ties go to the lower index.
         routing: Routing,
+        /// What it may have besides.
+        options: MoeOptions,
         /// All experts of the layer.
         experts: Arc<[ExpertWeights]>,
         /// Nonlinearity.
         activation: Activation,
         /// m × hidden, accumulated into.
         out: BufferId,
+    },
+    /// Each row of y is multiplied by sigmoid(x · wᵀ), in place.
+    SigmoidGate {
+        /// Input, m × k.
+        x: BufferId,
+        /// `[1, k]`; its inputs are f32 whatever its format.
+        weight: WeightId,
+        /// m × n; may not be `x`.
+        y: BufferId,
     },
     /// out = the rows `batch.outputs` of x.
     SelectRows {
@@ -183,6 +214,7 @@ impl Op {
             Self::QkNormRope { .. } => "qk_norm_rope",
             Self::Attention { .. } => "attention",
             Self::Moe { .. } => "moe",
+            Self::SigmoidGate { .. } => "sigmoid_gate",
             Self::SelectRows { .. } => "select_rows",
         }
     }

@@ -66,7 +66,7 @@ fn threads_do_not_change_a_byte() {
 
 #[test]
 fn the_fast_device_sees_what_the_reference_sees() {
-    for name in ["tiny/llama", "tiny/qwen2", "tiny/qwen3_moe"] {
+    for name in ["tiny/llama", "tiny/qwen2_moe", "tiny/qwen3_moe", "tiny/gpt_oss"] {
         let (model, dir) = (fixture(name), tempfile::tempdir().unwrap());
         let texts = texts(&model, 2);
         let cpu = run(&model, &texts, &dir.path().join("cpu"), &options());

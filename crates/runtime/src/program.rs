@@ -3,8 +3,8 @@
 //! Owns: which op follows which, which buffers they share. Knows no model names and no devices: what a family needs is
 //! in its spec. Refuses: bytes and memory, which [`Resources`] hides.
 
-use ashlar_arch::{Attention, Ffn, Layer, Leaf, ModelSpec};
-use ashlar_backend::{BufferId, CacheId, ExpertWeights, Op, Projection, WeightId};
+use ashlar_arch::{Activation, Attention, Ffn, GatedMlp, Layer, Leaf, ModelSpec, Moe};
+use ashlar_backend::{AttentionOptions, BufferId, CacheId, ExpertWeights, MoeOptions, Op, Projection, WeightId};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -176,6 +176,7 @@ impl<R: Resources> Builder<'_, R> {
         let rope = Arc::new(a.rope.clone());
         self.ops.push(Op::QkNormRope { q, k, q_norm, k_norm, eps: spec.norm_eps, head_dim: a.head_dim, rope });
         let out = self.buffer(Use::Attended, q_width)?;
+        let options = AttentionOptions { sinks: self.optional(a.sinks.as_ref())? };
         self.ops.push(Op::Attention {
             q,
             k,
@@ -186,6 +187,7 @@ impl<R: Resources> Builder<'_, R> {
             head_dim: a.head_dim,
             scale: (a.head_dim as f32).sqrt().recip(),
             window: a.window,
+            options,
             out,
         });
         let parts = vec![self.projection(&a.o, a.o_bias.as_ref(), x)?];
@@ -198,25 +200,57 @@ impl<R: Resources> Builder<'_, R> {
         let normed = self.norm(&layer.ffn_norm, spec, x)?;
         let activation = layer.activation;
         match &layer.ffn {
-            Ffn::Dense(mlp) => {
-                let intermediate = mlp.gate.shape.first().copied().unwrap_or_default();
-                let out = self.buffer(Use::Hidden, intermediate)?;
-                let (gate, up) = (self.weight(&mlp.gate)?, self.weight(&mlp.up)?);
-                self.ops.push(Op::GatedLinear { x: normed, gate, up, activation, out });
-                let parts = vec![self.projection(&mlp.down, None, x)?];
-                self.ops.push(Op::Linear { x: out, parts, accumulate: true });
-            }
+            Ffn::Dense(mlp) => self.gated(mlp, None, activation, normed, x),
             Ffn::Moe(moe) => {
-                let router = self.weight(&moe.router)?;
-                let mut experts = Vec::with_capacity(moe.experts.len());
-                for e in &moe.experts {
-                    let (gate, up) = (self.weight(&e.gate)?, self.weight(&e.up)?);
-                    experts.push(ExpertWeights { gate, up, down: self.weight(&e.down)? });
+                self.experts(moe, activation, normed, x)?;
+                match &moe.shared {
+                    Some(shared) => self.gated(&shared.mlp, shared.gate.as_ref(), activation, normed, x),
+                    None => Ok(()),
                 }
-                let (experts, routing) = (experts.into(), moe.routing);
-                self.ops.push(Op::Moe { x: normed, router, routing, experts, activation, out: x });
             }
         }
+    }
+
+    /// x += mlp(normed), times sigmoid(normed · gateᵀ) where there is a gate.
+    fn gated(
+        &mut self,
+        mlp: &GatedMlp,
+        gate: Option<&Leaf>,
+        activation: Activation,
+        normed: BufferId,
+        x: BufferId,
+    ) -> Result<(), R::Error> {
+        let intermediate = mlp.gate.shape.first().copied().unwrap_or_default();
+        let out = self.buffer(Use::Hidden, intermediate)?;
+        let weights = (self.weight(&mlp.gate)?, self.weight(&mlp.up)?);
+        self.ops.push(Op::GatedLinear { x: normed, gate: weights.0, up: weights.1, activation, out });
+        if let Some(weight) = self.optional(gate)? {
+            // Before the down projection, which is linear, instead of behind it: no buffer of its own.
+            self.ops.push(Op::SigmoidGate { x: normed, weight, y: out });
+        }
+        let parts = vec![self.projection(&mlp.down, None, x)?];
+        self.ops.push(Op::Linear { x: out, parts, accumulate: true });
+        Ok(())
+    }
+
+    /// x += Σ experts(normed)
+    fn experts(&mut self, moe: &Moe, activation: Activation, normed: BufferId, x: BufferId) -> Result<(), R::Error> {
+        let router = self.weight(&moe.router)?;
+        let options = MoeOptions {
+            router_bias: self.optional(moe.router_bias.as_ref())?,
+            choice_bias: self.optional(moe.choice_bias.as_ref())?,
+        };
+        let mut experts = Vec::with_capacity(moe.experts.len());
+        for e in &moe.experts {
+            let (gate, up, down) = (self.weight(&e.gate)?, self.weight(&e.up)?, self.weight(&e.down)?);
+            let biases = match e.biases.as_deref() {
+                Some([gate, up, down]) => Some([self.weight(gate)?, self.weight(up)?, self.weight(down)?]),
+                None => None,
+            };
+            experts.push(ExpertWeights { gate, up, down, biases });
+        }
+        let (experts, routing) = (experts.into(), moe.routing);
+        self.ops.push(Op::Moe { x: normed, router, routing, options, experts, activation, out: x });
         Ok(())
     }
 }

@@ -28,11 +28,21 @@ fn header(name: &str) -> Result<Tensors, Box<dyn Error>> {
     Ok(tensors)
 }
 
-const FIXTURES: [&str; 6] = ["tiny/llama", "tiny/qwen2", "tiny/qwen3", "tiny/qwen3_moe", "tiny/mixtral", "demo-moe"];
+const FIXTURES: [&str; 8] = [
+    "tiny/llama",
+    "tiny/qwen2",
+    "tiny/qwen3",
+    "tiny/qwen2_moe",
+    "tiny/qwen3_moe",
+    "tiny/mixtral",
+    "tiny/gpt_oss",
+    "demo-moe",
+];
 
 #[test]
 fn every_tensor_of_every_fixture_is_known_with_its_shape() -> Outcome {
-    for name in FIXTURES {
+    // That of gpt_oss is fused: `source` takes it apart, and the end-to-end tests open it.
+    for name in FIXTURES.into_iter().filter(|n| *n != "tiny/gpt_oss") {
         let spec = model_spec(&config(name)?)?;
         let tensors = header(name)?;
         let ignored = check(&spec, tensors.iter().map(|(n, s)| (n.as_str(), s.as_slice())))
@@ -219,7 +229,7 @@ fn an_unknown_architecture_gets_the_list_and_the_nearest() {
         "{text}"
     );
     assert!(text.contains("MixtralForCausalLM, Qwen2ForCausalLM"), "{text}");
-    assert_eq!(families().count(), 5);
+    assert_eq!(families().count(), 7);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::bench::{Bench, Pair};
 use super::{Stop, Suite};
-use crate::{Batch, BufferId, CacheId, Op, SequenceRows};
+use crate::{AttentionOptions, Batch, BufferId, CacheId, Op, SequenceRows, WeightId};
 
 #[derive(Clone, Copy)]
 struct Shape {
@@ -10,6 +10,7 @@ struct Shape {
     num_kv_heads: usize,
     head_dim: usize,
     window: Option<usize>,
+    sinks: bool,
 }
 
 struct Operands {
@@ -18,6 +19,7 @@ struct Operands {
     v: Pair<BufferId>,
     out: Pair<BufferId>,
     cache: Pair<CacheId>,
+    sinks: Option<Pair<WeightId>>,
 }
 
 const CAPACITY: usize = 80;
@@ -25,12 +27,24 @@ const CAPACITY: usize = 80;
 pub fn cases(suite: &mut Suite<'_>) {
     let shapes = [(4, 4, 32, None), (8, 2, 16, None), (6, 2, 64, Some(5)), (4, 1, 128, Some(1)), (2, 2, 24, Some(200))];
     for (num_heads, num_kv_heads, head_dim, window) in shapes {
-        let shape = Shape { num_heads, num_kv_heads, head_dim, window };
-        let name = format!("attention heads={num_heads}/{num_kv_heads} head_dim={head_dim} window={window:?}");
-        suite.case(format!("{name} one sequence"), |b| one_sequence(b, shape));
-        suite.case(format!("{name} two sequences"), |b| two_sequences(b, shape));
-        suite.case(format!("{name} limits"), |b| limits(b, shape));
+        of(suite, Shape { num_heads, num_kv_heads, head_dim, window, sinks: false });
     }
+}
+
+/// With what only some models have.
+pub fn options(suite: &mut Suite<'_>) {
+    for (num_heads, num_kv_heads, head_dim, window) in [(8, 2, 32, None), (4, 4, 24, Some(6))] {
+        of(suite, Shape { num_heads, num_kv_heads, head_dim, window, sinks: true });
+    }
+}
+
+fn of(suite: &mut Suite<'_>, shape: Shape) {
+    let Shape { num_heads, num_kv_heads, head_dim, window, sinks } = shape;
+    let with = if sinks { " sinks" } else { "" };
+    let name = format!("attention heads={num_heads}/{num_kv_heads} head_dim={head_dim} window={window:?}{with}");
+    suite.case(format!("{name} one sequence"), |b| one_sequence(b, shape));
+    suite.case(format!("{name} two sequences"), |b| two_sequences(b, shape));
+    suite.case(format!("{name} limits"), |b| limits(b, shape));
 }
 
 impl Shape {
@@ -43,6 +57,7 @@ impl Shape {
             v: b.buffer(rows, kv)?,
             out: b.buffer(rows, q)?,
             cache: b.cache(2, CAPACITY, kv)?,
+            sinks: if self.sinks { Some(b.vector(self.num_heads, 0.5)?) } else { None },
         })
     }
 
@@ -57,6 +72,7 @@ impl Shape {
             head_dim: self.head_dim,
             scale: (self.head_dim as f32).sqrt().recip(),
             window: self.window,
+            options: AttentionOptions { sinks: o.sinks.map(|p| p[s]) },
             out: o.out[s],
         }
     }

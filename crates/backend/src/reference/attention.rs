@@ -12,6 +12,8 @@ pub struct Heads {
     pub dim: usize,
     pub scale: f32,
     pub window: Option<usize>,
+    /// One per query head; empty for none.
+    pub sinks: Vec<f32>,
 }
 
 /// Keys and values of one layer; a slot's vectors grow with its sequence.
@@ -109,9 +111,10 @@ fn attend(q: &[f32], slot: &Slot, position: usize, heads: &Heads) -> Vec<f32> {
         let at = |j: usize| j * width + start..j * width + start + dim;
         let score = |j: usize| dot(q, &slot.keys[at(j)]) * f64::from(heads.scale);
         let scores: Vec<f64> = (first..=position).map(score).collect();
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sink = heads.sinks.get(h).map_or(f64::NEG_INFINITY, |s| f64::from(*s));
+        let max = scores.iter().copied().fold(sink, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-        let sum: f64 = weights.iter().sum();
+        let sum = weights.iter().sum::<f64>() + (sink - max).exp();
         let mut acc = vec![0.0f64; dim];
         for (w, j) in weights.iter().zip(first..) {
             for (a, v) in acc.iter_mut().zip(&slot.values[at(j)]) {

@@ -13,6 +13,7 @@ mod moe;
 mod qk_norm_rope;
 mod rms_norm;
 mod select_rows;
+mod sigmoid_gate;
 #[cfg(test)]
 mod tests;
 
@@ -164,19 +165,23 @@ impl Backend for Reference {
                 qk_norm_rope::run(self, *q, *q_norm, *eps, &table, batch)?;
                 qk_norm_rope::run(self, *k, *k_norm, *eps, &table, batch)
             }
-            Op::Attention { q, k, v, cache, num_heads, num_kv_heads, head_dim, scale, window, out } => {
+            Op::Attention { q, k, v, cache, num_heads, num_kv_heads, head_dim, scale, window, options, out } => {
+                let sinks = options.sinks.map(|id| self.vector(id, *num_heads, "attention").map(<[f32]>::to_vec));
                 let heads = attention::Heads {
                     q: *num_heads,
                     kv: *num_kv_heads,
                     dim: *head_dim,
                     scale: *scale,
                     window: *window,
+                    sinks: sinks.transpose()?.unwrap_or_default(),
                 };
                 attention::run(self, [*q, *k, *v], *cache, &heads, *out, batch)
             }
-            Op::Moe { x, router, routing, experts, activation, out } => {
-                moe::run(self, [*x, *out], *router, *routing, experts, *activation, observer)
+            Op::Moe { x, router, routing, options, experts, activation, out } => {
+                let router = moe::Router { weight: *router, routing: *routing, options: *options };
+                moe::run(self, [*x, *out], &router, experts, *activation, observer)
             }
+            Op::SigmoidGate { x, weight, y } => sigmoid_gate::run(self, *x, *weight, *y, observer),
             Op::SelectRows { x, out } => select_rows::run(self, *x, *out, batch),
         }
     }

@@ -30,6 +30,8 @@ pub struct Heads {
     pub scale: f32,
     /// Keys visible to a query, itself included.
     pub window: Option<usize>,
+    /// One more score per query head, without a value; empty for none.
+    pub sinks: Vec<f32>,
 }
 
 impl Heads {
@@ -145,7 +147,7 @@ impl Kernel for TileKernel<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Heads { dim, scale, .. } = *self.heads;
+        let &Heads { dim, scale, .. } = self.heads;
         let width = self.cache.width;
         let start = self.tile.key_head * dim;
         let end = self.tile.position + self.tile.rows.len();
@@ -182,7 +184,7 @@ impl Kernel for TileKernel<'_> {
 
 impl TileKernel<'_> {
     fn tile_queries(&self) -> Vec<Query> {
-        let Heads { queries, keys, dim, window, .. } = *self.heads;
+        let &Heads { queries, keys, dim, window, ref sinks, .. } = self.heads;
         let shared = queries / keys;
         let mut all = Vec::with_capacity(self.tile.rows.len() * shared);
         for (i, row) in self.tile.rows.clone().enumerate() {
@@ -190,7 +192,9 @@ impl TileKernel<'_> {
             let first = window.map_or(0, |w| (last + 1).saturating_sub(w));
             for head in self.tile.key_head * shared..(self.tile.key_head + 1) * shared {
                 let (row, column) = (row * queries * dim, head * dim);
-                all.push(Query { row, column, first, last, max: f32::NEG_INFINITY, sum: 0.0 });
+                // A sink is a score that was seen before all others, with a value of 0.
+                let (max, sum) = sinks.get(head).map_or((f32::NEG_INFINITY, 0.0), |sink| (*sink, 1.0));
+                all.push(Query { row, column, first, last, max, sum });
             }
         }
         all

@@ -6,7 +6,16 @@ use safetensors::SafeTensors;
 use std::path::PathBuf;
 
 /// Every checkpoint with golden logits.
-pub const MODELS: &[&str] = &["tiny/llama", "tiny/qwen2", "tiny/qwen3", "tiny/qwen3_moe", "tiny/mixtral", "demo-moe"];
+pub const MODELS: &[&str] = &[
+    "tiny/llama",
+    "tiny/qwen2",
+    "tiny/qwen3",
+    "tiny/qwen2_moe",
+    "tiny/qwen3_moe",
+    "tiny/mixtral",
+    "tiny/gpt_oss",
+    "demo-moe",
+];
 
 pub fn dir(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
