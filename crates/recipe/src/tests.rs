@@ -59,7 +59,7 @@ pub fn fixture(name: &str) -> Result<ModelSpec, Box<dyn Error>> {
 
 pub fn choose(recipe: &str, name: &str) -> Result<Choices, Box<dyn Error>> {
     let model = fixture(name)?;
-    Ok(Recipe::parse(recipe, "recipe.yaml")?.choose(&model, &store(&model, |_| "bf16"))?)
+    Ok(Recipe::parse(recipe, "recipe.yaml")?.choose(&model, &store(&model, |_| "bf16"), None)?)
 }
 
 /// The format a choice ends with.
@@ -73,7 +73,7 @@ pub fn refused(recipe: &str, name: &str) -> Result<RecipeError, Box<dyn Error>> 
         Ok(parsed) => parsed,
         Err(error) => return Ok(error),
     };
-    match parsed.choose(&model, &store(&model, |_| "bf16")) {
+    match parsed.choose(&model, &store(&model, |_| "bf16"), None) {
         Ok(choices) => Err(format!("accepted: {:?}", choices.notes).into()),
         Err(error) => Ok(error),
     }
@@ -122,6 +122,7 @@ rules:
     Ok(())
 }
 
+mod budget;
 mod emitted;
 mod errors;
 mod precedence;

@@ -11,7 +11,7 @@ use crate::{output, recipe, units};
 use ashlar_convert::stats::Importance;
 use ashlar_convert::{ConvertError, Options, Plan, Summary};
 use ashlar_pack::PackError;
-use ashlar_recipe::Choices;
+use ashlar_recipe::{Choices, ExpertUsage};
 use ashlar_simd::Isa;
 use ashlar_tensor::Report;
 use clap::Args;
@@ -66,8 +66,13 @@ impl Convert {
     /// written; a bad weight or a full disk is a failure, and nothing is published.
     pub fn run(&self, globals: Globals) -> CommandResult {
         let model = Model::open(&self.src)?;
-        let choices = recipe::choose(&self.recipe, &model)?;
-        let (plan, unknown) = self.weigh(plan(&model, &choices)?, &model)?;
+        let stats = open_stats(self.stats.as_deref(), &model)?;
+        let choices = recipe::choose(&self.recipe, &model, usage(stats.as_ref()))?;
+        let plan = plan(&model, &choices)?;
+        let (plan, unknown) = match stats {
+            Some(stats) => plan.with_stats(stats),
+            None => (plan, Vec::new()),
+        };
         let progress = Progress::new(globals.quiet, Unit::Bytes);
         if let Source::Checkpoint(checkpoint) = &model.source {
             checkpoint.notes().iter().for_each(|note| progress.note(note));
@@ -105,13 +110,21 @@ impl Convert {
         }
         Ok(Outcome::Done)
     }
+}
 
-    /// The plan with --stats, and which tensors those do not know.
-    fn weigh(&self, plan: Plan, model: &Model) -> Result<(Plan, Vec<String>), Failure> {
-        let Some(path) = &self.stats else { return Ok((plan, Vec::new())) };
-        let stats = Importance::open(path, &model.spec, &model.source.identity()).map_err(Failure::usage)?;
-        Ok(plan.with_stats(stats))
-    }
+/// What `--stats` knows of the model.
+///
+/// # Errors
+/// Statistics of another model, or a damaged file, are the user's mistake.
+pub fn open_stats(path: Option<&Path>, model: &Model) -> Result<Option<Importance>, Failure> {
+    let open = |path: &Path| Importance::open(path, &model.spec, &model.source.identity());
+    path.map(open).transpose().map_err(Failure::usage)
+}
+
+/// How often experts are used, where that is known.
+#[must_use]
+pub fn usage(stats: Option<&Importance>) -> Option<&dyn ExpertUsage> {
+    stats.map(|s| s.file() as &dyn ExpertUsage)
 }
 
 /// Tells mistakes of the user's from failures.

@@ -1,5 +1,6 @@
 //! `ashlar plan`: what a conversion would do and how large its result would be, from headers alone.
 
+use super::convert::{open_stats, usage};
 use crate::args::{Globals, MemoryArgs};
 use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
 use crate::model::{Model, Source, format_list};
@@ -29,6 +30,9 @@ pub struct PlanCommand {
     /// A recipe file, or the name of a preset
     #[arg(long, value_name = "R", required_unless_present = "list_recipes")]
     pub recipe: Option<String>,
+    /// What `ashlar calibrate` wrote for SRC: `experts: {top: 25%}` goes by it
+    #[arg(long, value_name = "S")]
+    pub stats: Option<PathBuf>,
     /// Tell which rules decided about this tensor, and nothing else
     #[arg(long, value_name = "TENSOR")]
     pub explain: Option<String>,
@@ -56,7 +60,8 @@ impl PlanCommand {
             return Ok(Outcome::Done);
         };
         let model = Model::open(src)?;
-        let choices = recipe::choose(recipe, &model)?;
+        let stats = open_stats(self.stats.as_deref(), &model)?;
+        let choices = recipe::choose(recipe, &model, usage(stats.as_ref()))?;
         if let Some(tensor) = &self.explain {
             let text = ashlar_recipe::explain(&choices, tensor).or_usage()?;
             output::print(&format!("{text}\n"))?;

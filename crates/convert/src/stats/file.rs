@@ -1,6 +1,7 @@
 //! Reading: the header is checked at once, arrays are read when they are asked for.
 
 use super::{ORIGIN_KEY, StatsError, StatsOrigin, VERSION, VERSION_KEY};
+use ashlar_recipe::ExpertUsage;
 use ashlar_source::{TensorFile, TensorInfo};
 use ashlar_tensor::Dtype;
 use std::path::Path;
@@ -161,5 +162,13 @@ impl StatsFile {
 
     pub(super) fn array(&self, array: &str, what: String) -> StatsError {
         StatsError::Array { path: self.path().display().to_string(), array: array.to_owned(), what }
+    }
+}
+
+/// A layer whose routing cannot be read counts as unknown.
+impl ExpertUsage for StatsFile {
+    fn tokens(&self, layer: usize) -> Option<Vec<f64>> {
+        let routing = self.routing(layer).ok().flatten()?;
+        Some(routing.tokens.iter().map(|t| *t as f64).collect())
     }
 }

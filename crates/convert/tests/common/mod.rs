@@ -16,7 +16,7 @@ pub fn fixture(name: &str) -> Checkpoint {
 
 pub fn choose(store: &dyn TensorStore, config: &serde_json::Value, recipe: &str) -> (ModelSpec, Choices) {
     let model = model_spec(config).unwrap();
-    let choices = Recipe::parse(recipe, "recipe.yaml").unwrap().choose(&model, store).unwrap();
+    let choices = Recipe::parse(recipe, "recipe.yaml").unwrap().choose(&model, store, None).unwrap();
     (model, choices)
 }
 
