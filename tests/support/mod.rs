@@ -30,6 +30,9 @@ pub const FIXTURES: &[&str] = &[
     "tiny/qwen3",
     "tiny/qwen2_moe",
     "tiny/mixtral",
+    "tiny/deepseek_v3_bf16",
+    "tiny/deepseek_v2",
+    "tiny/deepseek_v3",
     "tiny/qwen3_moe",
     "demo-moe",
 ];

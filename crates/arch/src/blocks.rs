@@ -6,7 +6,7 @@
 use crate::config::{Config, MAX_EXPERTS, MAX_LAYERS, MAX_SIZE, MAX_TENSORS};
 use crate::rope::rope;
 use crate::{
-    Activation, ArchError, Attention, Class, Ffn, GatedMlp, Layer, Leaf, ModelSpec, Moe, Proj, Role, Rope, RopeScaling,
+    Activation, ArchError, Attention, Class, Ffn, GatedMlp, Layer, Leaf, Mixer, ModelSpec, Moe, Proj, Role, Rope, RopeScaling,
     Routing,
 };
 
@@ -110,7 +110,7 @@ impl<'a> Frame<'a> {
     }
 
     /// The attention of one layer, named `self_attn.{q,k,v,o}_proj`.
-    pub fn attention(&self, layer: usize, heads: &Heads, window: Option<usize>) -> Attention {
+    pub fn attention(&self, layer: usize, heads: &Heads, window: Option<usize>) -> Mixer {
         let (q_width, kv_width) = (heads.num_heads * heads.head_dim, heads.num_kv_heads * heads.head_dim);
         let hidden = self.hidden;
         let at = |name: &str| format!("model.layers.{layer}.self_attn.{name}");
@@ -119,7 +119,7 @@ impl<'a> Frame<'a> {
         let bias =
             |name: &str, proj, n, has: bool| has.then(|| Leaf { name: at(name), shape: vec![n], role: role(proj) });
         let norm = |name: &str| heads.qk_norm.then(|| norm_leaf(at(name), heads.head_dim, Some(layer)));
-        Attention {
+        Mixer::Heads(Box::new(Attention {
             q: weight("q_proj.weight", Proj::Q, q_width, hidden),
             k: weight("k_proj.weight", Proj::K, kv_width, hidden),
             v: weight("v_proj.weight", Proj::V, kv_width, hidden),
@@ -140,7 +140,7 @@ impl<'a> Frame<'a> {
             head_dim: heads.head_dim,
             rope: heads.rope.clone(),
             window,
-        }
+        }))
     }
 
     /// The width of dense MLPs.
@@ -258,7 +258,7 @@ impl<'a> Frame<'a> {
     }
 
     /// One layer with the usual names of its norms.
-    pub fn layer(&self, layer: usize, attn: Attention, ffn: Ffn) -> Layer {
+    pub fn layer(&self, layer: usize, attn: Mixer, ffn: Ffn) -> Layer {
         let norm = |name: &str| norm_leaf(format!("model.layers.{layer}.{name}.weight"), self.hidden, Some(layer));
         Layer {
             attn_norm: norm("input_layernorm"),
@@ -289,13 +289,15 @@ impl<'a> Frame<'a> {
             layers,
             final_norm: norm_leaf("model.norm.weight".to_owned(), self.hidden, None),
             lm_head: (!tied).then(|| table("lm_head.weight", Class::LmHead)),
+            mtp_prefixes: Vec::new(),
+            mtp: Vec::new(),
         })
     }
 
     /// YaRN configs often keep the old `max_position_embeddings` beside a factor that extends it.
     fn max_position(&self, layers: &[Layer]) -> Result<usize, ArchError> {
         let stated = self.config.size("max_position_embeddings", 1..=MAX_SIZE)?;
-        Ok(match layers.first().map(|l| &l.attn.rope.scaling) {
+        Ok(match layers.first().map(|l| &l.attn.rope().scaling) {
             Some(RopeScaling::Yarn { factor, original_max_position, .. }) => {
                 stated.max((factor * original_max_position) as usize).min(MAX_SIZE)
             }
@@ -304,7 +306,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-fn norm_leaf(name: String, width: usize, layer: Option<usize>) -> Leaf {
+pub fn norm_leaf(name: String, width: usize, layer: Option<usize>) -> Leaf {
     Leaf { name, shape: vec![width], role: Role { class: Class::Norm, proj: None, layer, expert: None } }
 }
 

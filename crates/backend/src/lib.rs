@@ -17,9 +17,9 @@ mod weight;
 
 pub use batch::{Batch, SequenceRows};
 pub use gated::gated;
-pub use observe::{MatmulInput, Observer, Routed};
+pub use observe::{MatmulInput, Observer, Routed, first_columns};
 pub use op::{
-    ActivationMode, AttentionOptions, BufferId, CacheId, ExpertWeights, MoeOptions, Op, Projection, Support, WeightId,
+    ActivationMode, AttentionOptions, Blocks, BufferId, CacheId, ExpertWeights, HeadNorm, HeadRope, MoeOptions, Op, Projection, Support, WeightId,
 };
 pub use reference::Reference;
 pub use rope::RopeTable;

@@ -67,6 +67,57 @@ pub struct ExpertWeights {
 pub struct AttentionOptions {
     /// `[num_heads]`: one more score per query head, which takes part in the softmax and has no value.
     pub sinks: Option<WeightId>,
+    /// Values are the first so many entries of the keys: `v` is then not read, and `out` is m × (num_heads · that).
+    pub values_in_keys: Option<usize>,
+}
+
+/// An RMS norm over the first values of a head.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadNorm {
+    /// `[width]`; `None` for ones.
+    pub weight: Option<WeightId>,
+    /// How many values.
+    pub width: usize,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// A rotation of the last values of a head.
+#[derive(Clone, Debug)]
+pub struct HeadRope {
+    /// Frequencies; pairs are (2i, 2i + 1).
+    pub rope: Arc<Rope>,
+    /// How many values.
+    pub width: usize,
+    /// Turn back by the same angles.
+    pub inverse: bool,
+}
+
+/// Which rows of a weight belong to a block: for block b, `rows` of them from b · stride + first on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Number of blocks.
+    pub count: usize,
+    /// Rows from one block to the next.
+    pub stride: usize,
+    /// The first row within a block's stride.
+    pub first: usize,
+    /// Rows of a block.
+    pub rows: usize,
+}
+
+impl Blocks {
+    /// Whether all blocks lie within a weight of `n` rows.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self, n: usize) -> Result<(), String> {
+        let end = (self.count.max(1) - 1).checked_mul(self.stride).and_then(|s| s.checked_add(self.first + self.rows));
+        if self.count > 0 && self.rows > 0 && end.is_some_and(|end| end <= n) {
+            return Ok(());
+        }
+        Err(format!("has {n} rows, which cannot be {self:?}"))
+    }
 }
 
 /// What a mixture of experts may have besides.
@@ -184,6 +235,44 @@ pub enum Op {
         /// m × hidden, accumulated into.
         out: BufferId,
     },
+    /// Per head of x, in place: RMS norm of its first values, then rope of its last ones at the token's position.
+    HeadNormRope {
+        /// m × (heads · head_dim)
+        x: BufferId,
+        /// Width of a head.
+        head_dim: usize,
+        /// The norm.
+        norm: Option<HeadNorm>,
+        /// The rotation.
+        rope: Option<HeadRope>,
+    },
+    /// Every block of the weight times its own part of x: out_b = x_b · W_bᵀ, with W_b `[rows, k]`.
+    BlockLinear {
+        /// m × (count · k)
+        x: BufferId,
+        /// `[n, k]`; its inputs are f32 whatever its format.
+        weight: WeightId,
+        /// Its blocks.
+        blocks: Blocks,
+        /// m × (count · rows); may not be `x`.
+        out: BufferId,
+    },
+    /// Every block of the weight, transposed, times its own part of x: out_b = [x_b[..rows] · W_b, x_b[rows..]]: what
+    /// stands behind the block's inputs goes through.
+    ///
+    /// This moves a projection of keys to the queries: q · (W c) = (q W) · c. What the weight meets as its input is c.
+    BlockLinearTransposed {
+        /// m × (count · width), width ≥ rows
+        x: BufferId,
+        /// `[n, k]`; its inputs are f32 whatever its format.
+        weight: WeightId,
+        /// Its blocks.
+        blocks: Blocks,
+        /// What the products will be multiplied with: an observer is shown its first k columns.
+        meets: BufferId,
+        /// m × (count · (k + width − rows)); may not be `x`.
+        out: BufferId,
+    },
     /// Each row of y is multiplied by sigmoid(x · wᵀ), in place.
     SigmoidGate {
         /// Input, m × k.
@@ -214,6 +303,9 @@ impl Op {
             Self::QkNormRope { .. } => "qk_norm_rope",
             Self::Attention { .. } => "attention",
             Self::Moe { .. } => "moe",
+            Self::HeadNormRope { .. } => "head_norm_rope",
+            Self::BlockLinear { .. } => "block_linear",
+            Self::BlockLinearTransposed { .. } => "block_linear_transposed",
             Self::SigmoidGate { .. } => "sigmoid_gate",
             Self::SelectRows { .. } => "select_rows",
         }

@@ -41,7 +41,7 @@ pub fn store(model: &ModelSpec, format: impl Fn(&str) -> &'static str) -> Header
     Headers(entries)
 }
 
-pub const FIXTURES: [&str; 8] = [
+pub const FIXTURES: [&str; 11] = [
     "tiny/llama",
     "tiny/qwen2",
     "tiny/qwen3",
@@ -49,6 +49,9 @@ pub const FIXTURES: [&str; 8] = [
     "tiny/qwen3_moe",
     "tiny/mixtral",
     "tiny/gpt_oss",
+    "tiny/deepseek_v2",
+    "tiny/deepseek_v3",
+    "tiny/deepseek_v3_bf16",
     "demo-moe",
 ];
 

@@ -2,7 +2,7 @@
 #![expect(clippy::excessive_precision, reason = "expected values as numpy prints them")]
 
 use super::*;
-use crate::{AttentionOptions, Batch, ExpertWeights, MoeOptions, Projection};
+use crate::{AttentionOptions, Batch, Blocks, ExpertWeights, HeadNorm, HeadRope, MoeOptions, Projection};
 use ashlar_arch::{Activation, Rope, RopeScaling, Routing};
 use ashlar_formats::Spec;
 use ashlar_tensor::{AlignedBytes, Order};
@@ -144,7 +144,7 @@ fn a_sink_takes_its_share_of_the_softmax() {
     let sinks = Some(weight(&mut r, 1, 1, &[3f32.ln()]));
     let (cache, out) = (r.alloc_cache(1, 3, 1).unwrap(), r.alloc(1, 1).unwrap());
     let (num_heads, num_kv_heads, head_dim, scale) = (1, 1, 1, 1.0);
-    let options = AttentionOptions { sinks };
+    let options = AttentionOptions { sinks, ..AttentionOptions::default() };
     let op = Op::Attention { q, k, v, cache, num_heads, num_kv_heads, head_dim, scale, window: None, options, out };
     r.run(&op, &Batch::of(0, 0, &[0]), None).unwrap();
     close(&r.read(out).unwrap(), &[2.0]);
@@ -175,4 +175,39 @@ fn a_sigmoid_gate_multiplies_whole_rows() {
     let w = weight(&mut r, 1, 2, &[1.0, -1.0]);
     r.run(&Op::SigmoidGate { x, weight: w, y }, &Batch::of(0, 0, &[0; 2]), None).unwrap();
     close(&r.read(y).unwrap(), &[2.689_414_2, 5.0]);
+}
+
+/// Values from numpy: norm over the first two of four, then the last two turned back by 3 radians.
+#[test]
+fn heads_are_normalised_in_front_and_turned_behind() {
+    let mut r = Reference::default();
+    let x = input(&mut r, 4, &[1.0, -2.0, 3.0, 0.5]);
+    let weight = Some(weight(&mut r, 1, 2, &[1.0, 0.5]));
+    let rope = Arc::new(Rope { theta: 100.0, scaling: RopeScaling::Plain });
+    let op = Op::HeadNormRope {
+        x,
+        head_dim: 4,
+        norm: Some(HeadNorm { weight, width: 2, eps: 0.0 }),
+        rope: Some(HeadRope { rope, width: 2, inverse: true }),
+    };
+    r.run(&op, &Batch::of(0, 3, &[0]), None).unwrap();
+    close(&r.read(x).unwrap(), &[0.632_455_53, -0.632_455_53, -2.899_417_5, -0.918_356_3]);
+}
+
+/// Two blocks of three rows, of which the last two count.
+#[test]
+fn blocks_multiply_their_own_inputs() {
+    let mut r = Reference::default();
+    let w = weight(&mut r, 6, 2, &[9.0, 9.0, 1.0, 2.0, 3.0, 4.0, 9.0, 9.0, 5.0, 6.0, 7.0, 8.0]);
+    let x = input(&mut r, 4, &[1.0, 1.0, 1.0, -1.0]);
+    let out = r.alloc(1, 4).unwrap();
+    let blocks = Blocks { count: 2, stride: 3, first: 1, rows: 2 };
+    r.run(&Op::BlockLinear { x, weight: w, blocks, out }, &Batch::of(0, 0, &[0]), None).unwrap();
+    close(&r.read(out).unwrap(), &[3.0, 7.0, -1.0, -1.0]);
+    // What stands behind the two inputs of a block goes through.
+    let x = input(&mut r, 6, &[1.0, 1.0, 50.0, 1.0, -1.0, 60.0]);
+    let out = r.alloc(1, 6).unwrap();
+    let op = Op::BlockLinearTransposed { x, weight: w, blocks, meets: x, out };
+    r.run(&op, &Batch::of(0, 0, &[0]), None).unwrap();
+    close(&r.read(out).unwrap(), &[4.0, 6.0, 50.0, -2.0, -2.0, 60.0]);
 }

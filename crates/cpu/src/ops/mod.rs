@@ -1,7 +1,9 @@
 //! The ops, one file each. Each checks its operands first, then computes without failing (but for damaged weights).
 
 mod attention;
+mod block_linear;
 mod embed;
+mod head_norm_rope;
 mod linear;
 mod matmul;
 mod moe;
@@ -37,12 +39,22 @@ pub fn run(cpu: &mut Cpu, op: &Op, batch: &Batch, observer: Option<&mut dyn Obse
                 scale: *scale,
                 window: *window,
                 sinks: sinks.transpose()?.unwrap_or_default(),
+                values_in_keys: options.values_in_keys,
             };
             attention::run(cpu, [*q, *k, *v], *cache, &heads, *out, batch)
         }
         Op::Moe { x, router, routing, options, experts, activation, out } => {
             let router = moe::Router { weight: *router, routing: *routing, options: *options };
             moe::run(cpu, [*x, *out], &router, experts, *activation, observer)
+        }
+        Op::HeadNormRope { x, head_dim, norm, rope } => {
+            head_norm_rope::run(cpu, *x, *head_dim, *norm, rope.as_ref(), batch)
+        }
+        Op::BlockLinear { x, weight, blocks, out } => {
+            block_linear::run(cpu, [*x, *out], *weight, *blocks, observer)
+        }
+        Op::BlockLinearTransposed { x, weight, blocks, meets, out } => {
+            block_linear::transposed(cpu, [*x, *meets, *out], *weight, *blocks, observer)
         }
         Op::SigmoidGate { x, weight, y } => sigmoid_gate::run(cpu, *x, *weight, *y, observer),
         Op::SelectRows { x, out } => select_rows::run(cpu, *x, *out, batch),

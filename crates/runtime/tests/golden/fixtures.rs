@@ -14,6 +14,9 @@ pub const MODELS: &[&str] = &[
     "tiny/qwen3_moe",
     "tiny/mixtral",
     "tiny/gpt_oss",
+    "tiny/deepseek_v2",
+    "tiny/deepseek_v3",
+    "tiny/deepseek_v3_bf16",
     "demo-moe",
 ];
 
