@@ -6,8 +6,8 @@
 use crate::config::{Config, MAX_EXPERTS, MAX_LAYERS, MAX_SIZE, MAX_TENSORS};
 use crate::rope::rope;
 use crate::{
-    Activation, ArchError, Attention, Class, Ffn, GatedMlp, Layer, Leaf, Mixer, ModelSpec, Moe, Proj, Role, Rope, RopeScaling,
-    Routing,
+    Activation, ArchError, Attention, Class, Ffn, GatedMlp, Layer, Leaf, Mixer, ModelSpec, Moe, Proj, Role, Rope,
+    RopeScaling, Routing,
 };
 
 /// What every decoder of this kind has in common.

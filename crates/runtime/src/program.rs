@@ -3,10 +3,11 @@
 //! Owns: which op follows which, which buffers they share. Knows no model names and no devices: what a family needs is
 //! in its spec. Refuses: bytes and memory, which [`Resources`] hides.
 
-use ashlar_arch::{
-    Activation, Attention, Ffn, GatedMlp, LatentAttention, Layer, Leaf, Mixer, ModelSpec, Moe,
+use ashlar_arch::{Activation, Attention, Ffn, GatedMlp, LatentAttention, Layer, Leaf, Mixer, ModelSpec, Moe};
+use ashlar_backend::{
+    AttentionOptions, Blocks, BufferId, CacheId, ExpertWeights, HeadNorm, HeadRope, MoeOptions, Op, Projection,
+    WeightId,
 };
-use ashlar_backend::{AttentionOptions, BufferId, CacheId, ExpertWeights, MoeOptions, Op, Projection, WeightId};
 use std::collections::HashMap;
 use std::sync::Arc;
 

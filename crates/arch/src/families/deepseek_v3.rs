@@ -22,8 +22,7 @@ pub fn spec(family: &'static str, config: Config<'_>) -> Result<ModelSpec, ArchE
     moe.routing.scale = config.optional_number("routed_scaling_factor", 1e-6..=1e6)?.unwrap_or(2.5) as f32;
     // One group is no choice among groups.
     let one = config.optional_size("n_group", 1..=1 << 16)?.is_none_or(|count| count == 1);
-    moe.routing.groups =
-        if one { None } else { Some(groups(&config, moe.num_experts, moe.routing.top_k, 2)?) };
+    moe.routing.groups = if one { None } else { Some(groups(&config, moe.num_experts, moe.routing.top_k, 2)?) };
     let sparsity = frame.sparsity(&moe)?;
     let layers = (0..frame.layers).map(|i| frame.latent_layer(i, &latent, &sparsity, &moe, true)).collect();
     let mut model = frame.model(family, layers)?;

@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 pub fn cases(suite: &mut Suite<'_>) {
     let rope = Arc::new(Rope { theta: 10_000.0, scaling: RopeScaling::Linear { factor: 2.0 } });
-    for (head_dim, heads, norm, turned, inverse) in
-        [(48, 4, None, 16, false), (144, 1, Some((128, true)), 16, false), (96, 3, Some((96, false)), 34, true), (32, 2, Some((32, true)), 0, false)]
-    {
+    for (head_dim, heads, norm, turned, inverse) in [
+        (48, 4, None, 16, false),
+        (144, 1, Some((128, true)), 16, false),
+        (96, 3, Some((96, false)), 34, true),
+        (32, 2, Some((32, true)), 0, false),
+    ] {
         let name = format!("head_norm_rope head_dim={head_dim} norm={norm:?} rope={turned} inverse={inverse}");
         suite.case(name, |b| {
             let (rows, width) = (7, heads * head_dim);

@@ -76,7 +76,12 @@ pub fn run(
     out: BufferId,
     batch: &Batch,
 ) -> Result<(), BackendError> {
-    if heads.kv == 0 || heads.dim == 0 || !heads.q.is_multiple_of(heads.kv) || heads.window == Some(0) || heads.value_dim() > heads.dim {
+    if heads.kv == 0
+        || heads.dim == 0
+        || !heads.q.is_multiple_of(heads.kv)
+        || heads.window == Some(0)
+        || heads.value_dim() > heads.dim
+    {
         let what = format!(
             "{} query heads over {} key/value heads of {}, window {:?}",
             heads.q, heads.kv, heads.dim, heads.window

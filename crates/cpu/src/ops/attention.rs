@@ -44,7 +44,11 @@ impl Heads {
 
     fn check(&self) -> Result<(), BackendError> {
         if self.value_dim() <= self.dim
-            && self.keys > 0 && self.dim > 0 && self.queries.is_multiple_of(self.keys) && self.window != Some(0) {
+            && self.keys > 0
+            && self.dim > 0
+            && self.queries.is_multiple_of(self.keys)
+            && self.window != Some(0)
+        {
             return Ok(());
         }
         let what = format!(

@@ -50,9 +50,7 @@ pub fn run(cpu: &mut Cpu, op: &Op, batch: &Batch, observer: Option<&mut dyn Obse
         Op::HeadNormRope { x, head_dim, norm, rope } => {
             head_norm_rope::run(cpu, *x, *head_dim, *norm, rope.as_ref(), batch)
         }
-        Op::BlockLinear { x, weight, blocks, out } => {
-            block_linear::run(cpu, [*x, *out], *weight, *blocks, observer)
-        }
+        Op::BlockLinear { x, weight, blocks, out } => block_linear::run(cpu, [*x, *out], *weight, *blocks, observer),
         Op::BlockLinearTransposed { x, weight, blocks, meets, out } => {
             block_linear::transposed(cpu, [*x, *meets, *out], *weight, *blocks, observer)
         }
