@@ -1,6 +1,6 @@
 //! Where the fixtures lie and how their golden files are read.
 
-use ashlar_runtime::{Model, OpenOptions};
+use ashlar_runtime::{ActivationMode, Model, OpenOptions};
 use ashlar_tensor::Silent;
 use safetensors::SafeTensors;
 use std::path::PathBuf;
@@ -25,7 +25,9 @@ pub fn dir(name: &str) -> PathBuf {
 }
 
 pub fn open(name: &str, device: &str) -> Model {
-    let options = OpenOptions { device: device.into(), context: Some(256), ..OpenOptions::default() };
+    // Some checkpoints are quantized; golden logits are from f32 inputs.
+    let activations = Some(ActivationMode::F32);
+    let options = OpenOptions { device: device.into(), activations, context: Some(256), ..OpenOptions::default() };
     Model::open(&dir(name), &options, &Silent).unwrap()
 }
 
