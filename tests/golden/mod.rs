@@ -1,7 +1,9 @@
 //! Logits of every fixture through the command line, against the golden ones. Tolerances: docs/numerics.md.
 
 use crate::cli::convert::convert;
-use crate::support::{FIXTURES, Test, ashlar, finish, fixture, logits, max_error_of_range, mean_kl, tensor_i64, write_ids};
+use crate::support::{
+    FIXTURES, Test, ashlar, finish, fixture, logits, max_error_of_range, mean_kl, tensor_i64, write_ids,
+};
 use std::path::Path;
 
 /// f32 arithmetic in another order than the framework that made the golden logits.

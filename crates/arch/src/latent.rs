@@ -125,7 +125,7 @@ impl Frame<'_> {
         let mut ffn = self.moe(layer, moe, &NAMES);
         ffn.shared = sparsity.shared.map(|width| {
             let mlp = self.shared(layer, "mlp.shared_experts", width);
-            Shared { mlp, gate: None }
+            Box::new(Shared { mlp, gate: None })
         });
         ffn.choice_bias = choice_bias.then(|| Leaf {
             name: format!("model.layers.{layer}.mlp.gate.e_score_correction_bias"),

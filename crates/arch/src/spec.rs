@@ -319,7 +319,7 @@ pub struct Moe {
     /// How experts are chosen and weighted.
     pub routing: Routing,
     /// What every token visits besides.
-    pub shared: Option<Shared>,
+    pub shared: Option<Box<Shared>>,
 }
 
 /// An expert that every token visits.

@@ -264,7 +264,8 @@ impl Opening {
         // The names of fused experts are new ones.
         let mut both: Vec<_> = entries.into_iter().zip(places).collect();
         both.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-        if let Some([(one, _), _]) = both.array_windows().find(|[(a, _), (b, _)]| a.name == b.name) {
+        let twice = |pair: &&[(Entry, Vec<Place>)]| matches!(pair, [(a, _), (b, _)] if a.name == b.name);
+        if let Some([(one, _), ..]) = both.windows(2).find(twice) {
             return Err(SourceError::FusedTwice { file: one.file.clone(), name: one.name.clone() });
         }
         Ok(both.into_iter().unzip())
@@ -411,7 +412,7 @@ impl Place {
     /// As [`Place::read`], of codes in pairs.
     fn read_codes(&self, shard: &Shard, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
         let block = nibbles::BLOCK as u64;
-        let before = offset.checked_rem(block).unwrap_or(0) as usize;
+        let before = offset.checked_rem(block).and_then(|b| usize::try_from(b).ok()).unwrap_or(0);
         if before == 0 && out.len().is_multiple_of(nibbles::BLOCK) {
             self.read(shard, offset, out)?;
             nibbles::to_halves(out);

@@ -31,9 +31,10 @@ pub fn read(shard: &Shard, start: u64, stride: Stride, offset: u64, mut out: &mu
         let at = row.checked_mul(stride.pitch).and_then(|r| r.checked_add(start)).ok_or_else(end)?;
         buffer.resize(usize::try_from(span).map_err(|_| end())?, 0);
         shard.read_exact_at(&mut buffer, at)?;
-        let (pitch, row_bytes) = (stride.pitch as usize, stride.row as usize);
+        let size = |bytes: u64| usize::try_from(bytes).map_err(|_| end());
+        let (pitch, row_bytes) = (size(stride.pitch)?, size(stride.row)?);
         for chunk in buffer.chunks(pitch.max(1)) {
-            let piece = chunk.get(within as usize..row_bytes).ok_or_else(end)?;
+            let piece = chunk.get(size(within)?..row_bytes).ok_or_else(end)?;
             let len = piece.len().min(out.len());
             let (to, rest) = std::mem::take(&mut out).split_at_mut(len);
             to.copy_from_slice(piece.get(..len).ok_or_else(end)?);

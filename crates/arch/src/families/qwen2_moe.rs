@@ -29,7 +29,7 @@ pub fn spec(family: &'static str, config: Config<'_>) -> Result<ModelSpec, ArchE
                     role: Role { class: Class::Router, proj: None, layer: Some(i), expert: None },
                 };
                 let mut moe = frame.moe(i, &sizes, &NAMES);
-                moe.shared = Some(Shared { mlp, gate: Some(gate) });
+                moe.shared = Some(Box::new(Shared { mlp, gate: Some(gate) }));
                 Ffn::Moe(moe)
             } else {
                 frame.dense(i, dense)
