@@ -20,7 +20,7 @@ pub enum CalibrateError {
     Stats(#[from] StatsError),
     /// The conversion.
     #[error(transparent)]
-    Convert(#[from] ConvertError),
+    Convert(Box<ConvertError>),
     /// Too little memory for the Hessians of a part and the converter's buffers.
     #[error(
         "--memory {given} bytes is too small: the Hessians of one part and the converter's buffers need {needed}; give at least \
@@ -98,6 +98,12 @@ pub enum CalibrateError {
         /// The weight.
         tensor: String,
     },
+}
+
+impl From<ConvertError> for CalibrateError {
+    fn from(error: ConvertError) -> Self {
+        Self::Convert(Box::new(error))
+    }
 }
 
 /// An I/O error at a path.

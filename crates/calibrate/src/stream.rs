@@ -119,7 +119,7 @@ impl Stream {
                 let conversion = conversion.publish(report)?;
                 Ok(StreamSummary { conversion, tokens: self.origin.tokens, experts, starved, resumed_parts })
             }
-            Err(CalibrateError::Convert(e)) => Err(conversion.fail(e).into()),
+            Err(CalibrateError::Convert(e)) => Err(conversion.fail(*e).into()),
             Err(e) => Err(e),
         }
     }

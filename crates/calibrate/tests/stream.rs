@@ -1,9 +1,9 @@
 //! Conversions that calibrate on their way.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::result_large_err, reason = "tests")]
 
 use ashlar_calibrate::{CalibrateError, Input, Stream, StreamOptions, StreamSummary};
 use ashlar_convert::stats::StatsFile;
-use ashlar_convert::{Knowledge, Origin, Plan, plan};
+use ashlar_convert::{ConvertError, Knowledge, Origin, Plan, plan};
 use ashlar_pack::{DEFAULT_SHARD_BYTES, Pack};
 use ashlar_recipe::{Recipe, emit};
 use ashlar_source::Checkpoint;
@@ -74,17 +74,18 @@ fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     all.into_iter().map(|p| (p.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&p).unwrap())).collect()
 }
 
-/// The least memory that the stream can do with, by its own error.
+/// The least memory that the stream can do with, by its own errors.
 fn least(dir: &Path) -> u64 {
-    match stream(&dir.join("least"), options(1), Some(200_000), &Silent) {
-        Err(CalibrateError::StreamMemory { needed, .. }) => needed,
-        Err(CalibrateError::Convert(ashlar_convert::ConvertError::Memory { needed, .. })) => {
-            match stream(&dir.join("least"), options(1), Some(needed), &Silent) {
-                Err(CalibrateError::StreamMemory { needed, .. }) => needed,
-                other => panic!("{other:?}"),
-            }
-        }
-        other => panic!("{other:?}"),
+    let mut memory = 200_000;
+    loop {
+        memory = match stream(&dir.join("least"), options(1), Some(memory), &Silent) {
+            Err(CalibrateError::StreamMemory { needed, .. }) => return needed,
+            Err(CalibrateError::Convert(error)) => match *error {
+                ConvertError::Memory { needed, .. } => needed,
+                other => panic!("{other}"),
+            },
+            other => panic!("{other:?}"),
+        };
     }
 }
 

@@ -229,7 +229,7 @@ fn experts(file: &StatsFile) -> usize {
 /// Tells mistakes of the user's from failures.
 pub fn failure(error: CalibrateError) -> Failure {
     match error {
-        CalibrateError::Convert(error) => convert::failure(error),
+        CalibrateError::Convert(error) => convert::failure(*error),
         CalibrateError::Exists { .. }
         | CalibrateError::OtherRun { .. }
         | CalibrateError::HessianSize { .. }
