@@ -70,10 +70,10 @@ pub fn recipe(data: &[u8]) {
             return;
         }
     };
-    let Ok(choices) = parsed.choose(model, store) else { return };
+    let Ok(choices) = parsed.choose(model, store, None) else { return };
     let emitted = ashlar_recipe::emit(&choices);
     let again = Recipe::parse(&emitted, "emitted.yaml").expect("what was emitted is read");
-    let again = again.choose(model, store).expect("and fits the same model");
+    let again = again.choose(model, store, None).expect("and fits the same model");
     assert_eq!(choices.list.len(), again.list.len());
     assert!(choices.list.iter().zip(&again.list).all(|(a, b)| ashlar_recipe::same(a, b)), "{emitted}");
 }

@@ -35,6 +35,8 @@ pub struct Choice {
     pub tier: Option<String>,
     /// Which device computes with it (`cpu`, `cuda:0`); `None` for automatic.
     pub device: Option<String>,
+    /// What a solver may do instead of `action`, smallest first; empty where the rules' word is final.
+    pub candidates: Vec<Action>,
 }
 
 /// What becomes of a tensor.
@@ -52,6 +54,14 @@ pub enum Action {
 }
 
 impl Choice {
+    /// Takes another action, which the trace explains by `why`.
+    pub fn decide(&mut self, action: Action, why: String) {
+        let slots = matches!(&action, Action::Encode { spec, .. } if spec.outlier_slots > 0);
+        self.outliers = self.outliers.filter(|_| slots);
+        self.action = action;
+        self.trace.push(why);
+    }
+
     /// The format in the pack, as text.
     #[must_use]
     pub fn format(&self) -> String {

@@ -1,22 +1,32 @@
 //! From rules to one decision per tensor.
 
+use crate::budget;
 use crate::choices::{Action, Choice, Choices};
 use crate::error::{At, Problems};
 use crate::fit::{Fit, Fitter};
 use crate::recipe::{Recipe, Rule};
 use crate::selector::{Compiled, Extent};
 use crate::set::{AUTO, State, Want};
+use crate::usage::ExpertUsage;
 use crate::{RecipeError, hints};
 use ashlar_arch::{Class, Leaf, ModelSpec};
 use ashlar_formats::Options;
 use ashlar_tensor::TensorStore;
+use std::collections::BTreeSet;
 
 impl Recipe {
-    /// Decides for every tensor of `model`; `store` says which formats they have now. Reads no weights.
+    /// Decides for every tensor of `model`; `store` says which formats they have now, `usage` which experts `top` and
+    /// `bottom` mean. Reads no weights. Tensors that a budget's solver decides get the rules' format and what else they
+    /// may get.
     ///
     /// # Errors
-    /// [`RecipeError`] with every problem: rules that match nothing, formats that do not fit.
-    pub fn choose(&self, model: &ModelSpec, store: &dyn TensorStore) -> Result<Choices, RecipeError> {
+    /// [`RecipeError`] with every problem: rules that match nothing, formats that do not fit, absent statistics.
+    pub fn choose(
+        &self,
+        model: &ModelSpec,
+        store: &dyn TensorStore,
+        usage: Option<&dyn ExpertUsage>,
+    ) -> Result<Choices, RecipeError> {
         let mut problems = Problems::new(&self.file);
         let mut tensors = Vec::new();
         for leaf in model.tensors() {
@@ -27,16 +37,50 @@ impl Recipe {
                 }
             }
         }
-        self.decide(&tensors, problems)
+        self.decide(&tensors, usage, problems)
     }
 
     /// As [`Recipe::choose`], for tensors with the text of their source formats.
-    pub(crate) fn decide(&self, tensors: &[(&Leaf, &str)], problems: Problems) -> Result<Choices, RecipeError> {
+    pub(crate) fn decide(
+        &self,
+        tensors: &[(&Leaf, &str)],
+        usage: Option<&dyn ExpertUsage>,
+        mut problems: Problems,
+    ) -> Result<Choices, RecipeError> {
         let extent = Extent::of(tensors.iter().map(|(leaf, _)| *leaf));
-        let compiled: Vec<_> = self.rules.iter().map(|r| r.selector.compile(extent)).collect();
-        let mut decider = Decider::new(self, compiled, problems);
+        self.check_usage(tensors, usage, &mut problems);
+        let compiled: Vec<_> = self.rules.iter().map(|r| r.selector.compile(extent, usage)).collect();
+        let mut decider = Decider::new(self, compiled, usage.is_some(), problems);
         let list = tensors.iter().map(|(leaf, source)| decider.one(leaf, source)).collect();
         decider.finish(list, tensors, extent)
+    }
+
+    /// Rules that go by how often experts are used need statistics of every layer that has experts.
+    fn check_usage(&self, tensors: &[(&Leaf, &str)], usage: Option<&dyn ExpertUsage>, problems: &mut Problems) {
+        let mut rules = self.rules.iter().filter_map(|r| Some((r, r.selector.needs_usage()?))).peekable();
+        if rules.peek().is_none() {
+            return;
+        }
+        let layers: BTreeSet<usize> = tensors
+            .iter()
+            .filter(|(leaf, _)| leaf.role.expert.is_some())
+            .filter_map(|(leaf, _)| leaf.role.layer)
+            .collect();
+        let unknown = layers.into_iter().find(|layer| usage.is_none_or(|u| u.tokens(*layer).is_none()));
+        let what = match (usage, unknown) {
+            (_, None) => return,
+            (None, _) => "needs to know how often experts are used: give statistics of this model with --stats \
+                          (`ashlar calibrate` makes them), or name experts by number"
+                .to_owned(),
+            (Some(_), Some(layer)) => {
+                format!("the statistics know nothing of the experts of layer {layer}; run `ashlar calibrate` again")
+            }
+        };
+        for (rule, key) in rules {
+            problems.rule = Some(rule.id.clone());
+            problems.add(key.at, format!("`{}`: {what}", key.text));
+        }
+        problems.rule = None;
     }
 }
 
@@ -60,12 +104,14 @@ struct Decider<'a> {
     requantized: usize,
     /// Tensors that no rule matched.
     unnamed: Vec<&'a str>,
+    /// Whether it is known how often experts are used.
+    ranks: bool,
     fitter: Fitter<'a>,
     problems: Problems,
 }
 
 impl<'a> Decider<'a> {
-    fn new(recipe: &'a Recipe, compiled: Vec<Compiled<'a>>, problems: Problems) -> Self {
+    fn new(recipe: &'a Recipe, compiled: Vec<Compiled<'a>>, ranks: bool, problems: Problems) -> Self {
         let line = |r: &Rule| format!("rule `{}` (line {}): {}", r.id, r.at.line, r.set.text());
         let defaults = recipe.defaults.text();
         Self {
@@ -78,6 +124,7 @@ impl<'a> Decider<'a> {
             stayed: 0,
             requantized: 0,
             unnamed: Vec::new(),
+            ranks,
             fitter: Fitter::new(recipe),
             problems,
         }
@@ -108,6 +155,7 @@ impl<'a> Decider<'a> {
         bump(&mut self.decided, state.format_by);
         let (n, k) = extents(&leaf.shape);
         let action = self.action(leaf, source, (n, k), &state, &mut trace);
+        let candidates = self.candidates(leaf, source, (n, k), &state, &mut trace);
         let has_outliers = matches!(&action, Action::Encode { spec, .. } if spec.outlier_slots > 0);
         Choice {
             leaf: leaf.clone(),
@@ -119,7 +167,48 @@ impl<'a> Decider<'a> {
             trace,
             tier: state.tier.filter(|t| *t != AUTO).map(str::to_owned),
             device: state.device.filter(|d| *d != AUTO).map(str::to_owned),
+            candidates,
         }
+    }
+
+    /// What the budget's solver may do with a tensor.
+    fn candidates(
+        &mut self,
+        leaf: &'a Leaf,
+        source: &str,
+        (n, k): (usize, usize),
+        state: &State<'_>,
+        trace: &mut Vec<String>,
+    ) -> Vec<Action> {
+        let rule = state.format_by.and_then(|i| self.recipe.rules.get(i));
+        let solves = rule.zip(self.recipe.budget.as_ref()).is_some_and(|(rule, budget)| budget.solves(rule));
+        if !solves || leaf.shape.len() != 2 || stays_float(leaf.role.class) {
+            return Vec::new();
+        }
+        let specs = match budget::candidates(state, (n, k)) {
+            Ok(specs) => specs,
+            Err(what) => {
+                self.fitter.refuse(state.format_by, &leaf.name, what);
+                return Vec::new();
+            }
+        };
+        if specs.is_empty() {
+            trace.push("none of the formats allowed fits the shape: not the solver's".to_owned());
+            return Vec::new();
+        }
+        let source_id = source.split([':', '+']).next().unwrap_or_default();
+        // What is quantized already can stay as it is, without loss.
+        let kept = (self.fitter.is_float(source_id) == Some(false)).then_some(Action::Keep);
+        let encoded = specs.into_iter().map(|spec| {
+            if spec.to_string() == source { Action::Keep } else { Action::Encode { spec, method: state.method } }
+        });
+        let mut all: Vec<Action> = Vec::new();
+        for action in encoded.chain(kept) {
+            if !all.contains(&action) {
+                all.push(action);
+            }
+        }
+        all
     }
 
     fn action(
@@ -185,10 +274,12 @@ impl<'a> Decider<'a> {
 
     fn finish(mut self, list: Vec<Choice>, tensors: &[(&Leaf, &str)], extent: Extent) -> Result<Choices, RecipeError> {
         let mut notes = self.recipe.notes().to_vec();
+        notes.extend(hints::unused_bounds(self.recipe));
         for (i, (rule, compiled)) in self.recipe.rules.iter().zip(&self.compiled).enumerate() {
             let count = |counts: &[usize]| counts.get(i).copied().unwrap_or_default();
             self.problems.rule = Some(rule.id.clone());
-            if count(&self.matched) == 0 && !rule.optional {
+            let unknown = !self.ranks && rule.selector.needs_usage().is_some();
+            if count(&self.matched) == 0 && !rule.optional && !unknown {
                 // The reason takes a pass over all tensors.
                 let tensors = if self.problems.many() { &[] } else { tensors };
                 let (at, message, near) = hints::matches_nothing(rule, compiled, tensors, extent);

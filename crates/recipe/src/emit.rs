@@ -35,7 +35,7 @@ pub fn emit(choices: &Choices) -> String {
 /// Choices that the recipe `text` would make differently.
 fn differing<'a>(text: &str, choices: &'a Choices) -> Vec<&'a Choice> {
     let tensors: Vec<(&Leaf, &str)> = choices.list.iter().map(|c| (&c.leaf, c.source_format.as_str())).collect();
-    let again = Recipe::parse(text, "").and_then(|r| r.decide(&tensors, Problems::new("")));
+    let again = Recipe::parse(text, "").and_then(|r| r.decide(&tensors, None, Problems::new("")));
     match again {
         Ok(again) => choices.list.iter().zip(&again.list).filter(|(a, b)| !same(a, b)).map(|(a, _)| a).collect(),
         Err(_) => choices.list.iter().collect(),

@@ -2,7 +2,7 @@
 
 use crate::error::At;
 use crate::range;
-use crate::recipe::Rule;
+use crate::recipe::{Recipe, Rule};
 use crate::selector::{Compiled, CompiledKey, Extent, Test};
 use ashlar_arch::{Class, Leaf, nearest};
 use std::collections::BTreeSet;
@@ -32,7 +32,7 @@ pub fn matches_nothing(
             format!("; this model has {}", names.join(", "))
         }
         Test::Layers(_) => format!("; this model has {}", numbered("layers", extent.layers)),
-        Test::Experts(_) => format!("; this model has {}", numbered("experts", extent.experts)),
+        Test::Experts(..) => format!("; this model has {}", numbered("experts", extent.experts)),
         _ => String::new(),
     };
     let near = match &key.key.test {
@@ -50,7 +50,7 @@ pub fn outside(rule: &Rule, compiled: &Compiled<'_>, extent: Extent) -> Option<S
     let one = |key: &CompiledKey<'_>| {
         let (what, count) = match &key.key.test {
             Test::Layers(_) => ("layers", extent.layers),
-            Test::Experts(_) => ("experts", extent.experts),
+            Test::Experts(..) => ("experts", extent.experts),
             _ => return None,
         };
         let ranges: Vec<_> = key.spans.outside.iter().map(range::Range::to_string).collect();
@@ -73,4 +73,17 @@ pub fn unnamed(names: &[&str], defaults: &str) -> String {
     let shown = names.iter().take(4).copied().collect::<Vec<_>>().join(", ");
     let rest = if names.len() > 4 { ", …" } else { "" };
     format!("{} tensors are named by no rule ({defaults}, device: auto): {shown}{rest}", names.len())
+}
+
+/// A note about rules that bound a budget where there is none.
+pub fn unused_bounds(recipe: &Recipe) -> Option<String> {
+    let bounded = |r: &&Rule| !r.set.allow.is_empty() || r.set.min_format.is_some();
+    let ids: Vec<_> = recipe.rules.iter().filter(bounded).map(|r| format!("`{}`", r.id)).collect();
+    (recipe.budget.is_none() && !ids.is_empty()).then(|| {
+        format!(
+            "`allow` and `min_format` (rules {}) bound what a budget chooses; without one (`budget`, --target-size, \
+             --target-bpw) the formats of the rules hold",
+            ids.join(", ")
+        )
+    })
 }

@@ -1,13 +1,14 @@
 //! YAML recipes: which tensor gets which format.
 //!
 //! Owns: the vocabulary of `docs/recipes.md` (DESIGN §6), selectors, precedence, fallbacks, presets, the trace behind
-//! `plan --explain`, the resolved recipe behind `plan --emit`. Refuses: what formats mean (`formats`), how bits are
-//! chosen (`quantize`), offsets and sizes in the pack (`convert`). Reads headers only; never a weight.
+//! `plan --explain`, the resolved recipe behind `plan --emit`, which formats a budget may choose from. Refuses: what
+//! formats mean (`formats`), how bits are chosen (`quantize`), offsets, sizes and the solver of budgets (`convert`). Reads headers only; never a weight.
 //!
 //! [`Recipe::parse`] checks what can be checked without a model, [`Recipe::choose`] the rest; both report every problem
 //! with its line.
 #![forbid(unsafe_code)]
 
+mod budget;
 mod choices;
 mod choose;
 mod emit;
@@ -22,13 +23,18 @@ mod schema;
 mod selector;
 mod set;
 mod short;
+mod size;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod usage;
 
+pub use budget::{ALLOWED, Budget, Size};
 pub use choices::{Action, Choice, Choices, NoSuchTensor, explain};
 pub use emit::{emit, same};
 pub use error::{Problem, RecipeError};
 pub use presets::{preset, presets};
 pub use recipe::{Recipe, Validate};
 pub use set::METHODS;
+pub use size::parse_bytes;
+pub use usage::ExpertUsage;

@@ -1,5 +1,6 @@
 //! [`Recipe`]: what a file says, checked as far as that goes without a model.
 
+use crate::budget::{Budget, Size};
 use crate::error::{At, Problems};
 use crate::selector::Selector;
 use crate::set::{Set, Want};
@@ -16,6 +17,7 @@ pub struct Recipe {
     pub(crate) fallback: Vec<Want>,
     /// Whether it is in the short form, which tells what it does not name.
     pub(crate) short: bool,
+    pub(crate) budget: Option<Budget>,
     validate: Validate,
     notes: Vec<String>,
 }
@@ -50,6 +52,7 @@ pub(crate) struct Parts {
     pub rules: Vec<Rule>,
     pub fallback: Vec<Want>,
     pub short: bool,
+    pub budget: Option<Budget>,
     pub validate: Validate,
     pub notes: Vec<String>,
 }
@@ -68,9 +71,24 @@ impl Recipe {
                 Parts::default()
             }
         };
-        let Parts { defaults, defaults_at, rules, fallback, short, validate, notes } = parts;
+        let Parts { defaults, defaults_at, rules, fallback, short, budget, validate, notes } = parts;
         let file = file.to_owned();
-        problems.finish(Self { file, defaults, defaults_at, rules, fallback, short, validate, notes })
+        problems.finish(Self { file, defaults, defaults_at, rules, fallback, short, budget, validate, notes })
+    }
+
+    /// The size to be reached, and which rules' tensors a solver decides for it.
+    #[must_use]
+    pub fn budget(&self) -> Option<&Budget> {
+        self.budget.as_ref()
+    }
+
+    /// The same recipe for another size. Without a budget of its own, every rule that sets a quantized format is the
+    /// solver's.
+    #[must_use]
+    pub fn with_size(mut self, size: Size) -> Self {
+        let solve = self.budget.take().and_then(|b| b.solve);
+        self.budget = Some(Budget { size, solve });
+        self
     }
 
     /// Quality thresholds. This version stores them; nothing checks them yet.

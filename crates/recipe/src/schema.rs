@@ -1,6 +1,7 @@
-//! The keys of a recipe (DESIGN §6): `version`, `defaults`, `rules`, `fallback`, `validate`, or the short form's
-//! `optimization_rules`.
+//! The keys of a recipe (DESIGN §6): `version`, `defaults`, `rules`, `fallback`, `budget`, `validate`, or the short
+//! form's `optimization_rules`.
 
+use crate::budget;
 use crate::error::{At, Problems};
 use crate::range::{self, Range};
 use crate::read;
@@ -9,6 +10,7 @@ use crate::selector::{Key, Selector, Test};
 use crate::set::{AUTO, METHODS, NONE, Set, TIERS, Want};
 use crate::short;
 use crate::tree::{Node, Value};
+use crate::usage;
 use ashlar_arch::{Class, Proj};
 use ashlar_formats::OutlierRule;
 use globset::{GlobBuilder, GlobSetBuilder};
@@ -28,7 +30,7 @@ const DEFAULT_SHARE: f64 = 0.005;
 
 const TOP: &[&str] = &["version", "defaults", "rules", "fallback", "validate", "budget", "optimization_rules"];
 /// Keys of the vocabulary that later versions will read.
-const LATER: &[&str] = &["budget", "expert_cache", "kv", "prefill", "calibration"];
+const LATER: &[&str] = &["expert_cache", "kv", "prefill", "calibration"];
 const RULE: &[&str] = &["id", "match", "set", "optional"];
 const MATCH: &[&str] = &["class", "proj", "layers", "experts", "name", "regex"];
 const SET: &[&str] =
@@ -40,8 +42,7 @@ pub fn read(root: &Node, problems: &mut Problems) -> Parts {
     known.extend(LATER);
     let top = read::map(root, "the recipe", &known, problems);
     for (key, _) in top.iter().filter(|(key, _)| LATER.contains(&key.name.as_str())) {
-        let remedy = if key.name == "budget" { "give formats by rules" } else { "leave it out" };
-        problems.add(key.at, format!("`{}` is not in this version yet; {remedy}", key.name));
+        problems.add(key.at, format!("`{}` is not in this version yet; leave it out", key.name));
     }
     let mut parts = Parts { defaults_at: root.at, ..Parts::default() };
     let short_form = read::get(top, "optimization_rules");
@@ -69,7 +70,7 @@ pub fn read(root: &Node, problems: &mut Problems) -> Parts {
         parts.validate = validate(node, problems);
         parts.notes.push("`validate`: the thresholds are stored; this version does not check them".to_owned());
     }
-    parts.notes.extend(unused(&parts.rules));
+    parts.budget = read::get(top, "budget").and_then(|node| budget::read(node, &parts.rules, problems));
     parts
 }
 
@@ -84,17 +85,6 @@ fn version(node: Option<&Node>, root: At, short_form: bool, problems: &mut Probl
         None if short_form => {}
         None => problems.add(root, "`version: 1` is missing"),
     }
-}
-
-fn unused(rules: &[Rule]) -> Option<String> {
-    let ids: Vec<_> = rules.iter().filter(|r| !r.set.allow.is_empty() || r.set.min_format.is_some()).collect();
-    let ids: Vec<_> = ids.iter().map(|r| format!("`{}`", r.id)).collect();
-    (!ids.is_empty()).then(|| {
-        format!(
-            "`allow` and `min_format` (rules {}) bound a `budget`, which this version does not have",
-            ids.join(", ")
-        )
-    })
 }
 
 fn validate(node: &Node, problems: &mut Problems) -> Validate {
@@ -176,7 +166,7 @@ fn selector(node: &Node, problems: &mut Problems) -> Selector {
             "regex" => regexes(value, problems),
             _ => None,
         };
-        let words: Vec<_> = read::items(value).iter().map(|n| n.show().replace('`', "")).collect();
+        let words: Vec<_> = read::items(value).iter().map(shown).collect();
         let text = match words.as_slice() {
             [one] => format!("{}: {one}", key.name),
             many => format!("{}: [{}]", key.name, many.iter().take(5).cloned().collect::<Vec<_>>().join(", ")),
@@ -223,20 +213,33 @@ fn ranges(node: &Node, what: &str, problems: &mut Problems) -> Option<Vec<Range>
     (!found.is_empty()).then_some(found)
 }
 
-fn experts(node: &Node, problems: &mut Problems) -> Option<Test> {
-    let by_use = |text: &str| ["top", "bottom"].iter().any(|w| text.trim_start().starts_with(w));
-    let needs_statistics = match &node.value {
-        Value::Map(entries) => entries.iter().any(|(key, _)| by_use(&key.name)),
-        Value::Text(text) => by_use(text),
-        _ => false,
-    };
-    if needs_statistics {
-        let what = "`experts`: `top` and `bottom` need routing statistics, which this version does not have yet; name \
-                    experts by number, such as \"0-7,31\"";
-        problems.add(node.at, what);
-        return None;
+/// What a value of a `match` key is called in messages.
+fn shown(node: &Node) -> String {
+    match &node.value {
+        Value::Map(entries) => {
+            let entries: Vec<_> = entries.iter().take(5).map(|(k, v)| format!("{}: {}", k.name, v.show())).collect();
+            format!("{{{}}}", entries.join(", ")).replace('`', "")
+        }
+        _ => node.show().replace('`', ""),
     }
-    ranges(node, "experts", problems).map(Test::Experts)
+}
+
+/// Numbers and ranges, `{top: 25%}`, `{bottom: 25%}`, or a list of them.
+fn experts(node: &Node, problems: &mut Problems) -> Option<Test> {
+    let (mut spans, mut ranked) = (Vec::new(), Vec::new());
+    for item in read::items(node) {
+        if let Value::Text(text) = &item.value
+            && ["top", "bottom"].iter().any(|w| text.trim_start().starts_with(w))
+        {
+            problems.add(item.at, "`experts`: write `{top: 25%}` or `{bottom: 25%}`");
+            continue;
+        }
+        match usage::read(item, problems) {
+            Some(found) => ranked.extend(found),
+            None => spans.extend(ranges(item, "experts", problems).unwrap_or_default()),
+        }
+    }
+    (!spans.is_empty() || !ranked.is_empty()).then_some(Test::Experts(spans, ranked))
 }
 
 fn pattern(at: At, text: &str, problems: &mut Problems) -> bool {

@@ -2,9 +2,11 @@
 
 use crate::error::At;
 use crate::range::{Range, Spans};
+use crate::usage::{ExpertUsage, Ranked};
 use ashlar_arch::{Class, Leaf, Proj};
 use globset::GlobSet;
 use regex::bytes::Regex;
+use std::collections::HashMap;
 
 /// One key of `match`, as written, for messages.
 #[derive(Clone, Debug)]
@@ -20,7 +22,8 @@ pub enum Test {
     Class(Vec<Class>),
     Proj(Vec<Proj>),
     Layers(Vec<Range>),
-    Experts(Vec<Range>),
+    /// By number, or by how often they are used.
+    Experts(Vec<Range>, Vec<Ranked>),
     /// Patterns and what was written.
     Name(GlobSet, Vec<String>),
     Regex(Vec<Regex>),
@@ -48,9 +51,14 @@ impl Selector {
         self.keys.iter().any(|k| matches!(&k.test, Test::Class(list) if list.contains(&class)))
     }
 
-    /// Ready for the tensors of a model.
-    pub fn compile(&self, extent: Extent) -> Compiled<'_> {
-        let one = |key| CompiledKey::new(key, extent);
+    /// The first key that goes by how often experts are used.
+    pub fn needs_usage(&self) -> Option<&Key> {
+        self.keys.iter().find(|k| matches!(&k.test, Test::Experts(_, ranked) if !ranked.is_empty()))
+    }
+
+    /// Ready for the tensors of a model. Layers that `usage` does not know have no most used experts.
+    pub fn compile(&self, extent: Extent, usage: Option<&dyn ExpertUsage>) -> Compiled<'_> {
+        let one = |key| CompiledKey::new(key, extent, usage);
         Compiled { keys: self.keys.iter().map(one).collect() }
     }
 }
@@ -87,10 +95,12 @@ pub struct CompiledKey<'a> {
     pub key: &'a Key,
     mask: u32,
     pub spans: Spans,
+    /// Experts by layer that are among the most or least used.
+    ranked: HashMap<usize, Vec<bool>>,
 }
 
 impl<'a> CompiledKey<'a> {
-    fn new(key: &'a Key, extent: Extent) -> Self {
+    fn new(key: &'a Key, extent: Extent, usage: Option<&dyn ExpertUsage>) -> Self {
         let mask = match &key.test {
             Test::Class(list) => list.iter().fold(0, |mask, c| mask | 1 << (*c as u32)),
             Test::Proj(list) => list.iter().fold(0, |mask, p| mask | 1 << (*p as u32)),
@@ -98,10 +108,14 @@ impl<'a> CompiledKey<'a> {
         };
         let spans = match &key.test {
             Test::Layers(ranges) => Spans::new(ranges, extent.layers),
-            Test::Experts(ranges) => Spans::new(ranges, extent.experts),
+            Test::Experts(ranges, _) => Spans::new(ranges, extent.experts),
             _ => Spans::default(),
         };
-        Self { key, mask, spans }
+        let ranked = match (&key.test, usage) {
+            (Test::Experts(_, list), Some(usage)) if !list.is_empty() => ranked(list, extent, usage),
+            _ => HashMap::new(),
+        };
+        Self { key, mask, spans, ranked }
     }
 
     pub fn matches(&self, leaf: &Leaf) -> bool {
@@ -110,12 +124,28 @@ impl<'a> CompiledKey<'a> {
             Test::Class(_) => self.mask & (1 << (role.class as u32)) != 0,
             Test::Proj(_) => role.proj.is_some_and(|p| self.mask & (1 << (p as u32)) != 0),
             Test::Layers(_) => role.layer.is_some_and(|l| self.spans.contains(l)),
-            Test::Experts(_) => role.expert.is_some_and(|e| self.spans.contains(e)),
+            Test::Experts(..) => role.expert.is_some_and(|e| {
+                let ranked = role.layer.and_then(|l| self.ranked.get(&l)?.get(e).copied());
+                self.spans.contains(e) || ranked.unwrap_or(false)
+            }),
             Test::Name(globs, _) => globs.is_match(&leaf.name),
             Test::Regex(list) => list.iter().any(|r| r.is_match(leaf.name.as_bytes())),
             Test::Prefix(segments) => prefix(segments, &leaf.name),
         }
     }
+}
+
+/// The experts of every layer that any of `list` picks.
+fn ranked(list: &[Ranked], extent: Extent, usage: &dyn ExpertUsage) -> HashMap<usize, Vec<bool>> {
+    let layer = |layer: usize| {
+        let tokens = usage.tokens(layer)?;
+        let mut any = vec![false; tokens.len()];
+        for ranked in list {
+            any.iter_mut().zip(ranked.mask(&tokens)).for_each(|(any, chosen)| *any |= chosen);
+        }
+        Some((layer, any))
+    };
+    (0..extent.layers).filter_map(layer).collect()
 }
 
 /// Whether the first segments of a dotted name are those of the pattern.

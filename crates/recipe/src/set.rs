@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 /// Quantizers a recipe may name. `auto` lets the converter choose by format; the others are the ids of
 /// `ashlar-quantize`, which this crate may not depend on (a test of the command line holds the two lists together).
-pub const METHODS: &[&str] = &["auto", "rtn", "search"];
+pub const METHODS: &[&str] = &["auto", "gptq", "rtn", "search"];
 
 /// What leaves a tier, a device or a method to the program; undoes what earlier rules said.
 pub const AUTO: &str = "auto";
@@ -64,6 +64,10 @@ pub struct State<'a> {
     pub format_by: Option<usize>,
     /// The last rule that set a parameter of the format.
     pub options_by: Option<usize>,
+    /// Formats that a budget may choose from; empty where no rule says.
+    pub allow: &'a [Want],
+    /// The least format that a budget may choose.
+    pub min_format: Option<Want>,
 }
 
 impl<'a> State<'a> {
@@ -76,6 +80,8 @@ impl<'a> State<'a> {
             device: None,
             format_by: None,
             options_by: None,
+            allow: &[],
+            min_format: None,
         };
         state.apply(defaults, None);
         state
@@ -98,6 +104,10 @@ impl<'a> State<'a> {
             self.options.outliers = set.outliers.unwrap_or(self.options.outliers);
             self.options_by = rule;
         }
+        if !set.allow.is_empty() {
+            self.allow = &set.allow;
+        }
+        self.min_format = set.min_format.or(self.min_format);
         self.method = set.method.unwrap_or(self.method);
         self.tier = set.tier.or(self.tier);
         self.device = set.device.as_deref().or(self.device);

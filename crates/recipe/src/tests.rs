@@ -41,8 +41,19 @@ pub fn store(model: &ModelSpec, format: impl Fn(&str) -> &'static str) -> Header
     Headers(entries)
 }
 
-pub const FIXTURES: [&str; 6] =
-    ["tiny/llama", "tiny/qwen2", "tiny/qwen3", "tiny/qwen3_moe", "tiny/mixtral", "demo-moe"];
+pub const FIXTURES: [&str; 11] = [
+    "tiny/llama",
+    "tiny/qwen2",
+    "tiny/qwen3",
+    "tiny/qwen2_moe",
+    "tiny/qwen3_moe",
+    "tiny/mixtral",
+    "tiny/gpt_oss",
+    "tiny/deepseek_v2",
+    "tiny/deepseek_v3",
+    "tiny/deepseek_v3_bf16",
+    "demo-moe",
+];
 
 pub fn fixture(name: &str) -> Result<ModelSpec, Box<dyn Error>> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name).join("config.json");
@@ -51,7 +62,7 @@ pub fn fixture(name: &str) -> Result<ModelSpec, Box<dyn Error>> {
 
 pub fn choose(recipe: &str, name: &str) -> Result<Choices, Box<dyn Error>> {
     let model = fixture(name)?;
-    Ok(Recipe::parse(recipe, "recipe.yaml")?.choose(&model, &store(&model, |_| "bf16"))?)
+    Ok(Recipe::parse(recipe, "recipe.yaml")?.choose(&model, &store(&model, |_| "bf16"), None)?)
 }
 
 /// The format a choice ends with.
@@ -65,7 +76,7 @@ pub fn refused(recipe: &str, name: &str) -> Result<RecipeError, Box<dyn Error>> 
         Ok(parsed) => parsed,
         Err(error) => return Ok(error),
     };
-    match parsed.choose(&model, &store(&model, |_| "bf16")) {
+    match parsed.choose(&model, &store(&model, |_| "bf16"), None) {
         Ok(choices) => Err(format!("accepted: {:?}", choices.notes).into()),
         Err(error) => Ok(error),
     }
@@ -114,6 +125,7 @@ rules:
     Ok(())
 }
 
+mod budget;
 mod emitted;
 mod errors;
 mod precedence;

@@ -86,7 +86,7 @@ impl Demo {
 
 fn convert(src: &Path, out: &Path, args: &Demo, globals: Globals) -> Result<(), Failure> {
     let model = Opened::open(src)?;
-    let choices = recipe::choose(RECIPE, &model)?;
+    let choices = recipe::choose(RECIPE, &model, None)?;
     let plan = plan(&model, &choices)?;
     output::print(&format!(
         "1. plan: what recipe `{RECIPE}` makes of the bundled {} model\n\n{}\n",

@@ -1,16 +1,19 @@
 //! `ashlar plan`: what a conversion would do and how large its result would be, from headers alone.
 
+use super::convert::{open_stats, usage, weigh};
 use crate::args::{Globals, MemoryArgs};
 use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
 use crate::model::{Model, Source, format_list};
 use crate::table::Table;
 use crate::{output, recipe, units};
-use ashlar_convert::{ConvertError, Origin, Plan};
+use ashlar_calibrate::PartKnowledge;
+use ashlar_convert::{ConvertError, Knowledge, Origin, Plan};
 use ashlar_recipe::Choices;
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Show how large a recipe makes each part of a model, before a weight is read
 ///
@@ -29,6 +32,12 @@ pub struct PlanCommand {
     /// A recipe file, or the name of a preset
     #[arg(long, value_name = "R", required_unless_present = "list_recipes")]
     pub recipe: Option<String>,
+    /// What `ashlar calibrate` wrote for SRC: `experts: {top: 25%}` goes by it
+    #[arg(long, value_name = "S")]
+    pub stats: Option<PathBuf>,
+    /// Plan for `convert --calibrate`, which knows the inputs of every matrix
+    #[arg(long)]
+    pub calibrate: bool,
     /// Tell which rules decided about this tensor, and nothing else
     #[arg(long, value_name = "TENSOR")]
     pub explain: Option<String>,
@@ -56,21 +65,28 @@ impl PlanCommand {
             return Ok(Outcome::Done);
         };
         let model = Model::open(src)?;
-        let choices = recipe::choose(recipe, &model)?;
+        let stats = open_stats(self.stats.as_deref(), &model)?;
+        let choices = recipe::choose(recipe, &model, usage(stats.as_ref()))?;
         if let Some(tensor) = &self.explain {
             let text = ashlar_recipe::explain(&choices, tensor).or_usage()?;
             output::print(&format!("{text}\n"))?;
             return Ok(Outcome::Done);
         }
-        let plan = plan(&model, &choices)?;
+        let known = if self.calibrate {
+            Some(Arc::new(PartKnowledge::new(&model.spec, String::new())) as Arc<dyn Knowledge>)
+        } else {
+            stats.map(|s| Arc::new(s) as Arc<dyn Knowledge>)
+        };
+        let (plan, unknown) = weigh(plan(&model, &choices)?, known)?;
+        let notes: Vec<&String> = choices.notes.iter().chain(&unknown).collect();
         let fits = plan.check_memory(self.memory.memory);
         if let Some(path) = &self.emit {
             output::write_atomic(path, ashlar_recipe::emit(&choices).as_bytes())?;
         }
         if self.json {
-            output::print_json(&json(&plan, &choices, fits.is_ok()))?;
+            output::print_json(&json(&plan, &notes, fits.is_ok()))?;
         } else {
-            output::print(&text(&plan, &choices, fits.as_ref().err()))?;
+            output::print(&text(&plan, &notes, fits.as_ref().err()))?;
         }
         Ok(if fits.is_ok() { Outcome::Done } else { Outcome::Wanting })
     }
@@ -90,7 +106,7 @@ pub fn plan(model: &Model, choices: &Choices) -> Result<Plan, Failure> {
     ashlar_convert::plan(&model.spec, model.store(), choices, origin, shard_bytes).or_usage()
 }
 
-fn json(plan: &Plan, choices: &Choices, fits: bool) -> Value {
+fn json(plan: &Plan, notes: &[&String], fits: bool) -> Value {
     json!({
         "total_bytes": plan.total_bytes,
         "side_bytes": plan.side_bytes,
@@ -101,11 +117,11 @@ fn json(plan: &Plan, choices: &Choices, fits: bool) -> Value {
         "classes": plan.classes,
         "shards": plan.shards,
         "memory": plan.memory,
-        "notes": choices.notes,
+        "notes": notes,
     })
 }
 
-fn text(plan: &Plan, choices: &Choices, misfit: Option<&ConvertError>) -> String {
+fn text(plan: &Plan, notes: &[&String], misfit: Option<&ConvertError>) -> String {
     let mut out = plan_table(plan);
     let shards = plan.shards.len();
     let _ = writeln!(
@@ -122,7 +138,7 @@ fn text(plan: &Plan, choices: &Choices, misfit: Option<&ConvertError>) -> String
         units::memory(plan.memory.largest_tile_bytes),
         units::memory(plan.memory.fixed_bytes)
     );
-    for note in &choices.notes {
+    for note in notes {
         let _ = writeln!(out, "note: {note}");
     }
     if let Some(error) = misfit {
@@ -135,9 +151,10 @@ fn text(plan: &Plan, choices: &Choices, misfit: Option<&ConvertError>) -> String
 #[must_use]
 pub fn plan_table(plan: &Plan) -> String {
     let classes = &plan.classes;
-    let mut table = Table::new(&["class", ">tensors", ">parameters", ">from", ">to", ">bpw", "formats"]);
+    let mut table = Table::new(&["class", ">tensors", ">parameters", ">from", ">to", ">bpw", "formats", "method"]);
     for c in classes {
         let formats = c.formats.iter().map(|(f, n)| (f.clone(), *n as u64)).collect();
+        let methods = c.methods.iter().map(|(m, n)| ((*m).to_owned(), *n as u64)).collect();
         table.row([
             c.class.to_owned(),
             units::thousands(c.tensors as u64),
@@ -146,6 +163,7 @@ pub fn plan_table(plan: &Plan) -> String {
             units::bytes(c.bytes),
             format!("{:.2}", c.bpw),
             format_list(&formats),
+            format_list(&methods),
         ]);
     }
     table.row([

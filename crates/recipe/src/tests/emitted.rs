@@ -92,7 +92,7 @@ rules:
   - {match: {regex: 'model\\.layers\\.\\d+\\.mlp\\.experts\\.(1|2|3)\\..*_proj\\.weight'}, set: {format: mxfp4}}
 ";
     let start = Instant::now();
-    let choices = Recipe::parse(recipe, "r")?.choose(&model, &store)?;
+    let choices = Recipe::parse(recipe, "r")?.choose(&model, &store, None)?;
     let choosing = start.elapsed();
     assert_eq!(choices.list.len(), model.tensors().count());
     assert!(choices.list.len() > 40_000);
@@ -100,7 +100,7 @@ rules:
     assert!(experts.all(|c| matches!(c.action, Action::Encode { .. })), "an expert was kept");
     let emitted = emit(&choices);
     let emitting = start.elapsed() - choosing;
-    assert_same(&choices, &Recipe::parse(&emitted, "e")?.choose(&model, &store)?, &emitted);
+    assert_same(&choices, &Recipe::parse(&emitted, "e")?.choose(&model, &store, None)?, &emitted);
     println!("choose {choosing:?}, emit {emitting:?} ({} rules)", emitted.lines().count() - 3);
     Ok(())
 }
@@ -116,9 +116,9 @@ fn scattered_experts_of_a_huge_model_survive_emission() -> Outcome {
         let experts = experts.join(",");
         recipe.push_str(&format!("  - {{match: {{layers: {layer}, experts: \"{experts}\"}}, set: {{format: q8}}}}\n"));
     }
-    let choices = Recipe::parse(&recipe, "r")?.choose(&model, &store)?;
+    let choices = Recipe::parse(&recipe, "r")?.choose(&model, &store, None)?;
     let emitted = emit(&choices);
-    assert_same(&choices, &Recipe::parse(&emitted, "e")?.choose(&model, &store)?, "");
+    assert_same(&choices, &Recipe::parse(&emitted, "e")?.choose(&model, &store, None)?, "");
     Ok(())
 }
 
@@ -204,7 +204,7 @@ proptest! {
             let recipe = format!("version: 1\nrules:\n  - {{match: {{{key}: {value}}}, set: {{{key}: {value}}}}}\n");
             if let Ok(recipe) = Recipe::parse(&recipe, "r") {
                 let model = fixture("tiny/qwen3").expect("fixture");
-                let _ = recipe.choose(&model, &store(&model, |_| "bf16"));
+                let _ = recipe.choose(&model, &store(&model, |_| "bf16"), None);
             }
         }
     }

@@ -11,7 +11,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "version: 1\nrules:\n  - id: down\n    match:\n      proj: dwon\n    set: {format: q8}\n",
         "demo-moe",
-        "recipe.yaml:5: rule `down`: there is no proj `dwon`; there are q, k, v, o, gate, up, down; did you mean `down`?",
+        "recipe.yaml:5: rule `down`: there is no proj `dwon`; there are q, k, v, o, gate, up, down, q_a, q_b, kv_a, kv_b; did you mean `down`?",
     ),
     ("version: 1\nruels: []\n", "tiny/llama", "recipe.yaml:2: the recipe has no key `ruels`; did you mean `rules`?"),
     (
@@ -22,7 +22,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "version: 1\nrules:\n  - {id: a, match: {class: attn}, set: {format: q8, method: serch}}\n",
         "tiny/llama",
-        "recipe.yaml:3: rule `a`: there is no method `serch`; there are auto, rtn, search; did you mean `search`?",
+        "recipe.yaml:3: rule `a`: there is no method `serch`; there are auto, gptq, rtn, search; did you mean `search`?",
     ),
     (
         "version: 1\nrules:\n  - {id: exp, match: {class: experts}, set: {format: q8}}\n",
@@ -54,15 +54,34 @@ const CASES: &[(&str, &str, &str)] = &[
          it is tiny and stays in floating point; use keep, bf16, f16 or f32",
     ),
     (
-        "version: 1\nbudget: {total: 81GB}\n",
+        "version: 1\nbudget: {total: 81G, solve: [mlp, embd]}\nrules:\n  - {id: embed, match: {class: embed}, set: {format: q8}}\n",
         "tiny/llama",
-        "recipe.yaml:2: `budget` is not in this version yet; give formats by rules",
+        "recipe.yaml:2: `total`: `G` is no unit of bytes; write e.g. 512MiB (2^20 bytes each), 81GB (10^9), or a number of \
+         bytes\nrecipe.yaml:2: `solve`: there is no rule `mlp`\nrecipe.yaml:2: `solve`: there is no rule `embd`; did you \
+         mean `embed`?",
+    ),
+    (
+        "version: 1\nbudget: {total: 1GB, bpw: 2}\n",
+        "tiny/llama",
+        "recipe.yaml:2: `budget` needs one of `total` (such as 81GB) and `bpw` (bits per weight, such as 2.7)",
+    ),
+    (
+        "version: 1\nbudget: {bpw: 3, solve: m}\nrules:\n  - {id: m, match: {class: mlp}, set: {format: k4, allow: [k2, k3], min_format: k4}}\n",
+        "tiny/llama",
+        "recipe.yaml:4: rule `m`: tensor `model.layers.0.mlp.gate_proj.weight` and 8 more: `min_format: k4` leaves none of \
+         the formats allowed, k2, k3",
     ),
     (
         "version: 1\nrules:\n  - {id: hot, match: {experts: {top: 25%}}, set: {format: q8}}\n",
         "demo-moe",
-        "recipe.yaml:3: rule `hot`: `experts`: `top` and `bottom` need routing statistics, which this version does not \
-         have yet; name experts by number, such as \"0-7,31\"",
+        "recipe.yaml:3: rule `hot`: `experts: {top: 25%}`: needs to know how often experts are used: give statistics of \
+         this model with --stats (`ashlar calibrate` makes them), or name experts by number",
+    ),
+    (
+        "version: 1\nrules:\n  - {id: hot, match: {experts: [{top: 120%}, top 5]}, set: {format: q8}}\n",
+        "demo-moe",
+        "recipe.yaml:3: rule `hot`: `top` is `120%`; expected a share of the experts such as 25%, or how many\n\
+         recipe.yaml:3: rule `hot`: `experts`: write `{top: 25%}` or `{bottom: 25%}`",
     ),
     ("version: 2\n", "tiny/llama", "recipe.yaml:1: `version` is 2; this program reads version 1"),
     ("rules: []\n", "tiny/llama", "recipe.yaml:1: `version: 1` is missing"),

@@ -193,7 +193,7 @@ fn what_the_source_has_already_is_kept() -> Outcome {
         n if n.ends_with("down_proj.weight") => "i4:g64",
         _ => "bf16",
     };
-    let of = |recipe: &str| Recipe::parse(&rules(recipe), "r")?.choose(&model, &store(&model, source));
+    let of = |recipe: &str| Recipe::parse(&rules(recipe), "r")?.choose(&model, &store(&model, source), None);
     let fp8 = of("  - {match: {class: mlp}, set: {format: fp8}}\n")?;
     assert_eq!(format(&fp8, UP), "fp8:128x128,e8m0");
     assert_eq!(format(&fp8, DOWN), "fp8:128x128,f32");
