@@ -53,6 +53,8 @@ pub(crate) fn bound(plan: &Plan, jobs: &[Job], threads: usize) -> u64 {
 pub(crate) struct Factors<'a> {
     knowledge: Option<&'a dyn Knowledge>,
     isa: Isa,
+    /// May share one elimination: others that wait for it have nothing else to do.
+    threads: usize,
     report: &'a dyn Report,
     slots: HashMap<&'a str, Mutex<Slot>>,
 }
@@ -65,7 +67,7 @@ struct Slot {
 
 impl<'a> Factors<'a> {
     /// Those that `jobs` will need.
-    pub fn new(plan: &'a Plan, jobs: &[Job], isa: Isa, report: &'a dyn Report) -> Self {
+    pub fn new(plan: &'a Plan, jobs: &[Job], isa: Isa, threads: usize, report: &'a dyn Report) -> Self {
         let mut counts: HashMap<&str, usize> = HashMap::new();
         for work in jobs.iter().flat_map(|j| &j.tiles).filter_map(|t| plan.works.get(t.tensor)) {
             if let Some(inputs) = work.factored() {
@@ -74,7 +76,13 @@ impl<'a> Factors<'a> {
         }
         let slot = |tiles_left| Mutex::new(Slot { tiles_left, made: None });
         let knowledge = plan.knowledge.as_deref();
-        Self { knowledge, isa, report, slots: counts.into_iter().map(|(name, count)| (name, slot(count))).collect() }
+        Self {
+            knowledge,
+            isa,
+            threads,
+            report,
+            slots: counts.into_iter().map(|(name, count)| (name, slot(count))).collect(),
+        }
     }
 
     fn slot(&self, work: &Work) -> Option<MutexGuard<'_, Slot>> {
@@ -99,7 +107,7 @@ impl<'a> Factors<'a> {
         };
         let made = match hessian {
             Some(hessian) => {
-                let factor = Factor::new(&hessian, work.k, Factor::DAMPING, self.isa);
+                let factor = Factor::with_threads(&hessian, work.k, Factor::DAMPING, self.isa, self.threads);
                 let failed = |source| ConvertError::Hessian { tensor: tensor.clone(), source };
                 Some(Arc::new(factor.map_err(failed)?))
             }

@@ -82,7 +82,7 @@ impl<'a> Pipeline<'a> {
             let (flush, shards) = sync_channel(4);
             // Where no thread can be had, all is synced at the end.
             let flusher = Builder::new().spawn_scoped(scope, move || self.flush(&shards)).ok();
-            let factors = Factors::new(self.plan, &list, self.isa, report);
+            let factors = Factors::new(self.plan, &list, self.isa, threads, report);
             let shared = Shared { factors, flush, report };
             let state = || (Buffers::default(), Share::new(&budget));
             let worked =
