@@ -97,9 +97,12 @@ def main():
     a = p.parse_args()
     entries = header(Path(a.src) / "model.safetensors")[0]
     shapes = {n: e["shape"] for n, e in entries.items() if "layers." in n and len(e["shape"]) == 2 and "mlp.gate." not in n}
+    done = {}
     for name, target, chosen in targets(a, shapes):
         for method in a.methods.split(","):
-            line = measure(a, name, chosen, method, shapes)
+            # Two files of the peer may have the same bytes.
+            key = (method, *sorted(chosen.items()))
+            done[key] = line = {**(done.get(key) or measure(a, chosen, method, shapes)), "peer": name}
             if target:
                 line["share"] = line["rest"] / target["rest"]
             with open(a.work / "ours.jsonl", "a") as f:
@@ -117,7 +120,7 @@ def targets(a, shapes):
     return [(p["type"], p, mixture(shapes, p["rest"])) for p in peers if not a.only or p["type"] in a.only.split(",")]
 
 
-def measure(a, name, chosen, method, shapes):
+def measure(a, chosen, method, shapes):
     path, pack = a.work / "recipe.yaml", a.work / "pack"
     path.write_text(recipe(chosen, method))
     known = [x for text in a.calibrate for x in ("--calibrate", text)] or ["--stats", a.stats]
@@ -128,7 +131,7 @@ def measure(a, name, chosen, method, shapes):
     report = json.loads(run(a.ashlar, "eval", pack, "--text", a.eval, "--reference", a.src, "--ctx", "256", "--max-tokens",
                             a.max_tokens, "--activations", "f32", "--json", "--quiet"))
     weights = sum(n * k for n, k in shapes.values())
-    return {"peer": name, "method": ("stream " if a.calibrate else "") + method, "rest": rest, "shards": shards,
+    return {"method": ("stream " if a.calibrate else "") + method, "rest": rest, "shards": shards,
             "bpw": 8 * rest / weights, "formats": {f: n for f in LADDER if (n := list(chosen.values()).count(f))}, "eval": report}
 
 
