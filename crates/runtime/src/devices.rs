@@ -5,6 +5,8 @@ use ashlar_backend::{ActivationMode, Backend, Reference};
 use ashlar_cpu::Cpu;
 use ashlar_simd::Isa;
 
+pub use ashlar_cpu::Meter;
+
 /// What `--device` accepts.
 pub const DEVICES: &[&str] = &["auto", "cpu", "reference"];
 
@@ -38,4 +40,10 @@ pub fn device(
             expected: format!("one of {}", DEVICES.join(", ")),
         }),
     }
+}
+
+/// What bounds the device of that name, if it is the CPU and there is memory to measure it.
+#[must_use]
+pub fn meter(name: &str, threads: Option<usize>) -> Option<Meter> {
+    Isa::detect().ok().filter(|_| name != "reference").and_then(|isa| Meter::new(threads, isa))
 }

@@ -3,6 +3,7 @@
 //! Owns: loading, the one loop that runs ops, which positions each sequence holds. Refuses: text (`tokenizer`), choice
 //! of tokens (`sampler`), what a device is (`devices`).
 
+use crate::bench::{Profile, TokenCost};
 use crate::load::Loader;
 use crate::open::{Opened, open};
 use crate::program::{Program, build};
@@ -60,6 +61,8 @@ pub struct Model {
     chunk: usize,
     /// Positions every slot holds.
     held: Vec<usize>,
+    token_cost: TokenCost,
+    profile: Option<Profile>,
 }
 
 impl Model {
@@ -99,7 +102,8 @@ impl Model {
         let program = program?;
         backend.notes().iter().for_each(|note| report.note(note));
         let held = vec![0; options.sequences];
-        Ok(Self { program, spec, config, dir, backend, context, chunk, held })
+        let token_cost = TokenCost::of(&spec, &*store);
+        Ok(Self { program, spec, config, dir, backend, context, chunk, held, token_cost, profile: None })
     }
 
     /// The model as data.
@@ -138,6 +142,17 @@ impl Model {
         self.held.get(slot).copied().unwrap_or_default()
     }
 
+    /// What one token costs at least.
+    #[must_use]
+    pub fn token_cost(&self) -> TokenCost {
+        self.token_cost
+    }
+
+    /// Times every op from now on, or no longer; returns what was timed so far.
+    pub fn set_profile(&mut self, on: bool) -> Option<Profile> {
+        std::mem::replace(&mut self.profile, on.then(Profile::default))
+    }
+
     /// Runs one batch of at most `chunk` rows. Returns `batch.outputs.len()` × vocab logits, row-major.
     ///
     /// # Errors
@@ -151,7 +166,10 @@ impl Model {
             }
         }
         for op in &self.program.ops {
-            self.backend.run(op, batch, None)?;
+            match &mut self.profile {
+                None => self.backend.run(op, batch, None)?,
+                Some(profile) => profile.time(op.name(), || self.backend.run(op, batch, None))?,
+            }
         }
         let logits = self.backend.read(self.program.logits)?;
         for s in &batch.sequences {
