@@ -182,7 +182,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn states(&self) -> Result<States, CalibrateError> {
-        States::new(self.rows, self.model.spec.hidden_size)
+        States::new(self.rows, self.model.spec.residual_width())
     }
 
     /// Loads a part on a fresh device, runs all windows through it, and drops it. Returns the hidden states after it.
@@ -199,7 +199,11 @@ impl Run<'_> {
             build_part(spec, part, table, &mut loader)?
         };
         let head: &Leaf = spec.lm_head.as_ref().unwrap_or(&spec.embed);
-        let (mut after, mut first) = (self.states()?, 0);
+        let mut after = match part {
+            Part::FinalNorm => States::new(self.rows, spec.hidden_size)?,
+            Part::Embed | Part::Layer(_) => self.states()?,
+        };
+        let mut first = 0;
         for windows in self.windows.chunks(sequences) {
             let batch = batch(windows, from.is_some().then_some(first));
             for op in &program.ops {
@@ -231,7 +235,10 @@ fn batch(windows: &[Vec<u32>], first_row: Option<usize>) -> Batch {
     for (slot, window) in windows.iter().enumerate() {
         let start = batch.tokens.len();
         match first_row {
-            Some(first) => batch.tokens.extend((0..window.len()).map(|i| (first + start + i) as u32)),
+            Some(first) => {
+                batch.tokens.extend((0..window.len()).map(|i| (first + start + i) as u32));
+                batch.ids.extend(window);
+            }
             None => batch.tokens.extend(window),
         }
         batch.sequences.push(SequenceRows { slot, rows: start..batch.tokens.len(), position: 0 });
