@@ -70,6 +70,13 @@ enum Use {
     Logits,
 }
 
+/// Which half of a layer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Attention,
+    Ffn,
+}
+
 /// Where a block's output goes.
 #[derive(Clone, Copy)]
 struct Target {
@@ -94,7 +101,8 @@ pub fn build<R: Resources>(spec: &ModelSpec, resources: &mut R) -> Result<Progra
     let table = b.weight(&spec.embed)?;
     let x = b.embed(spec, table)?;
     for layer in &spec.layers {
-        b.layer(layer, spec, x)?;
+        b.half(Half::Attention, layer, spec, x)?;
+        b.half(Half::Ffn, layer, spec, x)?;
     }
     let selected = b.buffer(Use::Selected, spec.residual_width())?;
     b.ops.push(Op::SelectRows { x, out: selected });
@@ -114,6 +122,10 @@ pub enum Part {
     Embed,
     /// One layer.
     Layer(usize),
+    /// The first half of a layer: x += attention(norm(x)).
+    Attention(usize),
+    /// The second half of a layer: x += ffn(norm(x)).
+    Ffn(usize),
     /// The norm before the head.
     FinalNorm,
 }
@@ -149,9 +161,13 @@ pub fn build_part<R: Resources>(
     let mut out = x;
     match part {
         Part::Embed => {}
-        Part::Layer(index) => {
-            if let Some(layer) = spec.layers.get(index) {
-                b.layer(layer, spec, x)?;
+        Part::Layer(index) | Part::Attention(index) | Part::Ffn(index) => {
+            let Some(layer) = spec.layers.get(index) else { return Ok(PartProgram { ops: b.ops, out }) };
+            if part != Part::Ffn(index) {
+                b.half(Half::Attention, layer, spec, x)?;
+            }
+            if part != Part::Attention(index) {
+                b.half(Half::Ffn, layer, spec, x)?;
             }
         }
         Part::FinalNorm => {
@@ -235,23 +251,26 @@ impl<R: Resources> Builder<'_, R> {
         Ok(out)
     }
 
-    /// Both halves of a layer.
-    fn layer(&mut self, layer: &Layer, spec: &ModelSpec, x: BufferId) -> Result<(), R::Error> {
+    /// One half of a layer, added to the residual stream.
+    fn half(&mut self, half: Half, layer: &Layer, spec: &ModelSpec, x: BufferId) -> Result<(), R::Error> {
         let sites = layer.hyper.as_deref().zip(spec.lanes.as_ref());
-        let Some(([attn, ffn], lanes)) = sites else {
-            self.attention(layer, spec, x, Target { out: x, accumulate: true })?;
-            return self.ffn(layer, spec, x, Target { out: x, accumulate: true });
+        let Some(([attention, ffn], lanes)) = sites else {
+            let target = Target { out: x, accumulate: true };
+            return match half {
+                Half::Attention => self.attention(layer, spec, x, target),
+                Half::Ffn => self.ffn(layer, spec, x, target),
+            };
         };
         let coefficients = self.buffer(Use::Coefficients, lanes.count * (lanes.count + 1))?;
         let z = self.buffer(Use::Site, spec.hidden_size)?;
         let target = Target { out: z, accumulate: false };
-        let add = Op::HyperAdd { x, z, coefficients, lanes: lanes.count };
-        let mixed = self.mixed(spec, lanes, attn, x, Some(coefficients))?;
-        self.attention(layer, spec, mixed, target)?;
-        self.ops.push(add.clone());
-        let mixed = self.mixed(spec, lanes, ffn, x, Some(coefficients))?;
-        self.ffn(layer, spec, mixed, target)?;
-        self.ops.push(add);
+        let site = if half == Half::Attention { attention } else { ffn };
+        let mixed = self.mixed(spec, lanes, site, x, Some(coefficients))?;
+        match half {
+            Half::Attention => self.attention(layer, spec, mixed, target)?,
+            Half::Ffn => self.ffn(layer, spec, mixed, target)?,
+        }
+        self.ops.push(Op::HyperAdd { x, z, coefficients, lanes: lanes.count });
         Ok(())
     }
 
