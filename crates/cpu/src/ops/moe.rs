@@ -220,7 +220,8 @@ impl Layer<'_> {
         }
         let mut rounded = Rounded::default();
         if downs.iter().any(|(d, _)| d.form() != Form::F32) {
-            rounded.round(&cpu.pool, cpu.isa, &middle, self.intermediate);
+            let values = downs.iter().any(|(d, _)| d.reads_rounded_values());
+            rounded.round(&cpu.pool, cpu.isa, &middle, self.intermediate, values);
         }
         let mut products = vec![0.0; count * self.hidden];
         let out = Output::new(&mut products, self.hidden);
