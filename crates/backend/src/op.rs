@@ -375,7 +375,7 @@ pub enum Op {
         /// m × n
         out: BufferId,
     },
-    /// Lane k becomes a_k · z + Σ_j M[j][k] · lane j, with the coefficients (a, M) of [`Op::HyperMix`], in place.
+    /// Lane k becomes a_k · z + Σ_j M(j, k) · lane j, with the coefficients (a, M) of [`Op::HyperMix`], in place.
     HyperAdd {
         /// m × (lanes · n)
         x: BufferId,
