@@ -2,7 +2,7 @@
 //!
 //! The cast, in the order a model meets it: [`open`] (path to weights and config), [`program`] (spec to ops), [`Model`]
 //! (ops on a device with KV caches), [`Tokenizer`] and [`ChatTemplate`] (text to tokens and back), [`Sampler`] (logits
-//! to a token), [`Generator`] (the loop), [`eval`] (perplexity and comparison), [`bench`] (speed). Only `devices.rs` names device crates.
+//! to a token), [`Generator`] (the loop), [`eval`] (perplexity and comparison), [`bench`](mod@bench) (speed). Only `devices.rs` names device crates.
 #![forbid(unsafe_code)]
 
 pub mod bench;

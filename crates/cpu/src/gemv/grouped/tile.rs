@@ -9,6 +9,8 @@
 //! panels that are missing from a full tile are computed again and dropped. The operations on floats are those of
 //! `int8.rs` in the same order, so that a row gives the same bits in any batch.
 
+#![expect(clippy::needless_range_loop, reason = "an index names the same row, panel or vector in several arrays")]
+
 use super::super::{COLUMNS, Job, PANEL, RowSet, Sink};
 use super::codes::{Integers, VECTORS};
 use super::int8::Panels;
