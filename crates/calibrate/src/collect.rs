@@ -2,12 +2,13 @@
 
 use crate::CalibrateError;
 use crate::journal::Journal;
+use crate::parts::{leaves, sizes, wanted};
 use crate::states::{Frozen, States};
-use crate::tally::Tally;
+use crate::tally::{Tally, Wanted};
 use crate::texts::{Input, windows};
 use ashlar_arch::Leaf;
 use ashlar_backend::{ActivationMode, Batch, MatmulInput, Observer, SequenceRows};
-use ashlar_convert::stats::{StatsError, StatsFile, StatsOrigin, Text};
+use ashlar_convert::stats::{StatsError, StatsFile, StatsOrigin, Text, check_room};
 use ashlar_runtime::program::{Part, Resources, build_part};
 use ashlar_runtime::{Loader, Opened, RuntimeError, Tokenizer, device, open};
 use ashlar_simd::Isa;
@@ -24,6 +25,10 @@ pub struct Options {
     pub ctx: usize,
     /// Tokens in all, at most (rounded down to windows); `None` for the whole text.
     pub tokens: Option<usize>,
+    /// Also sum the Hessian of every input, for `method: gptq`.
+    pub hessians: bool,
+    /// Bytes that the Hessians of one part may take.
+    pub memory: u64,
     /// A name from [`ashlar_runtime::DEVICES`].
     pub device: String,
     /// Threads; `None` for all cores. They change no sum.
@@ -36,7 +41,16 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ctx: 512, tokens: None, device: "auto".into(), threads: None, force: false, restart: false }
+        Self {
+            ctx: 512,
+            tokens: None,
+            hessians: false,
+            memory: 1 << 30,
+            device: "auto".into(),
+            threads: None,
+            force: false,
+            restart: false,
+        }
     }
 }
 
@@ -95,7 +109,10 @@ fn gather(
 ) -> Result<Summary, CalibrateError> {
     let rows: usize = windows.iter().map(Vec::len).sum();
     let origin = StatsOrigin { source: model.identity.clone(), tokens: rows as u64, ctx: options.ctx, texts };
-    let journal = Journal::open(out, fingerprint(&origin, windows), options.restart)?;
+    if options.hessians {
+        check_hessians(model, out, options.memory)?;
+    }
+    let journal = Journal::open(out, fingerprint(&origin, windows, options), options.restart)?;
     let run = Run { model, windows, rows, options, report };
     let layers = model.spec.layers.len();
     let resumed = journal.resume(run.states()?)?;
@@ -108,14 +125,33 @@ fn gather(
     for index in resumed_layers..=layers {
         let part = if index == layers { Part::FinalNorm } else { Part::Layer(index) };
         let isa = Isa::detect().map_err(|e| option("ASHLAR_ISA", e.to_string()))?;
-        let mut tally = Some(Tally::new(isa, index));
+        let wanted = if options.hessians { wanted(&leaves(&model.spec, part)) } else { Wanted::new() };
+        let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let mut tally = Some(Tally::new(isa, threads, index, wanted));
         states = run.part(part, Some(&states), &mut tally)?;
-        let arrays = tally.map_or_else(|| Ok(Vec::new()), |t| t.arrays())?;
-        journal.keep(index, &origin, &arrays, Some(&states).filter(|_| index < layers))?;
+        let (arrays, shares) = tally.map_or_else(|| Ok(Default::default()), Tally::arrays)?;
+        journal.keep(index, &origin, &shares, &arrays, Some(&states).filter(|_| index < layers))?;
     }
     journal.publish(layers + 1, &origin, out)?;
     report.end();
     Ok(Summary { tokens: rows as u64, layers, resumed_layers })
+}
+
+/// Refuses Hessians for which there is no room: those of a part are in memory together, and the file is written twice,
+/// part by part and as a whole.
+fn check_hessians(model: &Opened, out: &Path, memory: u64) -> Result<(), CalibrateError> {
+    let layers = (0..model.spec.layers.len()).map(Part::Layer);
+    let (mut most, mut all) = (0, 0u64);
+    for part in layers.chain([Part::FinalNorm]) {
+        let (summed, stored) = sizes(&leaves(&model.spec, part));
+        // As sums, then as the arrays that are written.
+        most = most.max(summed + stored);
+        all += stored;
+    }
+    if most > memory {
+        return Err(CalibrateError::HessianSize { needed: most, given: memory });
+    }
+    Ok(check_room(out, 2 * all)?)
 }
 
 fn option(option: &'static str, got: String) -> CalibrateError {
@@ -123,9 +159,10 @@ fn option(option: &'static str, got: String) -> CalibrateError {
 }
 
 /// What an interrupted run must have in common with the one that goes on with it.
-fn fingerprint(origin: &StatsOrigin, windows: &[Vec<u32>]) -> [u8; 32] {
+fn fingerprint(origin: &StatsOrigin, windows: &[Vec<u32>], options: &Options) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(concat!("ashlar ", env!("CARGO_PKG_VERSION"), " ").as_bytes()).update(origin.source.as_bytes());
+    hasher.update(&[u8::from(options.hessians)]);
     for window in windows {
         hasher.update(&(window.len() as u64).to_le_bytes());
         for id in window {

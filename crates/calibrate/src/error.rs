@@ -55,6 +55,28 @@ pub enum CalibrateError {
         /// Bytes.
         bytes: u64,
     },
+    /// Too little memory for a Hessian.
+    #[error(
+        "the Hessian of the inputs of `{tensor}` needs {bytes} bytes, which are not free; use `convert --calibrate`, which \
+             goes through a layer in parts, or statistics without --hessians"
+    )]
+    HessianMemory {
+        /// The weight.
+        tensor: String,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Hessians that are too large for the memory that may be used.
+    #[error(
+        "the Hessians of one layer need {needed} bytes of memory, --memory is {given}; give more, or let `ashlar convert \
+         --calibrate` collect and use them layer by layer, without writing them down"
+    )]
+    HessianSize {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes that may be used.
+        given: u64,
+    },
     /// Activations overflowed.
     #[error("inputs of `{tensor}` are not finite; does the model generate sensible text with `ashlar run`?")]
     NotFinite {

@@ -10,7 +10,7 @@
 use crate::CalibrateError;
 use crate::error::io;
 use crate::states::{Frozen, States};
-use ashlar_convert::stats::{Array, StatsFile, StatsOrigin, merge, write};
+use ashlar_convert::stats::{Array, Shares, StatsFile, StatsOrigin, merge, write_sharing};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -82,10 +82,11 @@ impl Journal {
         &self,
         index: usize,
         origin: &StatsOrigin,
+        shares: &Shares,
         arrays: &[Array],
         states: Option<&Frozen>,
     ) -> Result<(), CalibrateError> {
-        write(&self.part(index), origin, arrays)?;
+        write_sharing(&self.part(index), origin, shares, arrays)?;
         let Some(states) = states else { return Ok(()) };
         let (new, path) = (self.dir.join("states.new"), self.dir.join("states"));
         let done = (index as u64 + 1).to_le_bytes();

@@ -11,12 +11,15 @@
 
 mod collect;
 mod error;
+mod hessian;
 mod journal;
+mod parallel;
+mod parts;
 mod states;
 mod tally;
 mod texts;
 
 pub use collect::{Options, Starved, Summary, calibrate, starved};
 pub use error::CalibrateError;
-pub use tally::Tally;
+pub use tally::{Tally, Want, Wanted};
 pub use texts::{Input, default_texts};

@@ -3,7 +3,8 @@
 //! [`plan`] turns a model, its store and a recipe's choices into a [`Plan`]: every size and offset, from headers alone.
 //! [`convert`] carries it out: read rows → decode to f32 → quantize → write at the known offset, on all cores, within a
 //! bound of memory, resumable, and byte-identical however many threads took part. [`verify`] checks a pack and compares
-//! it with its source. [`stats`] reads what `ashlar calibrate` learned of a model's activations.
+//! it with its source. [`stats`] reads what `ashlar calibrate` learned of a model's activations; [`Knowledge`] is how it,
+//! or whoever else knows something, tells the quantizers.
 //!
 //! Owns: the work list, the pipeline, its memory bound, what was lost (`Summary`). Refuses: which format a tensor gets
 //! (`recipe`), how bits are chosen (`quantize`), where bytes lie in the file (`pack`).
@@ -11,7 +12,9 @@
 
 mod budget;
 mod error;
+mod factors;
 mod jobs;
+mod knowledge;
 mod measure;
 mod pipeline;
 mod plan;
@@ -24,6 +27,7 @@ mod verify;
 mod work;
 
 pub use error::ConvertError;
+pub use knowledge::Knowledge;
 pub use measure::{ClassSummary, Loss, Summary};
 pub use pipeline::{Options, convert, convert_through};
 pub use plan::{ClassTotal, Memory, Origin, Plan, PlannedTensor, plan};

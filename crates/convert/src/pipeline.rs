@@ -2,19 +2,20 @@
 
 use crate::budget::{Budget, Share};
 use crate::error::ConvertError;
+use crate::factors::{self, Factors};
 use crate::jobs::{Job, Tile, jobs};
 use crate::measure::{Measured, Summary, classes};
 use crate::plan::Plan;
 use crate::record::{Records, contiguous, pieces};
 use crate::stamp::{Stamps, check_apart};
-use crate::tile::{Buffers, process};
+use crate::tile::{Buffers, Guide, process};
 use crate::{pool, work::Work};
 use ashlar_pack::{
     Direct, Done, Fingerprint, Manifest, PackError, Record, SealedRecord, Target, Tensor, VERSION, WriteAt, Writer,
 };
 use ashlar_simd::Isa;
 use ashlar_tensor::{Report, TensorStore};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -75,6 +76,7 @@ pub fn convert_through(
     sink: &dyn WriteAt,
 ) -> Result<Summary, ConvertError> {
     let started = Instant::now();
+    plan.check_methods()?;
     plan.check_memory(options.memory)?;
     let isa = Isa::detect()?;
     let threads = options.threads.unwrap_or_else(|| pool::default_threads() + 1).max(1);
@@ -119,7 +121,7 @@ pub fn convert_through(
 /// What an interrupted run must have in common with the one that goes on with it.
 fn fingerprint(plan: &Plan, stamps: &Stamps) -> Fingerprint {
     let recipe = blake3::hash(plan.origin.recipe.as_bytes()).to_hex().to_string();
-    let stats = plan.stats.as_ref().map_or_else(|| "none".to_owned(), |s| s.hash().to_owned());
+    let stats = plan.knowledge.as_ref().map_or_else(|| "none".to_owned(), |k| k.identity());
     let texts = [
         ("source", plan.origin.identity.clone()),
         ("state of the source's files (size, time or inode)", stamps.hash()),
@@ -174,20 +176,32 @@ impl Run<'_> {
         let tile_bytes = |t: &Tile| self.plan.works.get(t.tensor).map_or(0, |w| w.source_bytes(&t.rows));
         let total = list.iter().flat_map(|j| &j.tiles).map(tile_bytes).sum();
         self.report.begin("converting", total);
-        let budget = Budget::new(memory);
+        let (threads, factors) = self.fit(&list, threads, memory);
+        let budget = Budget::new(memory.saturating_sub(factors));
+        let factors = Factors::new(self.plan, &list, self.plan.knowledge.as_deref(), self.isa, self.report);
         std::thread::scope(|scope| {
             let (flush, shards) = sync_channel(4);
             // Where no thread can be had, all is synced at the end.
             let flusher = Builder::new().spawn_scoped(scope, move || self.flush(&shards)).ok();
             let state = || (Buffers::default(), Share::new(&budget));
-            let worked =
-                pool::for_each(threads, &list, state, |(buffers, share), job| self.job(job, buffers, share, &flush));
+            let worked = pool::for_each(threads, &list, state, |(buffers, share), job| {
+                self.job(job, buffers, share, &factors, &flush)
+            });
             drop(flush);
             let flushed = flusher.map(|f| f.join().unwrap_or_else(|p| Err(pool::panicked(&*p))));
             worked.and(flushed.unwrap_or(Ok(())))
         })?;
         self.report.end();
         Ok(total)
+    }
+
+    /// As many of `threads` threads as `memory` has room for, and what their factored Hessians take of it.
+    fn fit(&self, list: &[Job], threads: usize, memory: u64) -> (usize, u64) {
+        let tile = list.iter().map(|j| j.memory).max().unwrap_or(0);
+        let bound = |threads: usize| factors::bound(self.plan, list, threads);
+        let fits = |threads: &usize| tile.saturating_add(bound(*threads)) <= memory;
+        let threads = (1..=threads).rev().find(fits).unwrap_or(1);
+        (threads, bound(threads))
     }
 
     fn flush(&self, shards: &Receiver<usize>) -> Result<(), ConvertError> {
@@ -199,22 +213,33 @@ impl Run<'_> {
         job: &Job,
         buffers: &mut Buffers,
         share: &mut Share<'_>,
+        factors: &Factors<'_>,
         flush: &SyncSender<usize>,
     ) -> Result<(), ConvertError> {
         share.ensure(job.memory, || buffers.clear());
         for tile in &job.tiles {
-            self.tile(tile, buffers, flush)?;
+            self.tile(tile, buffers, factors, flush)?;
         }
         Ok(())
     }
 
-    fn tile(&self, tile: &Tile, buffers: &mut Buffers, flush: &SyncSender<usize>) -> Result<(), ConvertError> {
+    fn tile(
+        &self,
+        tile: &Tile,
+        buffers: &mut Buffers,
+        factors: &Factors<'_>,
+        flush: &SyncSender<usize>,
+    ) -> Result<(), ConvertError> {
         let record = self.plan.layout.records.get(tile.record);
         let stored = record.and_then(|r| r.tensors.get(tile.tensor - self.records.first_tensor(tile.record)));
         let (Some(work), Some(record), Some(stored)) = (self.plan.works.get(tile.tensor), record, stored) else {
             return Ok(());
         };
-        let lost = process(work, &tile.rows, self.source, self.plan.stats.as_deref(), self.isa, buffers)?;
+        let factor = factors.get(work)?;
+        let guide = Guide { knowledge: self.plan.knowledge.as_deref(), factor: factor.as_deref() };
+        let lost = process(work, &tile.rows, self.source, guide, self.isa, buffers)?;
+        drop(factor);
+        factors.done(work);
         let written = self.write(work, record, stored, tile, buffers, flush)?;
         let read = if work.is_reordered() {
             pieces(work.entry.bytes(), &contiguous(&work.source), &work.source, &tile.rows, buffers.source())
@@ -273,19 +298,15 @@ fn measured(plan: &Plan, done: &BTreeMap<usize, Done>) -> Result<Vec<Measured>, 
 }
 
 /// What the manifest says of losses and of the statistics that guided the quantizers.
-fn measured_json(plan: &Plan, losses: Map<String, Value>) -> Value {
+fn measured_json(plan: &Plan, losses: Map<String, Value>) -> Result<Value, ConvertError> {
     let mut all = Map::new();
     if !losses.is_empty() {
         all.insert("loss".into(), losses.into());
     }
-    if let Some(stats) = &plan.stats {
-        let origin = stats.file().origin();
-        all.insert(
-            "statistics".into(),
-            json!({ "blake3": stats.hash(), "tokens": origin.tokens, "texts": origin.texts }),
-        );
+    if let Some(knowledge) = &plan.knowledge {
+        all.insert("statistics".into(), knowledge.provenance()?);
     }
-    if all.is_empty() { Value::Null } else { all.into() }
+    Ok(if all.is_empty() { Value::Null } else { all.into() })
 }
 
 fn manifest(plan: &Plan, done: &BTreeMap<usize, Done>, measured: &[Measured]) -> Result<Manifest, ConvertError> {
@@ -311,6 +332,6 @@ fn manifest(plan: &Plan, done: &BTreeMap<usize, Done>, measured: &[Measured]) ->
         recipe: origin.recipe.clone(),
         shards: Manifest::shards_of(&plan.layout),
         records,
-        measured: measured_json(plan, losses),
+        measured: measured_json(plan, losses)?,
     })
 }

@@ -35,4 +35,4 @@ pub use manifest::{MANIFEST_FILE, Manifest, SealedRecord, VERSION, pack_config};
 pub use partial::Target;
 pub use reader::Pack;
 pub use verify::Damage;
-pub use writer::{Direct, WriteAt, Writer};
+pub use writer::{Direct, WriteAt, Writer, free_bytes};

@@ -253,7 +253,11 @@ fn missing_bytes(dir: &Path, layout: &Layout) -> u64 {
     layout.shards.iter().map(|s| s.bytes.saturating_sub(present(&s.file))).sum()
 }
 
-fn free_bytes(dir: &Path) -> io::Result<u64> {
+/// Bytes free on the disk that holds `dir`, for users without privileges.
+///
+/// # Errors
+/// What the operating system reports.
+pub fn free_bytes(dir: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(dir)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

@@ -1,6 +1,6 @@
 //! `ashlar calibrate`: what the weights of a model see, for `convert --stats`.
 
-use crate::args::Globals;
+use crate::args::{Globals, MemoryArgs};
 use crate::device;
 use crate::exit::{CommandResult, Failure, Outcome};
 use crate::interrupt::Interrupt;
@@ -31,6 +31,7 @@ const LISTED: usize = 12;
 #[command(after_help = "Examples:
   ashlar calibrate Qwen3-30B-A3B -o qwen.stats
   ashlar calibrate Qwen3-30B-A3B --text mine.txt --text code.txt -o mine.stats
+  ashlar calibrate small-model --hessians -o small.stats
   ashlar calibrate --merge qwen.stats mine.stats -o both.stats
   ashlar convert Qwen3-30B-A3B -o out --recipe 4bit-experts --stats both.stats")]
 pub struct Calibrate {
@@ -52,6 +53,11 @@ pub struct Calibrate {
     /// Use at most N tokens, in windows spread evenly over the text
     #[arg(long, value_name = "N")]
     pub tokens: Option<usize>,
+    /// Also store the Hessian of the inputs of every matrix, which `method: gptq` needs: 2 bytes × columns² each, one for
+    /// q, k and v, one for a router and its experts' gate and up, one for every expert's down. That is 1.8 MB per matrix
+    /// of 2048 columns and expert of 768, 9 GB for a model of 30B-A3B; `convert --calibrate` needs no such file
+    #[arg(long, conflicts_with = "merge")]
+    pub hessians: bool,
     /// Experts that saw fewer tokens than this are named
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub min_tokens: u64,
@@ -61,6 +67,8 @@ pub struct Calibrate {
     /// Threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     /// Replace an existing file
     #[arg(long)]
     pub force: bool,
@@ -111,6 +119,8 @@ impl Calibrate {
         let options = Options {
             ctx: self.ctx,
             tokens: self.tokens,
+            hessians: self.hessians,
+            memory: self.memory.memory,
             device: self.device.clone(),
             threads: self.threads.map(NonZeroUsize::get),
             force: self.force,
@@ -199,9 +209,10 @@ fn experts(file: &StatsFile) -> usize {
 /// Tells mistakes of the user's from failures.
 fn failure(error: CalibrateError) -> Failure {
     match error {
-        CalibrateError::Exists { .. } | CalibrateError::OtherRun { .. } | CalibrateError::Text { .. } => {
-            Failure::usage(error)
-        }
+        CalibrateError::Exists { .. }
+        | CalibrateError::OtherRun { .. }
+        | CalibrateError::HessianSize { .. }
+        | CalibrateError::Text { .. } => Failure::usage(error),
         CalibrateError::Runtime(error) => device::failure(error),
         error => error.into(),
     }

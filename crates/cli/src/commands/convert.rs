@@ -9,7 +9,7 @@ use crate::progress::{Progress, Unit};
 use crate::table::Table;
 use crate::{output, recipe, units};
 use ashlar_convert::stats::Importance;
-use ashlar_convert::{ConvertError, Options, Plan, Summary};
+use ashlar_convert::{ConvertError, Knowledge, Options, Plan, Summary};
 use ashlar_pack::PackError;
 use ashlar_recipe::{Choices, ExpertUsage};
 use ashlar_simd::Isa;
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Convert a checkpoint into a pack, by a recipe
 ///
@@ -69,10 +70,7 @@ impl Convert {
         let stats = open_stats(self.stats.as_deref(), &model)?;
         let choices = recipe::choose(&self.recipe, &model, usage(stats.as_ref()))?;
         let plan = plan(&model, &choices)?;
-        let (plan, unknown) = match stats {
-            Some(stats) => plan.with_stats(stats),
-            None => (plan, Vec::new()),
-        };
+        let (plan, unknown) = weigh(plan, stats.map(|s| Arc::new(s) as Arc<dyn Knowledge>))?;
         let progress = Progress::new(globals.quiet, Unit::Bytes);
         if let Source::Checkpoint(checkpoint) = &model.source {
             checkpoint.notes().iter().for_each(|note| progress.note(note));
@@ -112,6 +110,17 @@ impl Convert {
     }
 }
 
+/// The plan with quantizers that use what is known, and which tensors nothing is known of.
+///
+/// # Errors
+/// A method that needs more than is known is the user's mistake.
+pub fn weigh(plan: Plan, known: Option<Arc<dyn Knowledge>>) -> Result<(Plan, Vec<String>), Failure> {
+    match known {
+        Some(known) => plan.with_knowledge(known).map_err(failure),
+        None => plan.check_methods().map(|()| (plan, Vec::new())).map_err(failure),
+    }
+}
+
 /// What `--stats` knows of the model.
 ///
 /// # Errors
@@ -131,6 +140,7 @@ pub fn usage(stats: Option<&Importance>) -> Option<&dyn ExpertUsage> {
 pub fn failure(error: ConvertError) -> Failure {
     match error {
         ConvertError::Memory { .. }
+        | ConvertError::NoHessian { .. }
         | ConvertError::Pack(PackError::Exists { .. } | PackError::OtherInputs { .. } | PackError::Locked { .. }) => {
             Failure::usage(error)
         }
@@ -157,6 +167,7 @@ fn summary_json(plan: &Plan, summary: &Summary, choices: &Choices, out: &Path) -
                 "bytes": total.bytes,
                 "bpw": total.bpw,
                 "formats": total.formats,
+                "methods": total.methods,
                 "nmse": cost.nmse,
                 "relative_error": relative_error(cost.nmse),
                 "max_abs_error": cost.loss.max_abs,
@@ -181,9 +192,10 @@ fn summary_json(plan: &Plan, summary: &Summary, choices: &Choices, out: &Path) -
 /// Size and error per class.
 #[must_use]
 pub fn cost_table(plan: &Plan, summary: &Summary) -> String {
-    let mut table = Table::new(&["class", ">tensors", ">bytes", ">bpw", ">error", ">NMSE", "formats"]);
+    let mut table = Table::new(&["class", ">tensors", ">bytes", ">bpw", ">error", ">NMSE", "formats", "method"]);
     for (total, cost) in plan.classes.iter().zip(&summary.classes) {
         let formats = total.formats.iter().map(|(f, n)| (f.clone(), *n as u64)).collect();
+        let methods = total.methods.iter().map(|(m, n)| ((*m).to_owned(), *n as u64)).collect();
         let kept = cost.kept == cost.tensors;
         table.row([
             total.class.to_owned(),
@@ -193,6 +205,7 @@ pub fn cost_table(plan: &Plan, summary: &Summary) -> String {
             if kept { "kept".to_owned() } else { format!("{:.3} %", 100.0 * relative_error(cost.nmse)) },
             if kept { "0".to_owned() } else { format!("{:.2e}", cost.nmse) },
             format_list(&formats),
+            format_list(&methods),
         ]);
     }
     table.render()

@@ -1,17 +1,18 @@
 //! `ashlar plan`: what a conversion would do and how large its result would be, from headers alone.
 
-use super::convert::{open_stats, usage};
+use super::convert::{open_stats, usage, weigh};
 use crate::args::{Globals, MemoryArgs};
 use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
 use crate::model::{Model, Source, format_list};
 use crate::table::Table;
 use crate::{output, recipe, units};
-use ashlar_convert::{ConvertError, Origin, Plan};
+use ashlar_convert::{ConvertError, Knowledge, Origin, Plan};
 use ashlar_recipe::Choices;
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Show how large a recipe makes each part of a model, before a weight is read
 ///
@@ -67,15 +68,17 @@ impl PlanCommand {
             output::print(&format!("{text}\n"))?;
             return Ok(Outcome::Done);
         }
-        let plan = plan(&model, &choices)?;
+        let known = stats.map(|s| Arc::new(s) as Arc<dyn Knowledge>);
+        let (plan, unknown) = weigh(plan(&model, &choices)?, known)?;
+        let notes: Vec<&String> = choices.notes.iter().chain(&unknown).collect();
         let fits = plan.check_memory(self.memory.memory);
         if let Some(path) = &self.emit {
             output::write_atomic(path, ashlar_recipe::emit(&choices).as_bytes())?;
         }
         if self.json {
-            output::print_json(&json(&plan, &choices, fits.is_ok()))?;
+            output::print_json(&json(&plan, &notes, fits.is_ok()))?;
         } else {
-            output::print(&text(&plan, &choices, fits.as_ref().err()))?;
+            output::print(&text(&plan, &notes, fits.as_ref().err()))?;
         }
         Ok(if fits.is_ok() { Outcome::Done } else { Outcome::Wanting })
     }
@@ -95,7 +98,7 @@ pub fn plan(model: &Model, choices: &Choices) -> Result<Plan, Failure> {
     ashlar_convert::plan(&model.spec, model.store(), choices, origin, shard_bytes).or_usage()
 }
 
-fn json(plan: &Plan, choices: &Choices, fits: bool) -> Value {
+fn json(plan: &Plan, notes: &[&String], fits: bool) -> Value {
     json!({
         "total_bytes": plan.total_bytes,
         "side_bytes": plan.side_bytes,
@@ -106,11 +109,11 @@ fn json(plan: &Plan, choices: &Choices, fits: bool) -> Value {
         "classes": plan.classes,
         "shards": plan.shards,
         "memory": plan.memory,
-        "notes": choices.notes,
+        "notes": notes,
     })
 }
 
-fn text(plan: &Plan, choices: &Choices, misfit: Option<&ConvertError>) -> String {
+fn text(plan: &Plan, notes: &[&String], misfit: Option<&ConvertError>) -> String {
     let mut out = plan_table(plan);
     let shards = plan.shards.len();
     let _ = writeln!(
@@ -127,7 +130,7 @@ fn text(plan: &Plan, choices: &Choices, misfit: Option<&ConvertError>) -> String
         units::memory(plan.memory.largest_tile_bytes),
         units::memory(plan.memory.fixed_bytes)
     );
-    for note in &choices.notes {
+    for note in notes {
         let _ = writeln!(out, "note: {note}");
     }
     if let Some(error) = misfit {
@@ -140,9 +143,10 @@ fn text(plan: &Plan, choices: &Choices, misfit: Option<&ConvertError>) -> String
 #[must_use]
 pub fn plan_table(plan: &Plan) -> String {
     let classes = &plan.classes;
-    let mut table = Table::new(&["class", ">tensors", ">parameters", ">from", ">to", ">bpw", "formats"]);
+    let mut table = Table::new(&["class", ">tensors", ">parameters", ">from", ">to", ">bpw", "formats", "method"]);
     for c in classes {
         let formats = c.formats.iter().map(|(f, n)| (f.clone(), *n as u64)).collect();
+        let methods = c.methods.iter().map(|(m, n)| ((*m).to_owned(), *n as u64)).collect();
         table.row([
             c.class.to_owned(),
             units::thousands(c.tensors as u64),
@@ -151,6 +155,7 @@ pub fn plan_table(plan: &Plan) -> String {
             units::bytes(c.bytes),
             format!("{:.2}", c.bpw),
             format_list(&formats),
+            format_list(&methods),
         ]);
     }
     table.row([

@@ -22,7 +22,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "version: 1\nrules:\n  - {id: a, match: {class: attn}, set: {format: q8, method: serch}}\n",
         "tiny/llama",
-        "recipe.yaml:3: rule `a`: there is no method `serch`; there are auto, rtn, search; did you mean `search`?",
+        "recipe.yaml:3: rule `a`: there is no method `serch`; there are auto, gptq, rtn, search; did you mean `search`?",
     ),
     (
         "version: 1\nrules:\n  - {id: exp, match: {class: experts}, set: {format: q8}}\n",
