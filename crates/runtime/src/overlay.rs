@@ -68,7 +68,7 @@ mod tests {
     struct List(Vec<Entry>, u8);
 
     impl List {
-        fn new(names: &[(&str, usize)], byte: u8) -> Arc<dyn TensorStore> {
+        fn shared(names: &[(&str, usize)], byte: u8) -> Arc<dyn TensorStore> {
             let entry = |(name, n): &(&str, usize)| Entry {
                 name: (*name).into(),
                 shape: vec![*n],
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn named_weights_come_from_the_other_store_with_its_format() -> Result<(), Box<dyn std::error::Error>> {
-        let (base, over) = (List::new(&[("a", 3), ("b", 3)], 1), List::new(&[("a", 3), ("b", 3), ("z", 3)], 2));
+        let (base, over) = (List::shared(&[("a", 3), ("b", 3)], 1), List::shared(&[("a", 3), ("b", 3), ("z", 3)], 2));
         let both = Overlay::new(base, over, ["b"])?;
         let mut seen = Vec::new();
         for entry in both.entries() {
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn weights_that_one_side_lacks_or_has_in_another_shape_are_refused() {
-        let stores = || (List::new(&[("a", 3), ("b", 3)], 1), List::new(&[("a", 4), ("c", 3)], 2));
+        let stores = || (List::shared(&[("a", 3), ("b", 3)], 1), List::shared(&[("a", 4), ("c", 3)], 2));
         for (name, says) in [("b", "`b` is missing"), ("c", "`c` is missing"), ("a", "[3] in one model and [4]")] {
             let (base, over) = stores();
             let error = Overlay::new(base, over, [name]).err().map(|e| e.to_string()).unwrap_or_default();

@@ -174,7 +174,7 @@ mod tests {
 
     /// Two windows of three predictions.
     fn windows() -> Vec<Vec<Score>> {
-        let score = |position, nll, reference_nll: f64, kl, agrees| {
+        let score = |position, nll: f64, reference_nll: f64, kl, agrees| {
             let delta_p = f64::exp(-nll) - f64::exp(-reference_nll);
             Score { position, nll, reference_nll, kl, delta_p, agrees }
         };
