@@ -1,6 +1,7 @@
 //! Why statistics cannot be gathered.
 
 use ashlar_backend::BackendError;
+use ashlar_convert::ConvertError;
 use ashlar_convert::stats::StatsError;
 use ashlar_runtime::RuntimeError;
 
@@ -17,6 +18,20 @@ pub enum CalibrateError {
     /// The statistics file.
     #[error(transparent)]
     Stats(#[from] StatsError),
+    /// The conversion.
+    #[error(transparent)]
+    Convert(Box<ConvertError>),
+    /// Too little memory for the Hessians of a part and the converter's buffers.
+    #[error(
+        "--memory {given} bytes is too small: the Hessians of one part and the converter's buffers need {needed}; give at least \
+         --memory {needed}"
+    )]
+    StreamMemory {
+        /// The bound.
+        given: u64,
+        /// Bytes needed.
+        needed: u64,
+    },
     /// A text that holds nothing.
     #[error("{name}: {what}; give a text of at least one window")]
     Text {
@@ -83,6 +98,12 @@ pub enum CalibrateError {
         /// The weight.
         tensor: String,
     },
+}
+
+impl From<ConvertError> for CalibrateError {
+    fn from(error: ConvertError) -> Self {
+        Self::Convert(Box::new(error))
+    }
 }
 
 /// An I/O error at a path.

@@ -77,6 +77,11 @@ impl Hessian {
         });
     }
 
+    /// Columns.
+    pub fn columns(&self) -> usize {
+        self.k
+    }
+
     /// The upper triangle, row by row.
     pub fn upper(&self) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.k * (self.k + 1) / 2);
@@ -90,7 +95,6 @@ impl Hessian {
         out
     }
 
-    #[cfg(test)]
     /// Adds `factor` times the sum to the lower triangle of a k × k matrix.
     pub fn spread(&self, factor: f64, lower: &mut [f32]) {
         for (index, tile) in self.tiles.chunks_exact(TILE_VALUES).enumerate() {

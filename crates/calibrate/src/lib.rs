@@ -13,13 +13,17 @@ mod collect;
 mod error;
 mod hessian;
 mod journal;
+mod known;
 mod parallel;
 mod parts;
 mod states;
+mod stream;
 mod tally;
 mod texts;
+mod walk;
 
 pub use collect::{Options, Starved, Summary, calibrate, starved};
 pub use error::CalibrateError;
-pub use tally::{Tally, Want, Wanted};
+pub use known::PartKnowledge;
+pub use stream::{Stream, StreamOptions, StreamSummary};
 pub use texts::{Input, default_texts};

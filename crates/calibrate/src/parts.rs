@@ -3,9 +3,10 @@
 use crate::hessian::Hessian;
 use crate::tally::{Want, Wanted};
 use ashlar_arch::{Class, Leaf, ModelSpec, Proj};
-use ashlar_backend::{BufferId, CacheId, WeightId};
+use ashlar_backend::{BufferId, CacheId, Op, WeightId};
 use ashlar_convert::stats::upper_values;
 use ashlar_runtime::program::{Part, Resources, build_part};
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 
 /// The weights that a part reads, in the order in which it asks for them: for the last one the head as well.
@@ -73,4 +74,76 @@ pub fn sizes(leaves: &[Leaf]) -> (u64, u64) {
         }
     }
     (memory + Hessian::bytes(experts), file + 4 * upper_values(experts) as u64)
+}
+
+/// For every weight of a part that reads the same inputs as another: that other. What an op does not tell, it reads alone.
+pub fn inputs(spec: &ModelSpec, part: Part) -> HashMap<String, String> {
+    let mut list = List(Vec::new());
+    let Ok(program) = build_part(spec, part, WeightId(0), &mut list);
+    let name = |id: WeightId| Some(list.0.get((id.0 as usize).checked_sub(1)?)?.name.clone());
+    let mut all = HashMap::new();
+    for op in &program.ops {
+        let together: Vec<WeightId> = match op {
+            Op::Linear { parts, .. } => parts.iter().map(|p| p.weight).collect(),
+            Op::GatedLinear { gate, up, .. } => vec![*gate, *up],
+            _ => continue,
+        };
+        if let Some(first) = together.first().and_then(|id| name(*id)) {
+            all.extend(together.iter().filter_map(|id| name(*id)).map(|name| (name, first.clone())));
+        }
+    }
+    all
+}
+
+/// The Hessians of a part that a conversion needs: those of the weights for which `needs` holds.
+pub struct Needed {
+    /// All but those of single experts.
+    pub shared: Wanted,
+    /// Down projections of experts, each with its bytes.
+    pub experts: Vec<(String, u64)>,
+    /// Bytes of the shared ones.
+    pub shared_bytes: u64,
+}
+
+impl Needed {
+    /// `leaves` are those of the part, `inputs` says which of them share.
+    pub fn new(leaves: &[Leaf], inputs: &HashMap<String, String>, needs: impl Fn(&str) -> bool) -> Self {
+        let mut all = Self { shared: Wanted::new(), experts: Vec::new(), shared_bytes: 0 };
+        let matrices = || leaves.iter().filter_map(|l| Some((l, *l.shape.get(1)?)));
+        let class = |l: &Leaf| (l.role.class, l.role.proj);
+        let (mut halves, mut counted) = (false, HashSet::new());
+        for (leaf, k) in matrices().filter(|(l, _)| needs(&l.name)) {
+            match class(leaf) {
+                (Class::Experts, Some(Proj::Down)) => all.experts.push((leaf.name.clone(), Hessian::bytes(k))),
+                (Class::Experts, _) => halves = true,
+                _ => {
+                    all.shared.insert(leaf.name.clone(), Want { own: true, experts: false });
+                    if counted.insert(inputs.get(&leaf.name).unwrap_or(&leaf.name)) {
+                        all.shared_bytes += Hessian::bytes(k);
+                    }
+                }
+            }
+        }
+        if let Some((router, k)) = matrices().find(|(l, _)| halves && l.role.class == Class::Router) {
+            all.shared.insert(router.name.clone(), Want { own: true, experts: false });
+            all.shared_bytes += Hessian::bytes(k);
+        }
+        if let Some((_, bytes)) = all.experts.first() {
+            all.shared_bytes += bytes;
+            let downs = leaves.iter().filter(|l| class(l) == (Class::Experts, Some(Proj::Down)));
+            all.shared.extend(downs.map(|l| (l.name.clone(), Want { own: false, experts: true })));
+        }
+        all
+    }
+
+    /// Bytes while the experts of `group` have their turn.
+    pub fn bytes(&self, group: &[(String, u64)]) -> u64 {
+        self.shared_bytes + group.iter().map(|(_, bytes)| bytes).sum::<u64>()
+    }
+
+    /// The experts in groups whose Hessians fit into `room` bytes, at least one each.
+    pub fn groups(&self, room: u64) -> Vec<&[(String, u64)]> {
+        let largest = self.experts.iter().map(|(_, bytes)| *bytes).max().unwrap_or(1).max(1);
+        self.experts.chunks(usize::try_from(room / largest).unwrap_or(usize::MAX).max(1)).collect()
+    }
 }

@@ -32,8 +32,21 @@ pub struct Tally {
     weights: BTreeMap<String, usize>,
     inputs: Vec<Input>,
     experts: Option<Hessian>,
+    /// Rows in it.
+    experts_tokens: u64,
     routing: Option<Routing>,
     failed: Option<CalibrateError>,
+}
+
+/// What the inputs of a weight add up to.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Σ (gate · x)² per column.
+    pub sums: &'a [f64],
+    /// Rows.
+    pub tokens: u64,
+    /// Σ (gate · x)(gate · x)ᵀ, where it was wanted.
+    pub hessian: Option<&'a Hessian>,
 }
 
 /// What was seen of one input.
@@ -60,7 +73,68 @@ impl Tally {
     #[must_use]
     pub fn new(isa: Isa, threads: usize, layer: usize, wanted: Wanted) -> Self {
         let (weights, inputs) = (BTreeMap::new(), Vec::new());
-        Self { isa, threads, layer, wanted, weights, inputs, experts: None, routing: None, failed: None }
+        Self {
+            isa,
+            threads,
+            layer,
+            wanted,
+            weights,
+            inputs,
+            experts: None,
+            experts_tokens: 0,
+            routing: None,
+            failed: None,
+        }
+    }
+
+    /// Whether a sum could not be had.
+    ///
+    /// # Errors
+    /// [`CalibrateError::HessianMemory`].
+    pub fn check(&mut self) -> Result<(), CalibrateError> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// What the inputs of a weight add up to.
+    #[must_use]
+    pub fn seen(&self, tensor: &str) -> Option<Seen<'_>> {
+        let Input { sums, tokens, hessian } = self.inputs.get(*self.weights.get(tensor)?)?;
+        Some(Seen { sums, tokens: *tokens, hessian: hessian.as_ref().map(|(_, h)| h) })
+    }
+
+    /// The Hessian of all down projections, and its rows.
+    #[must_use]
+    pub fn experts(&self) -> Option<(&Hessian, u64)> {
+        self.experts.as_ref().map(|h| (h, self.experts_tokens))
+    }
+
+    /// The mean of x² per column over the inputs of all weights that `of` names, by token.
+    #[must_use]
+    pub fn mean(&self, of: impl Fn(&String) -> bool) -> Option<Vec<f64>> {
+        let mut inputs = self.weights.iter().filter(|(name, _)| of(name)).filter_map(|(_, i)| self.inputs.get(*i));
+        let first = inputs.next()?;
+        let (mut sums, mut tokens) = (first.sums.clone(), first.tokens);
+        for input in inputs {
+            sums.iter_mut().zip(&input.sums).for_each(|(a, b)| *a += b);
+            tokens += input.tokens;
+        }
+        sums.iter_mut().for_each(|s| *s /= (tokens as f64).max(1.0));
+        Some(sums)
+    }
+
+    /// Gives back the memory of the Hessians of weights that `of` names.
+    pub fn drop_hessians(&mut self, of: impl Fn(&str) -> bool) {
+        self.inputs
+            .iter_mut()
+            .filter(|i| i.hessian.as_ref().is_some_and(|(name, _)| of(name)))
+            .for_each(|i| i.hessian = None);
+    }
+
+    /// The sums without any Hessian.
+    #[must_use]
+    pub fn without_hessians(mut self) -> Self {
+        self.drop_hessians(|_| true);
+        Self { experts: None, ..self }
     }
 
     /// The sums as arrays of a statistics file, and which weights share a Hessian.
@@ -125,6 +199,7 @@ impl Tally {
         if experts {
             self.experts = self.experts.take().or_else(|| Hessian::new(input.k));
             add(self.experts.as_mut());
+            self.experts_tokens += input.rows().count() as u64;
         }
     }
 }

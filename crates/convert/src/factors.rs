@@ -65,13 +65,7 @@ struct Slot {
 
 impl<'a> Factors<'a> {
     /// Those that `jobs` will need.
-    pub fn new(
-        plan: &'a Plan,
-        jobs: &[Job],
-        knowledge: Option<&'a dyn Knowledge>,
-        isa: Isa,
-        report: &'a dyn Report,
-    ) -> Self {
+    pub fn new(plan: &'a Plan, jobs: &[Job], isa: Isa, report: &'a dyn Report) -> Self {
         let mut counts: HashMap<&str, usize> = HashMap::new();
         for work in jobs.iter().flat_map(|j| &j.tiles).filter_map(|t| plan.works.get(t.tensor)) {
             if let Some(inputs) = work.factored() {
@@ -79,6 +73,7 @@ impl<'a> Factors<'a> {
             }
         }
         let slot = |tiles_left| Mutex::new(Slot { tiles_left, made: None });
+        let knowledge = plan.knowledge.as_deref();
         Self { knowledge, isa, report, slots: counts.into_iter().map(|(name, count)| (name, slot(count))).collect() }
     }
 

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod budget;
+mod conversion;
 mod error;
 mod factors;
 mod jobs;
@@ -26,9 +27,9 @@ mod tile;
 mod verify;
 mod work;
 
+pub use conversion::{Conversion, Options, convert, convert_through};
 pub use error::ConvertError;
 pub use knowledge::Knowledge;
 pub use measure::{ClassSummary, Loss, Summary};
-pub use pipeline::{Options, convert, convert_through};
 pub use plan::{ClassTotal, Memory, Origin, Plan, PlannedTensor, plan};
 pub use verify::{Comparison, VerifyReport, verify};

@@ -370,6 +370,12 @@ impl Plan {
         Err(ConvertError::NoHessian { tensor: first.entry.name.clone(), more: more(lacking.count()) })
     }
 
+    /// The tensors whose quantizers need a Hessian.
+    #[must_use]
+    pub fn guided(&self) -> HashSet<&str> {
+        self.works.iter().filter(|w| w.factored().is_some()).map(|w| w.entry.name.as_str()).collect()
+    }
+
     /// The resolved recipe that goes into the pack.
     #[must_use]
     pub fn recipe(&self) -> &str {

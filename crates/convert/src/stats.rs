@@ -12,7 +12,7 @@ mod write;
 
 pub use file::{Routing, StatsFile};
 pub use hessian::{spread, upper_values};
-pub use importance::{Importance, SHRINK_TOKENS};
+pub use importance::{Importance, SHRINK_TOKENS, hash, importance, provenance};
 pub use merge::{merge, merge_origins};
 pub use write::{Array, Data, check_room, write, write_sharing};
 

@@ -191,4 +191,19 @@ pub enum SourceError {
         "config.json: quantization_config.weight_block_size is {got}, expected two positive integers such as [128, 128], since tensor `{tensor}` is F8_E4M3; download config.json again"
     )]
     BlockSize { tensor: String, got: String },
+
+    // -- fused experts -------------------------------------------------------------------------------------------
+    /// Codes without scales or scales without codes.
+    #[error(
+        "{file}: tensor `{tensor}` is one half of an MXFP4 weight, expected the other one as `{expected}`, got none; download the missing shard or export again"
+    )]
+    FusedHalf { file: String, tensor: String, expected: String },
+
+    /// Fused experts whose shapes do not agree.
+    #[error("{file}: tensor `{tensor}` holds fused experts as {got}, expected {expected}; export the checkpoint again")]
+    Fused { file: String, tensor: String, expected: String, got: String },
+
+    /// A fused expert beside a tensor of its own.
+    #[error("{file}: tensor `{name}` is stored both alone and among fused experts, expected once; export again")]
+    FusedTwice { file: String, name: String },
 }

@@ -12,6 +12,16 @@ pub struct Heads {
     pub dim: usize,
     pub scale: f32,
     pub window: Option<usize>,
+    /// One per query head; empty for none.
+    pub sinks: Vec<f32>,
+    /// Values are the first so many entries of keys.
+    pub values_in_keys: Option<usize>,
+}
+
+impl Heads {
+    fn value_dim(&self) -> usize {
+        self.values_in_keys.unwrap_or(self.dim)
+    }
 }
 
 /// Keys and values of one layer; a slot's vectors grow with its sequence.
@@ -66,7 +76,12 @@ pub fn run(
     out: BufferId,
     batch: &Batch,
 ) -> Result<(), BackendError> {
-    if heads.kv == 0 || heads.dim == 0 || !heads.q.is_multiple_of(heads.kv) || heads.window == Some(0) {
+    if heads.kv == 0
+        || heads.dim == 0
+        || !heads.q.is_multiple_of(heads.kv)
+        || heads.window == Some(0)
+        || heads.value_dim() > heads.dim
+    {
         let what = format!(
             "{} query heads over {} key/value heads of {}, window {:?}",
             heads.q, heads.kv, heads.dim, heads.window
@@ -75,7 +90,9 @@ pub fn run(
     }
     let (q_width, kv_width) = (heads.q * heads.dim, heads.kv * heads.dim);
     let mut inputs = [Vec::new(), Vec::new(), Vec::new()];
-    for ((id, width), input) in [(q, q_width), (k, kv_width), (v, kv_width)].into_iter().zip(&mut inputs) {
+    let count = if heads.values_in_keys.is_some() { 2 } else { 3 };
+    let wanted = [(q, q_width), (k, kv_width), (v, kv_width)];
+    for ((id, width), input) in wanted.into_iter().take(count).zip(&mut inputs) {
         let buffer = r.input(id, width, OP)?;
         buffer.expect_rows(batch.rows(), OP)?;
         *input = buffer.values.clone();
@@ -90,13 +107,14 @@ pub fn run(
     let mut y = Vec::with_capacity(q.len());
     for part in &batch.sequences {
         let kv = part.rows.start * kv_width..part.rows.end * kv_width;
-        let slot = cache.append(part, &k[kv.clone()], &v[kv])?;
+        let v = v.get(kv.clone()).unwrap_or_default();
+        let slot = cache.append(part, &k[kv], v)?;
         for (i, row) in part.rows.clone().enumerate() {
             let q = &q[row * q_width..(row + 1) * q_width];
             y.extend(attend(q, slot, part.position + i, heads));
         }
     }
-    r.store(out, q_width, y, OP)
+    r.store(out, heads.q * heads.value_dim(), y, OP)
 }
 
 /// All heads of one token at `position`.
@@ -109,12 +127,14 @@ fn attend(q: &[f32], slot: &Slot, position: usize, heads: &Heads) -> Vec<f32> {
         let at = |j: usize| j * width + start..j * width + start + dim;
         let score = |j: usize| dot(q, &slot.keys[at(j)]) * f64::from(heads.scale);
         let scores: Vec<f64> = (first..=position).map(score).collect();
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sink = heads.sinks.get(h).map_or(f64::NEG_INFINITY, |s| f64::from(*s));
+        let max = scores.iter().copied().fold(sink, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-        let sum: f64 = weights.iter().sum();
-        let mut acc = vec![0.0f64; dim];
+        let sum = weights.iter().sum::<f64>() + (sink - max).exp();
+        let mut acc = vec![0.0f64; heads.value_dim()];
+        let values = if heads.values_in_keys.is_some() { &slot.keys } else { &slot.values };
         for (w, j) in weights.iter().zip(first..) {
-            for (a, v) in acc.iter_mut().zip(&slot.values[at(j)]) {
+            for (a, v) in acc.iter_mut().zip(&values[at(j)]) {
                 *a += w * f64::from(*v);
             }
         }

@@ -5,14 +5,17 @@
 //! In [`ActivationMode::Int8`] the inputs of quantized weights are rounded exactly as fast kernels round them.
 
 mod attention;
+mod block_linear;
 mod buffer;
 mod embed;
 mod gated_linear;
+mod head_norm_rope;
 mod linear;
 mod moe;
 mod qk_norm_rope;
 mod rms_norm;
 mod select_rows;
+mod sigmoid_gate;
 #[cfg(test)]
 mod tests;
 
@@ -164,19 +167,33 @@ impl Backend for Reference {
                 qk_norm_rope::run(self, *q, *q_norm, *eps, &table, batch)?;
                 qk_norm_rope::run(self, *k, *k_norm, *eps, &table, batch)
             }
-            Op::Attention { q, k, v, cache, num_heads, num_kv_heads, head_dim, scale, window, out } => {
+            Op::Attention { q, k, v, cache, num_heads, num_kv_heads, head_dim, scale, window, options, out } => {
+                let sinks = options.sinks.map(|id| self.vector(id, *num_heads, "attention").map(<[f32]>::to_vec));
                 let heads = attention::Heads {
                     q: *num_heads,
                     kv: *num_kv_heads,
                     dim: *head_dim,
                     scale: *scale,
                     window: *window,
+                    sinks: sinks.transpose()?.unwrap_or_default(),
+                    values_in_keys: options.values_in_keys,
                 };
                 attention::run(self, [*q, *k, *v], *cache, &heads, *out, batch)
             }
-            Op::Moe { x, router, routing, experts, activation, out } => {
-                moe::run(self, [*x, *out], *router, *routing, experts, *activation, observer)
+            Op::Moe { x, router, routing, options, experts, activation, out } => {
+                let router = moe::Router { weight: *router, routing: *routing, options: *options };
+                moe::run(self, [*x, *out], &router, experts, *activation, observer)
             }
+            Op::HeadNormRope { x, head_dim, norm, rope } => {
+                head_norm_rope::run(self, *x, *head_dim, *norm, rope.as_ref(), batch)
+            }
+            Op::BlockLinear { x, weight, blocks, out } => {
+                block_linear::run(self, [*x, *out], *weight, *blocks, observer)
+            }
+            Op::BlockLinearTransposed { x, weight, blocks, meets, out } => {
+                block_linear::transposed(self, [*x, *meets, *out], *weight, *blocks, observer)
+            }
+            Op::SigmoidGate { x, weight, y } => sigmoid_gate::run(self, *x, *weight, *y, observer),
             Op::SelectRows { x, out } => select_rows::run(self, *x, *out, batch),
         }
     }

@@ -1,5 +1,6 @@
 use super::*;
 use ashlar_convert::stats::{StatsError, merge, merge_origins};
+use ashlar_tensor::Silent;
 
 #[test]
 fn two_halves_merged_are_what_is_collected_at_once_to_rounding() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,5 +1,6 @@
 //! `ashlar calibrate`: what the weights of a model see, for `convert --stats`.
 
+use super::convert;
 use crate::args::{Globals, MemoryArgs};
 use crate::device;
 use crate::exit::{CommandResult, Failure, Outcome};
@@ -107,11 +108,7 @@ impl Calibrate {
     /// Returns the layers that an earlier run had done.
     fn gather(&self, src: &Path, report: &dyn Report) -> Result<usize, Failure> {
         check_path(src)?;
-        let texts = if self.text.is_empty() {
-            default_texts()
-        } else {
-            self.text.iter().map(|path| read(path)).collect::<Result<_, _>>().map_err(Failure::usage)?
-        };
+        let texts = texts(&self.text)?;
         Interrupt::exit_saying(&format!(
             "interrupted; run the same command again to go on from {}.partial, or delete that folder",
             self.output.display()
@@ -140,8 +137,6 @@ impl Calibrate {
     }
 
     fn summary(&self, file: &StatsFile, few: &[Starved], resumed: usize) -> anyhow::Result<Value> {
-        let few: Vec<Value> =
-            few.iter().map(|s| json!({"layer": s.layer, "expert": s.expert, "tokens": s.tokens})).collect();
         let origin = file.origin();
         Ok(json!({
             "output": self.output.display().to_string(),
@@ -152,7 +147,7 @@ impl Calibrate {
             "tensors": tensors(file),
             "experts": experts(file),
             "min_tokens": self.min_tokens,
-            "starved": few,
+            "starved": starved_json(few),
             "resumed_layers": resumed,
         }))
     }
@@ -168,26 +163,51 @@ impl Calibrate {
             write!(text, " ({resumed} layers were there from an earlier run)")?;
         }
         text.push('\n');
-        let experts = experts(file);
-        if experts > 0 && few.is_empty() {
-            writeln!(text, "coverage: each of {experts} experts saw at least {} tokens", self.min_tokens)?;
-        } else if experts > 0 {
-            writeln!(
-                text,
-                "coverage: {} of {experts} experts saw fewer than {} tokens; more text would help them, until then they lean on the others of their layer:",
-                few.len(),
-                self.min_tokens
-            )?;
-            for s in few.iter().take(LISTED) {
-                writeln!(text, "  layer {}, expert {}: {} tokens", s.layer, s.expert, s.tokens)?;
-            }
-            if few.len() > LISTED {
-                writeln!(text, "  … and {} more (--json lists all)", few.len() - LISTED)?;
-            }
-        }
+        text += &coverage(few, experts(file), self.min_tokens)?;
         writeln!(text, "use it:   ashlar convert SRC -o OUT --recipe R --stats {out}")?;
         Ok(text)
     }
+}
+
+/// The texts at these paths, or ours.
+///
+/// # Errors
+/// A text that cannot be read is the user's mistake.
+pub fn texts(paths: &[PathBuf]) -> Result<Vec<Input>, Failure> {
+    if paths.is_empty() {
+        return Ok(default_texts());
+    }
+    paths.iter().map(|path| read(path)).collect::<Result<_, _>>().map_err(Failure::usage)
+}
+
+/// Experts that saw too few tokens, for a program.
+#[must_use]
+pub fn starved_json(few: &[Starved]) -> Vec<Value> {
+    few.iter().map(|s| json!({"layer": s.layer, "expert": s.expert, "tokens": s.tokens})).collect()
+}
+
+/// Which of `experts` experts saw fewer than `min_tokens` tokens, for a person; nothing if there are none at all.
+///
+/// # Errors
+/// None in practice: writing to a text does not fail.
+pub fn coverage(few: &[Starved], experts: usize, min_tokens: u64) -> anyhow::Result<String> {
+    let mut text = String::new();
+    if experts > 0 && few.is_empty() {
+        writeln!(text, "coverage: each of {experts} experts saw at least {min_tokens} tokens")?;
+    } else if experts > 0 {
+        writeln!(
+            text,
+            "coverage: {} of {experts} experts saw fewer than {min_tokens} tokens; more text would help them, until then they lean on the others of their layer:",
+            few.len(),
+        )?;
+        for s in few.iter().take(LISTED) {
+            writeln!(text, "  layer {}, expert {}: {} tokens", s.layer, s.expert, s.tokens)?;
+        }
+        if few.len() > LISTED {
+            writeln!(text, "  … and {} more (--json lists all)", few.len() - LISTED)?;
+        }
+    }
+    Ok(text)
 }
 
 fn read(path: &Path) -> anyhow::Result<Input> {
@@ -207,11 +227,13 @@ fn experts(file: &StatsFile) -> usize {
 }
 
 /// Tells mistakes of the user's from failures.
-fn failure(error: CalibrateError) -> Failure {
+pub fn failure(error: CalibrateError) -> Failure {
     match error {
+        CalibrateError::Convert(error) => convert::failure(*error),
         CalibrateError::Exists { .. }
         | CalibrateError::OtherRun { .. }
         | CalibrateError::HessianSize { .. }
+        | CalibrateError::StreamMemory { .. }
         | CalibrateError::Text { .. } => Failure::usage(error),
         CalibrateError::Runtime(error) => device::failure(error),
         error => error.into(),

@@ -1,5 +1,6 @@
 //! `ashlar convert`: a checkpoint or pack becomes a pack.
 
+use super::calibrate;
 use super::plan::plan;
 use crate::args::{Globals, MemoryArgs};
 use crate::exit::{CommandResult, Failure, Outcome};
@@ -8,6 +9,7 @@ use crate::model::{Model, Source, format_list};
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
 use crate::{output, recipe, units};
+use ashlar_calibrate::{Stream, StreamOptions, StreamSummary};
 use ashlar_convert::stats::Importance;
 use ashlar_convert::{ConvertError, Knowledge, Options, Plan, Summary};
 use ashlar_pack::PackError;
@@ -30,7 +32,9 @@ use std::sync::Arc;
 #[command(after_help = "Examples:
   ashlar convert Qwen3-30B-A3B -o Qwen3-30B-A3B-4bit --recipe 4bit-experts
   ashlar convert Qwen3-30B-A3B -o mixed --recipe my.yaml --memory 4GiB --threads 8
-  ashlar convert Qwen3-30B-A3B -o better --recipe 4bit-experts --stats qwen.stats")]
+  ashlar convert Qwen3-30B-A3B -o better --recipe 4bit-experts --stats qwen.stats
+  ashlar convert Qwen3-30B-A3B -o best --recipe 4bit-experts --calibrate
+  ashlar convert Qwen3-30B-A3B -o mine --recipe my.yaml --calibrate mine.txt code.txt --tokens 65536")]
 pub struct Convert {
     /// A checkpoint folder, or a pack to be quantized again
     pub src: PathBuf,
@@ -43,6 +47,13 @@ pub struct Convert {
     /// What `ashlar calibrate` wrote for SRC: quantizers then spare the columns that matter
     #[arg(long, value_name = "S")]
     pub stats: Option<PathBuf>,
+    /// Calibrate on the way, layer by layer, on these texts in UTF-8 (without any: on the text that comes with the
+    /// program). Each layer sees what came through the converted layers before it; `method: gptq` needs no file of Hessians.
+    /// With --stats as well, those only tell how often experts are used
+    #[arg(long, value_name = "TEXT", num_args = 0..)]
+    pub calibrate: Option<Vec<PathBuf>>,
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
     #[command(flatten)]
     pub memory: MemoryArgs,
     /// Threads [default: one per core]
@@ -70,8 +81,13 @@ impl Convert {
         let stats = open_stats(self.stats.as_deref(), &model)?;
         let choices = recipe::choose(&self.recipe, &model, usage(stats.as_ref()))?;
         let plan = plan(&model, &choices)?;
-        let (plan, unknown) = weigh(plan, stats.map(|s| Arc::new(s) as Arc<dyn Knowledge>))?;
-        let progress = Progress::new(globals.quiet, Unit::Bytes);
+        let progress = Progress::new(globals.quiet, if self.calibrate.is_some() { Unit::Tokens } else { Unit::Bytes });
+        let stream = self.stream(&progress)?;
+        let known = match &stream {
+            Some(stream) => Some(stream.knowledge()),
+            None => stats.map(|s| Arc::new(s) as Arc<dyn Knowledge>),
+        };
+        let (plan, unknown) = weigh(plan, known)?;
         if let Source::Checkpoint(checkpoint) = &model.source {
             checkpoint.notes().iter().for_each(|note| progress.note(note));
         }
@@ -99,14 +115,81 @@ impl Convert {
             force: self.force,
             restart: self.restart,
         };
-        let summary =
-            ashlar_convert::convert(&plan, model.store(), &self.output, &options, &progress).map_err(failure)?;
+        let (summary, calibrated) = match &stream {
+            Some(stream) => {
+                let done = stream.convert(&plan, &self.output, &options, &progress).map_err(calibrate::failure)?;
+                (done.conversion.clone(), Some(done))
+            }
+            None => (
+                ashlar_convert::convert(&plan, model.store(), &self.output, &options, &progress).map_err(failure)?,
+                None,
+            ),
+        };
         if self.json {
-            output::print_json(&summary_json(&plan, &summary, &choices, &self.output))?;
+            let mut json = summary_json(&plan, &summary, &choices, &self.output);
+            if let (Some(done), Value::Object(all)) = (&calibrated, &mut json) {
+                all.insert("calibration".into(), self.calibration.json(done));
+            }
+            output::print_json(&json)?;
         } else {
-            output::print(&text(&plan, &summary, &self.output))?;
+            let coverage = calibrated.as_ref().map(|done| self.calibration.text(done)).transpose()?;
+            output::print(&(text(&plan, &summary, &self.output) + &coverage.unwrap_or_default()))?;
         }
         Ok(Outcome::Done)
+    }
+
+    /// The model and the texts of `--calibrate`.
+    fn stream(&self, report: &dyn Report) -> Result<Option<Stream>, Failure> {
+        let Some(texts) = &self.calibrate else { return Ok(None) };
+        let threads = self.threads.map(NonZeroUsize::get);
+        let stream = Stream::open(&self.src, &calibrate::texts(texts)?, self.calibration.options(threads), report);
+        stream.map(Some).map_err(calibrate::failure)
+    }
+}
+
+/// How `--calibrate` goes about it.
+#[derive(Args, Debug)]
+pub struct CalibrationArgs {
+    /// Tokens per window of --calibrate
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "calibrate")]
+    pub ctx: usize,
+    /// Use at most N tokens for --calibrate, in windows spread evenly over the text
+    #[arg(long, value_name = "N", requires = "calibrate")]
+    pub tokens: Option<usize>,
+    /// Experts that saw fewer tokens than this while calibrating are named
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "calibrate")]
+    pub min_tokens: u64,
+    /// Also leave the statistics that --calibrate gathers (moments and routing) in a file
+    #[arg(long, value_name = "F", requires = "calibrate")]
+    pub save_stats: Option<PathBuf>,
+}
+
+impl CalibrationArgs {
+    fn options(&self, threads: Option<usize>) -> StreamOptions {
+        StreamOptions {
+            ctx: self.ctx,
+            tokens: self.tokens,
+            device: "auto".into(),
+            threads,
+            save_stats: self.save_stats.clone(),
+            min_tokens: self.min_tokens,
+        }
+    }
+
+    fn json(&self, done: &StreamSummary) -> Value {
+        json!({
+            "tokens": done.tokens,
+            "experts": done.experts,
+            "min_tokens": self.min_tokens,
+            "starved": calibrate::starved_json(&done.starved),
+            "resumed_parts": done.resumed_parts,
+        })
+    }
+
+    fn text(&self, done: &StreamSummary) -> anyhow::Result<String> {
+        let mut text = format!("calibrated on {} tokens\n", units::thousands(done.tokens));
+        text += &calibrate::coverage(&done.starved, done.experts, self.min_tokens)?;
+        Ok(text)
     }
 }
 

@@ -6,6 +6,7 @@ use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
 use crate::model::{Model, Source, format_list};
 use crate::table::Table;
 use crate::{output, recipe, units};
+use ashlar_calibrate::PartKnowledge;
 use ashlar_convert::{ConvertError, Knowledge, Origin, Plan};
 use ashlar_recipe::Choices;
 use clap::Args;
@@ -34,6 +35,9 @@ pub struct PlanCommand {
     /// What `ashlar calibrate` wrote for SRC: `experts: {top: 25%}` goes by it
     #[arg(long, value_name = "S")]
     pub stats: Option<PathBuf>,
+    /// Plan for `convert --calibrate`, which knows the inputs of every matrix
+    #[arg(long)]
+    pub calibrate: bool,
     /// Tell which rules decided about this tensor, and nothing else
     #[arg(long, value_name = "TENSOR")]
     pub explain: Option<String>,
@@ -68,7 +72,11 @@ impl PlanCommand {
             output::print(&format!("{text}\n"))?;
             return Ok(Outcome::Done);
         }
-        let known = stats.map(|s| Arc::new(s) as Arc<dyn Knowledge>);
+        let known = if self.calibrate {
+            Some(Arc::new(PartKnowledge::new(&model.spec, String::new())) as Arc<dyn Knowledge>)
+        } else {
+            stats.map(|s| Arc::new(s) as Arc<dyn Knowledge>)
+        };
         let (plan, unknown) = weigh(plan(&model, &choices)?, known)?;
         let notes: Vec<&String> = choices.notes.iter().chain(&unknown).collect();
         let fits = plan.check_memory(self.memory.memory);

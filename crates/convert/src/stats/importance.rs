@@ -114,22 +114,10 @@ impl Importance {
     /// [`StatsError`] if the file cannot be read or holds other shapes or values than it may.
     pub fn of(&self, tensor: &str) -> Result<Option<Vec<f32>>, StatsError> {
         let Some((k, group)) = self.weights.get(tensor) else { return Ok(None) };
-        let found = self.moments(tensor, *k)?;
-        let shrunk: Vec<f64> = match (found, group.and_then(|g| self.means.get(g))) {
-            (None, None) => return Ok(None),
-            (None, Some(mean)) => mean.clone(),
-            (Some((sums, _)), None) => sums.iter().map(|s| f64::from(*s)).collect(),
-            (Some((sums, tokens)), Some(mean)) => {
-                let blend =
-                    |(s, m): (&f32, &f64)| (f64::from(*s) + SHRINK_TOKENS * m) / (tokens as f64 + SHRINK_TOKENS);
-                sums.iter().zip(mean).map(blend).collect()
-            }
-        };
-        let mean = shrunk.iter().sum::<f64>() / shrunk.len().max(1) as f64;
-        if !mean.is_normal() {
-            return Ok(None);
-        }
-        Ok(Some(shrunk.iter().map(|h| ((h / mean) as f32).max(FLOOR)).collect()))
+        let sums = |s: Vec<f32>| s.into_iter().map(f64::from).collect::<Vec<f64>>();
+        let own = self.moments(tensor, *k)?.map(|(s, tokens)| (sums(s), tokens));
+        let layer = group.and_then(|g| self.means.get(g)).map(Vec::as_slice);
+        Ok(importance(own.as_ref().map(|(s, tokens)| (s.as_slice(), *tokens)), layer))
     }
 
     /// The weight under whose name the Hessian of `tensor` lies.
@@ -195,18 +183,6 @@ impl Importance {
         }
         Ok(lower.iter().step_by(k + 1).any(|d| d.is_normal()).then_some(lower))
     }
-
-    /// Tokens that each expert of each layer saw.
-    fn routing(&self) -> Result<Map<String, Value>, StatsError> {
-        let layers = self.file.arrays().iter().filter_map(|a| a.name.strip_prefix("routing.")?.parse::<usize>().ok());
-        let mut all = Map::new();
-        for layer in layers {
-            if let Some(routing) = self.file.routing(layer)? {
-                all.insert(layer.to_string(), routing.tokens.into());
-            }
-        }
-        Ok(all)
-    }
 }
 
 impl Knowledge for Importance {
@@ -215,13 +191,7 @@ impl Knowledge for Importance {
     }
 
     fn provenance(&self) -> Result<Value, ConvertError> {
-        let origin = self.file.origin();
-        let mut all = json!({ "blake3": self.hash, "tokens": origin.tokens, "texts": origin.texts });
-        let routing = self.routing()?;
-        if let (false, Value::Object(all)) = (routing.is_empty(), &mut all) {
-            all.insert("routing".into(), routing.into());
-        }
-        Ok(all)
+        Ok(provenance(&self.file, &self.hash)?)
     }
 
     fn knows(&self, tensor: &str) -> bool {
@@ -247,7 +217,49 @@ impl Knowledge for Importance {
     }
 }
 
-fn hash(path: &Path) -> Result<String, StatsError> {
+/// The importance of columns from Σ x² and the tokens of a weight and, for experts, the mean of x² of their layer: see
+/// [`Importance::of`].
+#[must_use]
+pub fn importance(own: Option<(&[f64], u64)>, layer_mean: Option<&[f64]>) -> Option<Vec<f32>> {
+    let shrunk: Vec<f64> = match (own, layer_mean) {
+        (None, None) => return None,
+        (None, Some(mean)) => mean.to_vec(),
+        (Some((sums, _)), None) => sums.to_vec(),
+        (Some((sums, tokens)), Some(mean)) => {
+            let blend = |(s, m): (&f64, &f64)| (s + SHRINK_TOKENS * m) / (tokens as f64 + SHRINK_TOKENS);
+            sums.iter().zip(mean).map(blend).collect()
+        }
+    };
+    let mean = shrunk.iter().sum::<f64>() / shrunk.len().max(1) as f64;
+    mean.is_normal().then(|| shrunk.iter().map(|h| ((h / mean) as f32).max(FLOOR)).collect())
+}
+
+/// What a manifest says of statistics whose file has the hash `blake3`: that, the tokens and texts they were gathered from,
+/// and how many tokens each expert of each layer saw.
+///
+/// # Errors
+/// [`StatsError`] if the file cannot be read.
+pub fn provenance(file: &StatsFile, blake3: &str) -> Result<Value, StatsError> {
+    let origin = file.origin();
+    let mut all = json!({ "blake3": blake3, "tokens": origin.tokens, "texts": origin.texts });
+    let layers = file.arrays().iter().filter_map(|a| a.name.strip_prefix("routing.")?.parse::<usize>().ok());
+    let mut routing = Map::new();
+    for layer in layers {
+        if let Some(found) = file.routing(layer)? {
+            routing.insert(layer.to_string(), found.tokens.into());
+        }
+    }
+    if let (false, Value::Object(all)) = (routing.is_empty(), &mut all) {
+        all.insert("routing".into(), routing.into());
+    }
+    Ok(all)
+}
+
+/// The hash of a file, hex.
+///
+/// # Errors
+/// [`StatsError::Io`].
+pub fn hash(path: &Path) -> Result<String, StatsError> {
     let io = |source| StatsError::Io { path: path.display().to_string(), action: "read", source };
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(File::open(path).map_err(io)?).map_err(io)?;

@@ -30,11 +30,25 @@ pub struct Heads {
     pub scale: f32,
     /// Keys visible to a query, itself included.
     pub window: Option<usize>,
+    /// One more score per query head, without a value; empty for none.
+    pub sinks: Vec<f32>,
+    /// Values are the first so many entries of keys.
+    pub values_in_keys: Option<usize>,
 }
 
 impl Heads {
+    /// Width of a value.
+    fn value_dim(&self) -> usize {
+        self.values_in_keys.unwrap_or(self.dim)
+    }
+
     fn check(&self) -> Result<(), BackendError> {
-        if self.keys > 0 && self.dim > 0 && self.queries.is_multiple_of(self.keys) && self.window != Some(0) {
+        if self.value_dim() <= self.dim
+            && self.keys > 0
+            && self.dim > 0
+            && self.queries.is_multiple_of(self.keys)
+            && self.window != Some(0)
+        {
             return Ok(());
         }
         let what = format!(
@@ -65,7 +79,9 @@ pub fn run(
     heads.check()?;
     let (q_width, kv_width) = (heads.queries * heads.dim, heads.keys * heads.dim);
     let rows = batch.rows();
-    for (id, width) in [(q, q_width), (k, kv_width), (v, kv_width)] {
+    let shared = heads.values_in_keys.is_some();
+    let inputs = if shared { 2 } else { 3 };
+    for (id, width) in [(q, q_width), (k, kv_width), (v, kv_width)].into_iter().take(inputs) {
         if cpu.buffers.input(id, width, OP)?.len() != rows * width {
             return Err(BackendError::Operand { op: OP, what: format!("a buffer does not hold {rows} rows") });
         }
@@ -76,12 +92,13 @@ pub fn run(
         let what = format!("the cache is {} wide, keys are {kv_width}", kv.width);
         return Err(BackendError::Operand { op: OP, what });
     }
-    let (keys, values) = (cpu.buffers.input(k, kv_width, OP)?, cpu.buffers.input(v, kv_width, OP)?);
+    let keys = cpu.buffers.input(k, kv_width, OP)?;
+    let values: &[f32] = if shared { &[] } else { cpu.buffers.input(v, kv_width, OP)? };
     for part in &batch.sequences {
         let of = part.rows.start * kv_width..part.rows.end * kv_width;
-        kv.store(part, &keys[of.clone()], &values[of])?;
+        kv.store(part, &keys[of.clone()], values.get(of).unwrap_or_default())?;
     }
-    let mut y = cpu.buffers.take(out, [rows, q_width], false, q, OP)?;
+    let mut y = cpu.buffers.take(out, [rows, heads.queries * heads.value_dim()], false, q, OP)?;
     let result = attend(cpu, q, cache, heads, batch, &mut y);
     cpu.buffers.put(out, y);
     result
@@ -132,8 +149,7 @@ struct TileKernel<'a> {
 #[derive(Clone, Copy)]
 struct Query {
     row: usize,
-    /// Offset of its head within the row.
-    column: usize,
+    head: usize,
     /// Keys it sees.
     first: usize,
     last: usize,
@@ -145,21 +161,23 @@ impl Kernel for TileKernel<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Heads { dim, scale, .. } = *self.heads;
+        let &Heads { dim, scale, .. } = self.heads;
         let width = self.cache.width;
         let start = self.tile.key_head * dim;
         let end = self.tile.position + self.tile.rows.len();
         let (keys, values) = self.cache.slot(self.tile.slot, end);
+        let values = if self.heads.values_in_keys.is_some() { keys } else { values };
+        let value_dim = self.heads.value_dim();
         let mut queries = self.tile_queries();
-        let mut acc = vec![0.0f32; queries.len() * dim];
+        let mut acc = vec![0.0f32; queries.len() * value_dim];
         let begin = queries.iter().map(|q| q.first).min().unwrap_or(0) / BLOCK * BLOCK;
         for block in (begin..end).step_by(BLOCK) {
-            for (query, acc) in queries.iter_mut().zip(acc.chunks_exact_mut(dim)) {
+            for (query, acc) in queries.iter_mut().zip(acc.chunks_exact_mut(value_dim.max(1))) {
                 let seen = query.first.max(block)..(query.last + 1).min(block + BLOCK);
                 if seen.is_empty() {
                     continue;
                 }
-                let q = &self.queries[query.row..query.row + self.heads.queries * dim][query.column..][..dim];
+                let q = &self.queries[(query.row * self.heads.queries + query.head) * dim..][..dim];
                 let mut scores = [f32::NEG_INFINITY; BLOCK];
                 for j in seen.clone() {
                     scores[j - block] = dot(s, q, &keys[j * width + start..][..dim]) * scale;
@@ -167,14 +185,14 @@ impl Kernel for TileKernel<'_> {
                 rescale(s, query, &mut scores, acc);
                 for j in seen {
                     let weight = s.splat(scores[j - block]);
-                    zip_map(s, acc, &values[j * width + start..][..dim], &PlusTimes(weight));
+                    zip_map(s, acc, &values[j * width + start..][..value_dim], &PlusTimes(weight));
                 }
             }
         }
-        for (query, acc) in queries.iter().zip(acc.chunks_exact(dim)) {
-            let at = query.row + query.column;
+        for (query, acc) in queries.iter().zip(acc.chunks_exact(value_dim.max(1))) {
+            let at = (query.row * self.heads.queries + query.head) * value_dim;
             // SAFETY: a (row, head) is one query of one tile.
-            let out = unsafe { self.out.slice(at..at + dim) };
+            let out = unsafe { self.out.slice(at..at + value_dim) };
             zip_map(s, out, acc, &Times(s.splat(1.0 / query.sum)));
         }
     }
@@ -182,15 +200,16 @@ impl Kernel for TileKernel<'_> {
 
 impl TileKernel<'_> {
     fn tile_queries(&self) -> Vec<Query> {
-        let Heads { queries, keys, dim, window, .. } = *self.heads;
+        let &Heads { queries, keys, window, ref sinks, .. } = self.heads;
         let shared = queries / keys;
         let mut all = Vec::with_capacity(self.tile.rows.len() * shared);
         for (i, row) in self.tile.rows.clone().enumerate() {
             let last = self.tile.position + i;
             let first = window.map_or(0, |w| (last + 1).saturating_sub(w));
             for head in self.tile.key_head * shared..(self.tile.key_head + 1) * shared {
-                let (row, column) = (row * queries * dim, head * dim);
-                all.push(Query { row, column, first, last, max: f32::NEG_INFINITY, sum: 0.0 });
+                // A sink is a score that was seen before all others, with a value of 0.
+                let (max, sum) = sinks.get(head).map_or((f32::NEG_INFINITY, 0.0), |sink| (*sink, 1.0));
+                all.push(Query { row, head, first, last, max, sum });
             }
         }
         all
