@@ -234,3 +234,56 @@ fn continuations_of_a_model_and_itself_are_identical() -> Test {
     assert_eq!(c["model"], c["reference"]);
     Ok(())
 }
+
+#[test]
+fn the_report_is_one_page_that_hostile_names_cannot_break() -> Test {
+    let (dir, model) = (tempfile::tempdir()?, fixture("demo-moe"));
+    let evil = "<img src=x onerror=alert(1)>\"'&amp;";
+    let (a, b) = (pack(dir.path(), evil, Q4)?, pack(dir.path(), "plain", &Q4.replace("q8", "q6"))?);
+    let (page, words) = (dir.path().join("out.html"), dir.path().join("<script>text.txt"));
+    std::fs::copy(text(), &words)?;
+    ashlar![
+        "eval",
+        a,
+        b,
+        "--text",
+        words,
+        "--ctx",
+        "128",
+        "--max-tokens",
+        "512",
+        "--reference",
+        model,
+        "--report",
+        page,
+        "--ablation",
+        "--ablation-tokens",
+        "128",
+        "--continuations",
+        "2",
+        "--continuation-tokens",
+        "8"
+    ]
+    .expect(0);
+    let html = std::fs::read_to_string(&page)?;
+    for never in ["<img", "<script", "onerror=alert(1)>", "http://", "https://", "src=\"", "href=", "@import", "url("] {
+        let at = html.replace("http://www.w3.org/2000/svg", "");
+        assert!(!at.contains(never), "{never}");
+    }
+    for part in [
+        "&lt;img src=x onerror=alert(1)&gt;",
+        "Content-Security-Policy",
+        "Summary",
+        "Bits and errors",
+        "Experts",
+        "What costs most",
+        "prefers-color-scheme",
+    ] {
+        assert!(html.contains(part), "{part}");
+    }
+    assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
+    // Size against KL, quantiles, positions, overlap; for each pack bits, errors, experts, ablation.
+    assert_eq!(html.matches("<svg").count(), 4 + 2 * 4);
+    assert!(!html.contains("NaN") && !html.contains("inf\""), "a figure is no number");
+    Ok(())
+}

@@ -1,8 +1,10 @@
 //! `ashlar eval`: perplexity, and what packs lost against their original.
 
+mod anatomy;
 mod facts;
 mod gates;
 pub mod quality;
+mod report;
 mod show;
 
 pub use show::comparison_text;
@@ -44,7 +46,8 @@ const PROMPT: usize = 32;
 #[command(after_help = "Examples:
   ashlar eval Qwen3-0.6B --text wiki.txt
   ashlar eval Qwen3-0.6B-4bit --text wiki.txt --reference Qwen3-0.6B --ctx 512
-  ashlar eval PACK --text wiki.txt --reference SRC --continuations --ablation layer")]
+  ashlar eval PACK --text wiki.txt --reference SRC --continuations --ablation layer
+  ashlar eval PACK1 PACK2 PACK3 --text wiki.txt --reference SRC --report out.html")]
 pub struct Eval {
     /// Checkpoint folders or packs; several need --reference
     #[arg(required = true, value_name = "SRC")]
@@ -76,6 +79,9 @@ pub struct Eval {
     /// Parts of an ablation at most; those with the most parameters are taken
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub ablation_parts: usize,
+    /// Also write a page with charts: size against quality, bits and errors by layer, use of experts (no network, no script)
+    #[arg(long, value_name = "FILE.html", requires = "reference")]
+    pub report: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -189,6 +195,15 @@ impl Session<'_> {
         for one in &all {
             self.keep(one)?;
         }
+        if let Some(path) = &self.args.report {
+            let about = report::About {
+                text: file_name(&self.args.text),
+                reference: file_name(reference),
+                ctx: self.windows.ctx(),
+                device: device.clone(),
+            };
+            output::write_atomic(path, report::render(&all, &about).as_bytes())?;
+        }
         self.print(&all, &device)?;
         Ok(if all.iter().all(Evaluated::passes) { Outcome::Done } else { Outcome::Wanting })
     }
@@ -294,6 +309,11 @@ impl Report for Quieter<'_> {
     fn end(&self) {
         self.0.end();
     }
+}
+
+/// The last part of a path.
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 fn interrupted() -> anyhow::Error {

@@ -1,5 +1,6 @@
 //! What an evaluated model is: where it came from, its size, its gates, the errors its conversion stored.
 
+use super::anatomy::Anatomy;
 use crate::exit::Failure;
 use crate::model::{Model, Source, bpw};
 use ashlar_recipe::{Recipe, Validate};
@@ -13,6 +14,8 @@ pub struct Facts {
     pub bytes: u64,
     /// Bits per weight.
     pub bpw: f64,
+    /// Bits and errors, projection by projection.
+    pub anatomy: Anatomy,
     /// A pack's own identity; `None` for a checkpoint.
     pub pack_identity: Option<String>,
     /// The identity of the model a pack was made from.
@@ -44,6 +47,7 @@ impl Facts {
         Ok(Self {
             path: path.to_owned(),
             bytes,
+            anatomy: Anatomy::of(&model),
             bpw: bpw(bytes, classes.iter().map(|c| c.parameters).sum()),
             source_identity: manifest.as_ref().map(|(_, m)| m.source.clone()),
             recipe: manifest.as_ref().map(|(_, m)| m.recipe.clone()),

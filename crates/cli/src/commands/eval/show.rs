@@ -58,6 +58,7 @@ impl Evaluated {
                 "all": r.overlap,
                 "layers": r.layers.iter().map(|l| json!({"layer": l.layer, "overlap": l.overlap})).collect::<Vec<_>>(),
             })),
+            "weight_errors": self.facts.anatomy.errors_json(),
             "continuations": self.continuations.as_ref().map(continuations_json),
             "ablation": self.ablation.as_ref().map(ablation_json),
             "gates": self.gates.iter().map(Gate::json).collect::<Vec<_>>(),
@@ -99,6 +100,15 @@ impl Evaluated {
         }
         if self.facts.source_identity.is_some() && !self.facts.is_from_reference() {
             out.push_str("note            the reference is not the model that the pack was made from\n");
+        }
+        if let Some(worst) = self.facts.anatomy.outstanding.first() {
+            let _ = writeln!(
+                out,
+                "weights         {} tensors lost more than 4 times the median of their like; most: {} ({:.1} times)",
+                self.facts.anatomy.outstanding.len(),
+                worst.tensor,
+                worst.times
+            );
         }
         if let Some(why) = &self.unchecked {
             let _ = writeln!(out, "note            the recipe's quality gates are not checked: {why}");
