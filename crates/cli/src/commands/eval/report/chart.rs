@@ -60,13 +60,13 @@ pub fn frontier(x: &Axis, y: &Axis, series: &[Series]) -> String {
     for (i, s) in series.iter().enumerate() {
         let Some(p) = s.points.first() else { continue };
         body.push_str(&point(x, y, p, i % COLOURS, &s.name));
-        // To the left of a point that lies far to the right.
-        let (at, anchor) = if x.at(p.x) > 0.7 { (-9.0, "end") } else { (9.0, "start") };
+        // To the left of a point that lies far to the right, and below it, as the line comes from above.
+        let (at, up, anchor) = if x.at(p.x) > 0.7 { (-9.0, -14.0, "end") } else { (9.0, 6.0, "start") };
         let _ = write!(
             body,
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
             across(x, p.x) + at,
-            down(y, p.y) - 6.0,
+            down(y, p.y) - up,
             escape(&shorten(&s.name, 34))
         );
     }

@@ -185,9 +185,9 @@ impl Heat {
             let _ = write!(
                 body,
                 "<rect class=\"none\" x=\"{:.1}\" y=\"{:.1}\" width=\"12\" height=\"12\"/><text class=\"soft\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-                end + 10.0,
+                end + 40.0,
                 y + 16.0,
-                end + 28.0,
+                end + 58.0,
                 y + 26.0,
                 escape(self.absent)
             );
