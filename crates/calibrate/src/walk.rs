@@ -32,7 +32,7 @@ impl Walk<'_> {
 
     /// Room for the hidden states of all tokens.
     pub fn states(&self) -> Result<States, CalibrateError> {
-        States::new(self.rows(), self.spec.hidden_size)
+        States::new(self.rows(), self.spec.residual_width())
     }
 
     /// Threads that sum.
@@ -58,7 +58,10 @@ impl Walk<'_> {
         from: Option<&Frozen>,
         tally: Option<&mut Tally>,
     ) -> Result<Frozen, CalibrateError> {
-        let mut after = self.states()?;
+        let mut after = match part {
+            Part::FinalNorm => States::new(self.rows(), self.spec.hidden_size)?,
+            _ => self.states()?,
+        };
         self.pass(part, store, from, tally, |values| after.push(values))?;
         Ok(after.freeze())
     }
@@ -130,7 +133,11 @@ fn batch(windows: &[Vec<u32>], first_row: Option<usize>) -> Batch {
     for (slot, window) in windows.iter().enumerate() {
         let start = batch.tokens.len();
         match first_row {
-            Some(first) => batch.tokens.extend((0..window.len()).map(|i| (first + start + i) as u32)),
+            Some(first) => {
+                batch.tokens.extend((0..window.len()).map(|i| (first + start + i) as u32));
+                // Some models choose experts by token id.
+                batch.ids.extend(window);
+            }
             None => batch.tokens.extend(window),
         }
         batch.sequences.push(SequenceRows { slot, rows: start..batch.tokens.len(), position: 0 });
