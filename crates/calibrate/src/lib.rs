@@ -16,6 +16,7 @@ mod journal;
 mod known;
 mod parallel;
 mod parts;
+mod reference;
 mod states;
 mod stream;
 mod tally;
