@@ -33,6 +33,8 @@ pub const FIXTURES: &[&str] = &[
     "tiny/deepseek_v3_bf16",
     "tiny/deepseek_v2",
     "tiny/deepseek_v3",
+    "tiny/deepseek_v4_bf16",
+    "tiny/deepseek_v4",
     "tiny/qwen3_moe",
     "demo-moe",
 ];

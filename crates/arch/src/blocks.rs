@@ -191,6 +191,7 @@ impl<'a> Frame<'a> {
             router,
             router_bias: None,
             choice_bias: None,
+            table: None,
             experts: (0..sizes.num_experts).map(expert).collect(),
             routing: sizes.routing,
             shared: None,
@@ -266,6 +267,7 @@ impl<'a> Frame<'a> {
             ffn_norm: norm("post_attention_layernorm"),
             ffn,
             activation: Activation::Silu,
+            hyper: None,
         }
     }
 
@@ -289,6 +291,7 @@ impl<'a> Frame<'a> {
             layers,
             final_norm: norm_leaf("model.norm.weight".to_owned(), self.hidden, None),
             lm_head: (!tied).then(|| table("lm_head.weight", Class::LmHead)),
+            lanes: None,
             mtp_prefixes: Vec::new(),
             mtp: Vec::new(),
         })
@@ -310,7 +313,12 @@ pub fn norm_leaf(name: String, width: usize, layer: Option<usize>) -> Leaf {
     Leaf { name, shape: vec![width], role: Role { class: Class::Norm, proj: None, layer, expert: None } }
 }
 
-fn gated([gate, up, down]: [String; 3], hidden: usize, intermediate: usize, role: impl Fn(Proj) -> Role) -> GatedMlp {
+pub fn gated(
+    [gate, up, down]: [String; 3],
+    hidden: usize,
+    intermediate: usize,
+    role: impl Fn(Proj) -> Role,
+) -> GatedMlp {
     GatedMlp {
         gate: Leaf { name: gate, shape: vec![intermediate, hidden], role: role(Proj::Gate) },
         up: Leaf { name: up, shape: vec![intermediate, hidden], role: role(Proj::Up) },

@@ -20,6 +20,6 @@ pub use error::{ArchError, TensorProblem};
 pub use families::{families, model_spec};
 pub use nearest::nearest;
 pub use spec::{
-    Activation, Attention, Class, Expert, Ffn, GatedMlp, Groups, LatentAttention, Layer, Leaf, Mixer, ModelSpec, Moe,
-    Proj, Role, Rope, RopeScaling, Routing, Scores, Shared,
+    Activation, Attention, Class, CompressedAttention, Compressor, Expert, Ffn, GatedMlp, Groups, Hyper, Indexer,
+    Lanes, LatentAttention, Layer, Leaf, Mixer, ModelSpec, Moe, Proj, Role, Rope, RopeScaling, Routing, Scores, Shared,
 };

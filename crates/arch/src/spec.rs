@@ -36,6 +36,9 @@ pub enum Proj {
     QB,
     KvA,
     KvB,
+    OA,
+    OB,
+    Kv,
 }
 
 /// What recipes can say about a tensor.
@@ -179,6 +182,111 @@ pub struct LatentAttention {
     pub scale: f32,
 }
 
+/// Pools every `ratio` tokens into one entry: a softmax over the window weighs them, channel by channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compressor {
+    /// What is pooled, `[width or 2 · width, hidden]`.
+    pub kv: Leaf,
+    /// Weights before the softmax, as many.
+    pub gate: Leaf,
+    /// Added to them, by position in the window, `[ratio, …]`.
+    pub position: Leaf,
+    /// RMS norm over an entry, `[width]`.
+    pub norm: Leaf,
+    /// Tokens of a window.
+    pub ratio: usize,
+    /// Whether the tokens of the window before take part, with the first half of what they project to.
+    pub overlap: bool,
+    /// Width of an entry.
+    pub width: usize,
+}
+
+/// Chooses which entries a token attends to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Indexer {
+    /// Its queries, `[num_heads · width, q_rank]`.
+    pub q: Leaf,
+    /// How its heads count, `[num_heads, hidden]`.
+    pub weights: Leaf,
+    /// Its keys.
+    pub compressor: Compressor,
+    /// Heads.
+    pub num_heads: usize,
+    /// Entries chosen.
+    pub top_k: usize,
+}
+
+/// Attention to a window of tokens and to entries pooled from all before, with one head of keys that are the values too
+/// (DeepSeek-V4).
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompressedAttention {
+    /// Down projection of queries, `[q_rank, hidden]`, and the RMS norm behind it, `[q_rank]`.
+    pub q_a: [Leaf; 2],
+    /// Query projection, `[num_heads · head_dim, q_rank]`; every head is normalised, without a weight.
+    pub q_b: Leaf,
+    /// Keys and values, `[head_dim, hidden]`, and the RMS norm behind it, `[head_dim]`.
+    pub kv: [Leaf; 2],
+    /// One more score per head, `[num_heads]`.
+    pub sinks: Leaf,
+    /// First output projection, `[groups · o_rank, num_heads / groups · head_dim]`: each group of heads has its own rows.
+    pub o_a: Leaf,
+    /// Second one, `[hidden, groups · o_rank]`.
+    pub o_b: Leaf,
+    /// Query heads.
+    pub num_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// The last values of a head are rotated, in pairs (2i, 2i + 1); those of outputs are turned back.
+    pub rope_dim: usize,
+    /// Position embedding.
+    pub rope: Rope,
+    /// Tokens visible to a query, itself included.
+    pub window: usize,
+    /// Groups of heads.
+    pub groups: usize,
+    /// Entries that are visible besides.
+    pub compressor: Option<Compressor>,
+    /// Which of them; all where there is none.
+    pub indexer: Option<Indexer>,
+}
+
+/// A residual stream of several lanes: how a block's input is mixed from them and its output added to them
+/// (manifold-constrained hyper-connections).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hyper {
+    /// From all lanes to coefficients, `[lanes · (lanes + 2), lanes · hidden]`; of the head `[lanes, …]`.
+    pub mix: Leaf,
+    /// Added to the coefficients.
+    pub base: Leaf,
+    /// Multipliers of the three kinds of coefficients; of the head, of the one.
+    pub scale: Leaf,
+}
+
+/// The lanes of a residual stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lanes {
+    /// How many.
+    pub count: usize,
+    /// Added in every normalisation.
+    pub eps: f32,
+    /// Steps of Sinkhorn's normalisation.
+    pub iterations: usize,
+    /// From all lanes to what the final norm reads.
+    pub head: Hyper,
+}
+
+impl Compressor {
+    fn tensors(&self) -> [&Leaf; 4] {
+        [&self.kv, &self.gate, &self.position, &self.norm]
+    }
+}
+
+impl Hyper {
+    fn tensors(&self) -> [&Leaf; 3] {
+        [&self.mix, &self.base, &self.scale]
+    }
+}
+
 /// How tokens of a sequence see each other.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mixer {
@@ -186,6 +294,8 @@ pub enum Mixer {
     Heads(Box<Attention>),
     /// Keys and values from a latent.
     Latent(Box<LatentAttention>),
+    /// A window and pooled entries.
+    Compressed(Box<CompressedAttention>),
 }
 
 impl Mixer {
@@ -194,7 +304,7 @@ impl Mixer {
     pub fn heads(&self) -> Option<&Attention> {
         match self {
             Self::Heads(a) => Some(a),
-            Self::Latent(_) => None,
+            Self::Latent(_) | Self::Compressed(_) => None,
         }
     }
 
@@ -204,6 +314,7 @@ impl Mixer {
         match self {
             Self::Heads(a) => &a.rope,
             Self::Latent(a) => &a.rope,
+            Self::Compressed(a) => &a.rope,
         }
     }
 
@@ -220,6 +331,16 @@ impl Mixer {
             Self::Latent(a) => {
                 let q_a = a.q_a.iter().flatten();
                 q_a.chain([&a.q_b, &a.kv_a, &a.kv_a_norm, &a.kv_b, &a.o]).collect()
+            }
+            Self::Compressed(a) => {
+                let mut all: Vec<&Leaf> = a.q_a.iter().chain([&a.q_b]).chain(&a.kv).chain([&a.sinks]).collect();
+                all.extend(a.compressor.iter().flat_map(Compressor::tensors));
+                if let Some(indexer) = &a.indexer {
+                    all.extend([&indexer.q, &indexer.weights]);
+                    all.extend(indexer.compressor.tensors());
+                }
+                all.extend([&a.o_a, &a.o_b]);
+                all
             }
         }
     }
@@ -314,6 +435,8 @@ pub struct Moe {
     pub router_bias: Option<Leaf>,
     /// Added to the scores where experts are ranked, `[num_experts]`.
     pub choice_bias: Option<Leaf>,
+    /// The experts of every token id, `[vocab, top_k]`: the router then only weighs them.
+    pub table: Option<Leaf>,
     /// Routed experts.
     pub experts: Vec<Expert>,
     /// How experts are chosen and weighted.
@@ -353,6 +476,8 @@ pub struct Layer {
     pub ffn: Ffn,
     /// Its nonlinearity.
     pub activation: Activation,
+    /// Before attention and before the feed-forward half, where the residual stream has lanes.
+    pub hyper: Option<Box<[Hyper; 2]>>,
 }
 
 /// A model as data.
@@ -376,6 +501,8 @@ pub struct ModelSpec {
     pub final_norm: Leaf,
     /// `[vocab, hidden]`; `None` when tied to `embed`.
     pub lm_head: Option<Leaf>,
+    /// The lanes of the residual stream, where it has more than one.
+    pub lanes: Option<Lanes>,
     /// What the names of next-token (MTP) layers begin with.
     pub mtp_prefixes: Vec<String>,
     /// Their tensors, once they were adopted. They are kept and no program reads them.
@@ -383,6 +510,12 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
+    /// Values per token between two layers.
+    #[must_use]
+    pub fn residual_width(&self) -> usize {
+        self.hidden_size * self.lanes.as_ref().map_or(1, |l| l.count)
+    }
+
     /// Every tensor of the model, in execution order: the one iterator behind recipe roles, work lists, sizes and
     /// missing-tensor checks.
     pub fn tensors(&self) -> impl Iterator<Item = &Leaf> {
@@ -393,6 +526,7 @@ impl ModelSpec {
     pub fn loaded(&self) -> impl Iterator<Item = &Leaf> {
         std::iter::once(&self.embed)
             .chain(self.layers.iter().flat_map(Layer::tensors))
+            .chain(self.lanes.iter().flat_map(|lanes| lanes.head.tensors()))
             .chain([&self.final_norm])
             .chain(&self.lm_head)
     }
@@ -410,13 +544,14 @@ impl ModelSpec {
 impl Layer {
     fn tensors(&self) -> Vec<&Leaf> {
         let mut all = vec![&self.attn_norm];
+        all.extend(self.hyper.iter().flat_map(|sites| sites.iter().flat_map(Hyper::tensors)));
         all.extend(self.attn.tensors());
         all.push(&self.ffn_norm);
         match &self.ffn {
             Ffn::Dense(mlp) => all.extend(mlp.all()),
             Ffn::Moe(moe) => {
                 all.push(&moe.router);
-                all.extend([&moe.router_bias, &moe.choice_bias].into_iter().flatten());
+                all.extend([&moe.router_bias, &moe.choice_bias, &moe.table].into_iter().flatten());
                 all.extend(moe.experts.iter().flat_map(GatedMlp::all));
                 if let Some(shared) = &moe.shared {
                     all.extend(shared.mlp.all());
@@ -469,6 +604,9 @@ const PROJS: &[(Proj, &str)] = &[
     (Proj::QB, "q_b"),
     (Proj::KvA, "kv_a"),
     (Proj::KvB, "kv_b"),
+    (Proj::OA, "o_a"),
+    (Proj::OB, "o_b"),
+    (Proj::Kv, "kv"),
 ];
 
 macro_rules! named {

@@ -19,8 +19,8 @@ pub use batch::{Batch, SequenceRows};
 pub use gated::gated;
 pub use observe::{MatmulInput, Observer, Routed, first_columns};
 pub use op::{
-    ActivationMode, AttentionOptions, Blocks, BufferId, CacheId, ExpertWeights, HeadNorm, HeadRope, MoeOptions, Op,
-    Projection, Support, WeightId,
+    ActivationMode, AttentionOptions, Blocks, BufferId, CacheId, Entries, ExpertWeights, HeadNorm, HeadRope,
+    HyperLanes, MoeOptions, Op, Projection, Support, WeightId,
 };
 pub use reference::Reference;
 pub use rope::RopeTable;

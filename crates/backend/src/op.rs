@@ -69,6 +69,21 @@ pub struct AttentionOptions {
     pub sinks: Option<WeightId>,
     /// Values are the first so many entries of the keys: `v` is then not read, and `out` is m × (num_heads · that).
     pub values_in_keys: Option<usize>,
+    /// Pooled keys that are visible besides; there is then one key head.
+    pub entries: Option<Entries>,
+}
+
+/// Entries that [`Op::Compress`] made: entry w pools the tokens w · ratio .. (w + 1) · ratio, and a token at position p
+/// sees those that are complete by then, w < (p + 1) / ratio.
+#[derive(Clone, Copy, Debug)]
+pub struct Entries {
+    /// Where they are.
+    pub cache: CacheId,
+    /// Tokens of an entry.
+    pub ratio: usize,
+    /// m × any: the numbers of those that a token attends to, as [`Op::SelectEntries`] writes them; `None` for all that
+    /// it sees.
+    pub selected: Option<BufferId>,
 }
 
 /// An RMS norm over the first values of a head.
@@ -91,6 +106,19 @@ pub struct HeadRope {
     pub width: usize,
     /// Turn back by the same angles.
     pub inverse: bool,
+}
+
+/// Constants of [`Op::HyperMix`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HyperLanes {
+    /// Number of lanes.
+    pub count: usize,
+    /// Added to the mean square.
+    pub norm_eps: f32,
+    /// Added to weights and sums.
+    pub eps: f32,
+    /// Normalisations of columns.
+    pub iterations: usize,
 }
 
 /// Which rows of a weight belong to a block: for block b, `rows` of them from b · stride + first on.
@@ -127,6 +155,9 @@ pub struct MoeOptions {
     pub router_bias: Option<WeightId>,
     /// `[num_experts]`: added to the scores where experts are ranked, not to their weights.
     pub choice_bias: Option<WeightId>,
+    /// `[vocab, top_k]`: the experts of every token id, which are then not ranked but only weighed. An expert named twice
+    /// by a row counts twice.
+    pub table: Option<WeightId>,
 }
 
 /// One step of a program. Rows propagate: `Embed` sets its output's rows to the batch's tokens, `SelectRows` to
@@ -273,6 +304,88 @@ pub enum Op {
         /// m × (count · (k + width − rows)); may not be `x`.
         out: BufferId,
     },
+    /// Pools windows of `ratio` tokens. In channel c, the softmax over the window's tokens of gate + position weighs kv; the
+    /// result is normalised and turned at the window's first position. With `overlap`, kv and gate are twice as wide: the
+    /// tokens of the window before take part with the first half of their channels, those of the window itself with the
+    /// second half.
+    Compress {
+        /// m × width or m × 2 · width
+        kv: BufferId,
+        /// As wide.
+        gate: BufferId,
+        /// `[ratio, …]`, as wide: added to the gate of the token at that place of its window.
+        position: WeightId,
+        /// `[width]`: the RMS norm.
+        norm: WeightId,
+        /// Added to the mean square.
+        eps: f32,
+        /// The rotation.
+        rope: HeadRope,
+        /// Tokens of a window.
+        ratio: usize,
+        /// Whether windows overlap.
+        overlap: bool,
+        /// kv and gate + position of all tokens, as wide as they.
+        tokens: CacheId,
+        /// The entries of all complete windows, `width` wide.
+        entries: CacheId,
+    },
+    /// The `top_k` visible entries (see [`Entries`]) of the greatest Σ over heads of weight · relu(q · entry), equal ones by
+    /// the lower number. Ascending, −1 where there are fewer.
+    SelectEntries {
+        /// m × (num_heads · head_dim)
+        q: BufferId,
+        /// m × num_heads
+        weights: BufferId,
+        /// The entries, `head_dim` wide.
+        entries: CacheId,
+        /// Tokens of an entry.
+        ratio: usize,
+        /// Heads.
+        num_heads: usize,
+        /// m × top_k
+        out: BufferId,
+    },
+    /// Every row, `times` times, side by side.
+    Repeat {
+        /// m × n
+        x: BufferId,
+        /// m × (times · n)
+        out: BufferId,
+    },
+    /// From a residual stream of lanes to the input of a block, and to how its output will be added (mHC, DeepSeek-V4).
+    ///
+    /// With c = (x · mixᵀ) / sqrt(mean(x²) + norm_eps), in groups of lanes, lanes and lanes² (row j, column k):
+    /// out = Σ_j (sigmoid(scale₀ c + base) + eps)_j · x_j; coefficients: 2 · sigmoid(scale₁ c + base), then the matrix
+    /// softmax over k of (scale₂ c + base), + eps, divided by its column sums, then `iterations − 1` times by its row and
+    /// its column sums, eps added to each sum.
+    HyperMix {
+        /// m × (lanes · n)
+        x: BufferId,
+        /// `[lanes · (lanes + 2), lanes · n]`, or `[lanes, lanes · n]` where no coefficients are wanted.
+        mix: WeightId,
+        /// As many values as `mix` has rows.
+        base: WeightId,
+        /// Three multipliers, or one.
+        scale: WeightId,
+        /// Number of lanes, and the constants.
+        lanes: HyperLanes,
+        /// m × (lanes + lanes²), for [`Op::HyperAdd`].
+        coefficients: Option<BufferId>,
+        /// m × n
+        out: BufferId,
+    },
+    /// Lane k becomes a_k · z + Σ_j M(j, k) · lane j, with the coefficients (a, M) of [`Op::HyperMix`], in place.
+    HyperAdd {
+        /// m × (lanes · n)
+        x: BufferId,
+        /// m × n: the block's output.
+        z: BufferId,
+        /// m × (lanes + lanes²)
+        coefficients: BufferId,
+        /// Number of lanes.
+        lanes: usize,
+    },
     /// Each row of y is multiplied by sigmoid(x · wᵀ), in place.
     SigmoidGate {
         /// Input, m × k.
@@ -306,6 +419,11 @@ impl Op {
             Self::HeadNormRope { .. } => "head_norm_rope",
             Self::BlockLinear { .. } => "block_linear",
             Self::BlockLinearTransposed { .. } => "block_linear_transposed",
+            Self::Compress { .. } => "compress",
+            Self::SelectEntries { .. } => "select_entries",
+            Self::Repeat { .. } => "repeat",
+            Self::HyperMix { .. } => "hyper_mix",
+            Self::HyperAdd { .. } => "hyper_add",
             Self::SigmoidGate { .. } => "sigmoid_gate",
             Self::SelectRows { .. } => "select_rows",
         }

@@ -37,6 +37,10 @@ impl Resources for List {
     fn cache(&mut self, _kv_width: usize) -> Result<CacheId, Infallible> {
         Ok(CacheId(0))
     }
+
+    fn entries(&mut self, _width: usize, _ratio: usize) -> Result<CacheId, Infallible> {
+        Ok(CacheId(0))
+    }
 }
 
 /// The Hessians to be summed for a weight. The gate and up projections of experts take that of their router, which reads

@@ -13,7 +13,7 @@ use crate::parts::{Needed, inputs, leaves};
 use crate::states::{Frozen, States};
 use crate::tally::{Tally, Want, Wanted};
 use crate::texts::{Input, windows};
-use crate::walk::{Walk, name};
+use crate::walk::{Sink, Walk, name};
 use ashlar_arch::Leaf;
 use ashlar_convert::stats::{Shares, StatsFile, StatsOrigin, hash, provenance};
 use ashlar_convert::{Conversion, Knowledge, Plan, Summary};
@@ -281,7 +281,7 @@ impl Task<'_> {
         part: Part,
         states: &Frozen,
         wanted: Wanted,
-        reference: &mut dyn FnMut(&[f32]),
+        reference: Sink<'_>,
     ) -> Result<Tally, CalibrateError> {
         let layer = match part {
             Part::Attention(layer) | Part::Ffn(layer) | Part::Layer(layer) => layer,

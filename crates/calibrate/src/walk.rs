@@ -14,6 +14,9 @@ use ashlar_tensor::{Report, Silent, TensorStore};
 /// Rows of a batch: enough that an expert of many gets rows enough to be read once for several.
 const BATCH_ROWS: usize = 2048;
 
+/// Takes the hidden states of a batch.
+pub type Sink<'a> = &'a mut dyn FnMut(&[f32]);
+
 /// What goes through a model, and how.
 pub struct Walk<'a> {
     pub spec: &'a ModelSpec,
@@ -33,7 +36,7 @@ impl Walk<'_> {
 
     /// Room for `times` hidden states of every token.
     pub fn states(&self, times: usize) -> Result<States, CalibrateError> {
-        States::new(times * self.rows(), self.spec.hidden_size)
+        States::new(times * self.rows(), self.spec.residual_width())
     }
 
     /// Threads that sum.
@@ -59,7 +62,10 @@ impl Walk<'_> {
         from: Option<&Frozen>,
         tally: Option<&mut Tally>,
     ) -> Result<Frozen, CalibrateError> {
-        let mut after = self.states(1)?;
+        let mut after = match part {
+            Part::FinalNorm => States::new(self.rows(), self.spec.hidden_size)?,
+            _ => self.states(1)?,
+        };
         self.pass(part, store, from, None, tally, |values| after.push(values))?;
         Ok(after.freeze())
     }
@@ -83,7 +89,7 @@ impl Walk<'_> {
         store: &dyn TensorStore,
         from: &Frozen,
         tally: &mut Tally,
-        reference: &mut dyn FnMut(&[f32]),
+        reference: Sink<'_>,
     ) -> Result<(), CalibrateError> {
         self.pass(part, store, Some(from), Some(reference), Some(tally), |_| {})
     }
@@ -94,7 +100,7 @@ impl Walk<'_> {
         part: Part,
         store: &dyn TensorStore,
         from: Option<&Frozen>,
-        mut reference: Option<&mut dyn FnMut(&[f32])>,
+        mut reference: Option<Sink<'_>>,
         mut tally: Option<&mut Tally>,
         mut after: impl FnMut(&[f32]),
     ) -> Result<(), CalibrateError> {
@@ -158,7 +164,11 @@ fn batch(windows: &[Vec<u32>], first_row: Option<usize>) -> Batch {
     for (slot, window) in windows.iter().enumerate() {
         let start = batch.tokens.len();
         match first_row {
-            Some(first) => batch.tokens.extend((0..window.len()).map(|i| (first + start + i) as u32)),
+            Some(first) => {
+                batch.tokens.extend((0..window.len()).map(|i| (first + start + i) as u32));
+                // Some models choose experts by token id.
+                batch.ids.extend(window);
+            }
             None => batch.tokens.extend(window),
         }
         batch.sequences.push(SequenceRows { slot, rows: start..batch.tokens.len(), position: 0 });

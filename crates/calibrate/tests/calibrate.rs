@@ -66,7 +66,9 @@ fn threads_do_not_change_a_byte() {
 
 #[test]
 fn the_fast_device_sees_what_the_reference_sees() {
-    for name in ["tiny/llama", "tiny/qwen2_moe", "tiny/qwen3_moe", "tiny/gpt_oss", "tiny/deepseek_v3"] {
+    for name in
+        ["tiny/llama", "tiny/qwen2_moe", "tiny/qwen3_moe", "tiny/gpt_oss", "tiny/deepseek_v3", "tiny/deepseek_v4"]
+    {
         let (model, dir) = (fixture(name), tempfile::tempdir().unwrap());
         let texts = texts(&model, 2);
         let cpu = run(&model, &texts, &dir.path().join("cpu"), &options());

@@ -203,11 +203,13 @@ fn a_pack_whose_planes_do_not_fit_its_shapes_is_refused_before_anything_is_alloc
     assert!(error.contains("up_proj") && error.contains("needs"), "{error}");
 }
 
-/// Released naming and precision: FP8 blocks with ragged edges, MXFP4 blocks and scales of fused experts, next-token
-/// layers.
+/// Released naming and precision: FP8 blocks with ragged edges, MXFP4 blocks and scales of fused experts, packed FP4, integer
+/// tables, next-token layers.
 #[test]
 fn native_checkpoints_are_kept_bit_by_bit() {
-    for (name, format, count) in [("tiny/deepseek_v3", "fp8:128x128,f32", 140), ("tiny/gpt_oss", "mxfp4", 96)] {
+    for (name, format, count) in
+        [("tiny/deepseek_v3", "fp8:128x128,f32", 140), ("tiny/gpt_oss", "mxfp4", 96), ("tiny/deepseek_v4", "mxfp4", 96)]
+    {
         let (checkpoint, dir) = (fixture(name), tempfile::tempdir().unwrap());
         let out = dir.path().join("pack");
         run(&planned(&checkpoint, KEEP, DEFAULT_SHARD_BYTES), &checkpoint, &out, 2);

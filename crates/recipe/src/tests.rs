@@ -41,7 +41,7 @@ pub fn store(model: &ModelSpec, format: impl Fn(&str) -> &'static str) -> Header
     Headers(entries)
 }
 
-pub const FIXTURES: [&str; 11] = [
+pub const FIXTURES: [&str; 13] = [
     "tiny/llama",
     "tiny/qwen2",
     "tiny/qwen3",
@@ -52,6 +52,8 @@ pub const FIXTURES: [&str; 11] = [
     "tiny/deepseek_v2",
     "tiny/deepseek_v3",
     "tiny/deepseek_v3_bf16",
+    "tiny/deepseek_v4",
+    "tiny/deepseek_v4_bf16",
     "demo-moe",
 ];
 

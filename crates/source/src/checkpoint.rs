@@ -238,28 +238,40 @@ impl Opening {
             if self.fused(found, &mut entries, &mut places)? {
                 continue;
             }
-            if let Some(weight) = info.name.strip_suffix(fp8::SUFFIX) {
-                self.check_scale(found, weight)?;
+            if let Some((weight, surely)) = fp8::weight_of(&info.name)
+                && (surely || self.is_scaled(&weight))
+            {
+                self.check_scale(found, &weight)?;
                 continue;
             }
+            let mut shape = info.shape.clone();
             let (format, kinds) = match info.dtype {
                 Dtype::F8E4M3 => {
                     let scale = self.scale_of(found)?;
                     let block = fp8::block_size(config, &info.name)?;
                     let format = fp8::format(&self.file(found), info, &self.file(scale), &scale.info, block)?;
-                    (format, vec![(PlaneKind::Codes, found), (PlaneKind::Scales, scale)])
+                    (format, vec![(PlaneKind::Codes, found.place()), (PlaneKind::Scales, scale.place())])
                 }
-                dtype => (dtype.name().to_ascii_lowercase(), vec![(PlaneKind::Values, found)]),
+                Dtype::I8 if self.is_scaled(&info.name) => {
+                    let scale = self.scale_of(found)?;
+                    let k = fp8::packed_inputs(&self.file(found), info, &scale.info)?;
+                    if let Some(last) = shape.last_mut() {
+                        *last = k;
+                    }
+                    let codes = Place { pairs: true, ..found.place() };
+                    ("mxfp4".to_owned(), vec![(PlaneKind::Codes, codes), (PlaneKind::Scales, scale.place())])
+                }
+                dtype => (dtype.name().to_ascii_lowercase(), vec![(PlaneKind::Values, found.place())]),
             };
             entries.push(Entry {
                 name: info.name.clone(),
-                shape: info.shape.clone(),
+                shape,
                 format,
                 order: Order::Rows,
-                planes: kinds.iter().map(|(kind, f)| Plane { kind: *kind, bytes: f.place().bytes }).collect(),
+                planes: kinds.iter().map(|(kind, place)| Plane { kind: *kind, bytes: place.bytes }).collect(),
                 file: self.file(found),
             });
-            places.push(kinds.iter().map(|(_, f)| f.place()).collect());
+            places.push(kinds.into_iter().map(|(_, place)| place).collect());
         }
         // The names of fused experts are new ones.
         let mut both: Vec<_> = entries.into_iter().zip(places).collect();
@@ -365,13 +377,23 @@ impl Opening {
         Ok(())
     }
 
-    /// The scales of an FP8 weight.
+    /// Whether there is a weight of that name in codes of 8 or 4 bits, with scales of E8M0 or under FP8's usual name.
+    fn is_scaled(&self, weight: &str) -> bool {
+        let scales = || fp8::scale_names(weight).into_iter().filter_map(|name| self.found.get(&name));
+        match self.found.get(weight).map(|w| w.info.dtype) {
+            Some(Dtype::F8E4M3) => true,
+            Some(Dtype::I8) => scales().any(|scale| scale.info.dtype == Dtype::F8E8M0),
+            _ => false,
+        }
+    }
+
+    /// The scales of a weight that has some.
     fn scale_of(&self, weight: &Found) -> Result<&Found, SourceError> {
-        let expected = format!("{}{}", weight.info.name, fp8::SUFFIX);
-        self.found.get(&expected).ok_or_else(|| SourceError::ScaleMissing {
+        let names = fp8::scale_names(&weight.info.name);
+        names.iter().find_map(|name| self.found.get(name)).ok_or_else(|| SourceError::ScaleMissing {
             file: self.file(weight),
             tensor: weight.info.name.clone(),
-            expected,
+            expected: names.into_iter().next().unwrap_or_default(),
         })
     }
 
@@ -379,6 +401,7 @@ impl Opening {
     fn check_scale(&self, scale: &Found, weight: &str) -> Result<(), SourceError> {
         let got = match self.found.get(weight).map(|w| w.info.dtype) {
             Some(Dtype::F8E4M3) => return Ok(()),
+            Some(Dtype::I8) if self.is_scaled(weight) => return Ok(()),
             Some(other) => format!("one of dtype {other}"),
             None => "none".to_owned(),
         };

@@ -186,6 +186,12 @@ pub enum SourceError {
     )]
     Fp8Shape { file: String, tensor: String, got: Vec<usize> },
 
+    /// Packed 4-bit codes that are no matrix.
+    #[error(
+        "{file}: tensor `{tensor}` holds 4-bit codes as I8 of shape {got:?}, expected [n, k/2] with k a multiple of 32; export the checkpoint again"
+    )]
+    Fp4Shape { file: String, tensor: String, got: Vec<usize> },
+
     /// No usable block size for FP8 weights.
     #[error(
         "config.json: quantization_config.weight_block_size is {got}, expected two positive integers such as [128, 128], since tensor `{tensor}` is F8_E4M3; download config.json again"

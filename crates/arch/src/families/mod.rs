@@ -2,6 +2,7 @@
 
 mod deepseek_v2;
 mod deepseek_v3;
+mod deepseek_v4;
 mod gpt_oss;
 mod llama;
 mod mixtral;
@@ -30,6 +31,7 @@ struct Family {
 const FAMILIES: &[Family] = &[
     Family { name: "deepseek_v2", architectures: &["DeepseekV2ForCausalLM"], spec: deepseek_v2::spec },
     Family { name: "deepseek_v3", architectures: &["DeepseekV3ForCausalLM"], spec: deepseek_v3::spec },
+    Family { name: "deepseek_v4", architectures: &["DeepseekV4ForCausalLM"], spec: deepseek_v4::spec },
     Family { name: "gpt_oss", architectures: &["GptOssForCausalLM"], spec: gpt_oss::spec },
     Family { name: "kimi_k2", architectures: &[], spec: deepseek_v3::spec },
     Family { name: "llama", architectures: &["LlamaForCausalLM"], spec: llama::spec },

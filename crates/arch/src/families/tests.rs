@@ -28,7 +28,7 @@ fn header(name: &str) -> Result<Tensors, Box<dyn Error>> {
     Ok(tensors)
 }
 
-const FIXTURES: [&str; 11] = [
+const FIXTURES: [&str; 13] = [
     "tiny/llama",
     "tiny/qwen2",
     "tiny/qwen3",
@@ -39,6 +39,8 @@ const FIXTURES: [&str; 11] = [
     "tiny/deepseek_v2",
     "tiny/deepseek_v3",
     "tiny/deepseek_v3_bf16",
+    "tiny/deepseek_v4",
+    "tiny/deepseek_v4_bf16",
     "demo-moe",
 ];
 
@@ -48,8 +50,16 @@ fn every_tensor_of_every_fixture_is_known_with_its_shape() -> Outcome {
     for name in FIXTURES.into_iter().filter(|n| *n != "tiny/gpt_oss") {
         let mut spec = model_spec(&config(name)?)?;
         let mut tensors = header(name)?;
-        // `source` lists scales with their weights.
-        tensors.retain(|(name, _)| !name.ends_with("_scale_inv"));
+        // `source` lists scales with their weights, and packed codes by the values they hold.
+        let scales: Vec<String> =
+            tensors.iter().filter_map(|(n, _)| n.strip_suffix(".scale").map(str::to_owned)).collect();
+        tensors.retain(|(name, _)| !name.ends_with("_scale_inv") && !name.ends_with(".scale"));
+        for (name, shape) in &mut tensors {
+            let scaled = name.strip_suffix(".weight").is_some_and(|stem| scales.iter().any(|s| s == stem));
+            if scaled && name.contains(".ffn.experts.") {
+                shape[1] *= 2;
+            }
+        }
         spec.adopt(tensors.iter().map(|(n, s)| (n.as_str(), s.as_slice())));
         let ignored = check(&spec, tensors.iter().map(|(n, s)| (n.as_str(), s.as_slice())))
             .map_err(|e| format!("{name}: {e}"))?;
@@ -149,6 +159,34 @@ fn kimi_k2() -> Value {
     config
 }
 
+fn deepseek_v4_flash() -> Value {
+    let ratios: Vec<usize> = (0..43)
+        .map(|i| {
+            if i < 2 {
+                0
+            } else if i % 2 == 0 {
+                4
+            } else {
+                128
+            }
+        })
+        .chain([0])
+        .collect();
+    json!({
+        "architectures": ["DeepseekV4ForCausalLM"], "hidden_size": 4096, "num_hidden_layers": 43,
+        "num_attention_heads": 64, "num_key_value_heads": 1, "head_dim": 512, "qk_rope_head_dim": 64,
+        "q_lora_rank": 1024, "o_lora_rank": 1024, "o_groups": 8, "sliding_window": 128, "compress_ratios": ratios,
+        "index_n_heads": 64, "index_head_dim": 128, "index_topk": 512, "moe_intermediate_size": 2048,
+        "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 6, "num_hash_layers": 3,
+        "hc_mult": 4, "hc_eps": 1e-6, "hc_sinkhorn_iters": 20, "swiglu_limit": 10.0, "scoring_func": "sqrtsoftplus",
+        "topk_method": "noaux_tc", "norm_topk_prob": true, "routed_scaling_factor": 1.5, "rms_norm_eps": 1e-6,
+        "rope_theta": 10000, "compress_rope_theta": 160_000, "rope_scaling": {"type": "yarn", "factor": 16,
+            "beta_fast": 32, "beta_slow": 1, "original_max_position_embeddings": 65536},
+        "vocab_size": 129_280, "max_position_embeddings": 1_048_576, "num_nextn_predict_layers": 1,
+        "tie_word_embeddings": false
+    })
+}
+
 fn gpt_oss_20b() -> Value {
     json!({
         "architectures": ["GptOssForCausalLM"], "hidden_size": 2880, "intermediate_size": 2880,
@@ -191,6 +229,17 @@ fn parameter_counts_are_those_of_the_published_models() -> Outcome {
     assert_eq!((of(&v3, Class::Experts), of(&v3, Class::Router)), (653_908_770_816, 106_445_312));
     assert_eq!(model_spec(&kimi_k2())?.params(), 1_026_408_232_448);
     assert_eq!(model_spec(&gpt_oss_20b())?.params(), 20_914_757_184);
+
+    let v4 = model_spec(&deepseek_v4_flash())?;
+    assert_eq!(of(&v4, Class::Experts), 277_025_390_592);
+    assert_eq!((of(&v4, Class::SharedExpert), of(&v4, Class::Hyper)), (1_082_130_432, 33_884_439));
+    let pooled: u64 = [Class::Attn, Class::Compressor, Class::Indexer].map(|class| of(&v4, class)).iter().sum();
+    assert_eq!(pooled, 5_086_228_160);
+    // Three tables from tokens to experts are not parameters.
+    assert_eq!(v4.params() - 3 * 775_680, 284_332_240_471);
+    // The release has 1565, 1576 and 1569 tensors in the layers of the three kinds; 776 of them, 777 with an indexer, are
+    // scales.
+    assert_eq!(v4.tensors().count(), 6 + 2 * (1565 - 776) + 21 * (1576 - 777) + 20 * (1569 - 776));
     Ok(())
 }
 
@@ -290,6 +339,26 @@ fn refusals_name_key_expected_and_got() {
     assert!(message(&wide).contains("`num_attention_heads`: expected at most"));
 }
 
+#[test]
+fn compressed_attention_is_read_layer_by_layer() -> Outcome {
+    let model = model_spec(&deepseek_v4_flash())?;
+    let kind = |layer: usize| match &model.layers[layer].attn {
+        crate::Mixer::Compressed(a) => {
+            (a.compressor.as_ref().map_or(0, |c| c.ratio), a.indexer.is_some(), a.rope.theta)
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([0, 2, 3, 42].map(kind), [(0, false, 1e4), (4, true, 1.6e5), (128, false, 1.6e5), (4, true, 1.6e5)]);
+    assert_eq!(model.residual_width(), 4 * 4096);
+    let flash = deepseek_v4_flash();
+    assert!(
+        message(&with(flash.clone(), "compress_ratios", json!([0, 4]))).contains("at least num_hidden_layers (43)")
+    );
+    assert!(message(&with(flash.clone(), "compress_ratios", json!(vec![5; 43]))).contains("0, 4 or 128"));
+    assert!(message(&with(flash, "o_groups", json!(7))).contains("a divisor of num_attention_heads (64)"));
+    Ok(())
+}
+
 /// A few bytes of config must not make gigabytes of names.
 #[test]
 fn absurd_numbers_of_tensors_are_refused() {
@@ -305,7 +374,7 @@ fn an_unknown_architecture_gets_the_list_and_the_nearest() {
         "{text}"
     );
     assert!(text.contains("MixtralForCausalLM, Qwen2ForCausalLM"), "{text}");
-    assert_eq!(families().count(), 10);
+    assert_eq!(families().count(), 11);
 }
 
 #[test]

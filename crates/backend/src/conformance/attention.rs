@@ -84,7 +84,11 @@ impl Shape {
             head_dim: self.head_dim,
             scale: (self.head_dim as f32).sqrt().recip(),
             window: self.window,
-            options: AttentionOptions { sinks: o.sinks.map(|p| p[s]), values_in_keys: self.values_in_keys },
+            options: AttentionOptions {
+                sinks: o.sinks.map(|p| p[s]),
+                values_in_keys: self.values_in_keys,
+                entries: None,
+            },
             out: o.out[s],
         }
     }
@@ -120,7 +124,7 @@ fn two_sequences(b: &mut Bench, shape: Shape) -> Result<(), Stop> {
         vec![part(0, 0..33, 4), part(1, 33..34, 7)],
     ] {
         let rows = sequences.last().map_or(0, |s| s.rows.end);
-        shape.step(b, &o, &Batch { tokens: vec![0; rows], sequences, outputs: Vec::new() })?;
+        shape.step(b, &o, &Batch { tokens: vec![0; rows], sequences, ..Batch::default() })?;
     }
     Ok(())
 }

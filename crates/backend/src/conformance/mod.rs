@@ -7,9 +7,11 @@
 mod attention;
 mod bench;
 mod block_linear;
+mod compress;
 mod embed;
 mod gated_linear;
 mod head_norm_rope;
+mod hyper;
 mod linear;
 mod moe;
 mod qk_norm_rope;
@@ -121,6 +123,9 @@ pub fn run(make: &mut dyn FnMut() -> Box<dyn Backend>, tolerances: &Tolerances) 
     sigmoid_gate::cases(&mut suite);
     head_norm_rope::cases(&mut suite);
     block_linear::cases(&mut suite);
+    hyper::cases(&mut suite);
+    compress::cases(&mut suite);
+    moe::tables(&mut suite);
     suite.report
 }
 
@@ -212,7 +217,15 @@ mod tests {
     fn an_error_of_three_parts_in_a_hundred_thousand_is_found_in_every_op() {
         let report = run(&mut || Box::new(Wrong(Reference::default())), &Tolerances::default());
         let ops = ["embed", "rms_norm", "linear", "gated_linear", "qk_norm_rope", "attention", "moe", "select_rows"];
-        for op in ops.into_iter().chain(["sigmoid_gate", "head_norm_rope", "block_linear", "block_linear_transposed"]) {
+        for op in ops.into_iter().chain([
+            "sigmoid_gate",
+            "head_norm_rope",
+            "block_linear",
+            "block_linear_transposed",
+            "repeat",
+            "hyper_mix",
+            "compress",
+        ]) {
             assert!(report.failures().iter().any(|f| f.starts_with(op)), "{op}");
         }
     }

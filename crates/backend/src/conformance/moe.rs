@@ -92,7 +92,11 @@ fn one(b: &mut Bench, stored: &Stored, shape: &Shape, m: usize) -> Result<(), St
         x: x[s],
         router: router[s],
         routing: shape.routing,
-        options: MoeOptions { router_bias: router_bias.map(|p| p[s]), choice_bias: choice_bias.map(|p| p[s]) },
+        options: MoeOptions {
+            router_bias: router_bias.map(|p| p[s]),
+            choice_bias: choice_bias.map(|p| p[s]),
+            table: None,
+        },
         experts: Arc::clone(&experts[s]),
         activation: shape.activation,
         out: out[s],
@@ -127,4 +131,39 @@ fn ties(b: &mut Bench) -> Result<(), Stop> {
         out: out[s],
     })?;
     b.compare(out, hidden)
+}
+
+/// Experts named by a table of token ids, which are not the rows of the table that the batch embeds.
+pub fn tables(suite: &mut Suite<'_>) {
+    suite.case("moe experts from a table".into(), |b| {
+        let f32 = Stored::plain("f32").ok_or_else(|| Stop::Fail("no f32".into()))?;
+        let (hidden, intermediate, count) = (32, 32, 5);
+        let names: Vec<f32> = [0, 3, 4, 1, 2, 0, 1, 3].map(|e: u8| f32::from(e)).to_vec();
+        let table = super::weights::floats(4, 2, &names, "table");
+        let table = b.load(table.ok_or_else(|| Stop::Fail("out of memory".into()))?)?;
+        let router = b.weight(&f32, count, hidden)?;
+        let mut experts = [Vec::new(), Vec::new()];
+        for _ in 0..count {
+            let (gate, up) = (b.weight(&f32, intermediate, hidden)?, b.weight(&f32, intermediate, hidden)?);
+            let down = b.weight(&f32, hidden, intermediate)?;
+            for (s, side) in experts.iter_mut().enumerate() {
+                side.push(ExpertWeights { gate: gate[s], up: up[s], down: down[s], biases: None });
+            }
+        }
+        let experts: [Arc<[ExpertWeights]>; 2] = experts.map(Into::into);
+        let (x, out) = (b.input(3, hidden)?, b.input(3, hidden)?);
+        let op = |s: usize| Op::Moe {
+            x: x[s],
+            router: router[s],
+            routing: Routing { top_k: 2, normalize: true, scores: Scores::SqrtSoftplus, scale: 1.5, groups: None },
+            options: MoeOptions { table: Some(table[s]), ..MoeOptions::default() },
+            experts: Arc::clone(&experts[s]),
+            activation: Activation::Silu,
+            out: out[s],
+        };
+        let batch = |ids: &[u32]| Batch { ids: ids.to_vec(), ..Batch::of(0, 0, &[0; 3]) };
+        b.run(&batch(&[3, 0, 2]), op)?;
+        b.compare(out, hidden)?;
+        b.refuses(&batch(&[3, 4, 0]), "a token beyond the table", op)
+    });
 }

@@ -46,7 +46,8 @@ pub fn run(
     r.store(x, width, values, OP)
 }
 
-fn rotate(values: &mut [f32], cos: &[f32], sin: &[f32]) {
+/// Turns pairs (2i, 2i + 1).
+pub fn rotate(values: &mut [f32], cos: &[f32], sin: &[f32]) {
     for ([a, b], (c, s)) in values.as_chunks_mut::<2>().0.iter_mut().zip(cos.iter().zip(sin)) {
         let (x, y, c, s) = (f64::from(*a), f64::from(*b), f64::from(*c), f64::from(*s));
         *a = (x * c - y * s) as f32;

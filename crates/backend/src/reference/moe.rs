@@ -6,8 +6,8 @@ use super::gated_linear::{check_pair, hidden};
 use super::linear::{dot, matvec};
 use super::{Matrix, Reference};
 use crate::{
-    ActivationMode, BackendError, BufferId, ExpertWeights, INT8_GROUP, MatmulInput, MoeOptions, Observer, Routed,
-    WeightId, check_routing, route,
+    ActivationMode, BackendError, Batch, BufferId, ExpertWeights, INT8_GROUP, MatmulInput, MoeOptions, Observer,
+    Routed, WeightId, check_routing, route, weights_of,
 };
 use ashlar_arch::{Activation, Routing};
 
@@ -26,6 +26,7 @@ pub fn run(
     router: &Router,
     experts: &[ExpertWeights],
     activation: Activation,
+    batch: &Batch,
     mut observer: Option<&mut dyn Observer>,
 ) -> Result<(), BackendError> {
     let input = r.buffer(x, OP)?;
@@ -34,6 +35,7 @@ pub fn run(
     check(r, weight, routing, experts, width)?;
     let vector = |id: Option<WeightId>| id.map(|id| r.vector(id, experts.len(), OP)).transpose();
     let (router_bias, choice_bias) = (vector(router.options.router_bias)?, vector(router.options.choice_bias)?);
+    let table = router.options.table.map(|id| r.weight(id, OP)).transpose()?;
     let mut y = Vec::with_capacity(input.values.len());
     let mut slack = Vec::with_capacity(input.rows());
     for row in 0..input.rows() {
@@ -42,7 +44,10 @@ pub fn run(
         let logits: Vec<f32> = (0..weight.n).map(|e| (dot(x, weight.row(e)) + bias(e)) as f32).collect();
         let mut sum = vec![0.0f64; width];
         let mut row_slack = 0.0;
-        let routes = route(&logits, choice_bias, &routing);
+        let routes = match table {
+            Some(table) => weights_of(&logits, table_row(table, batch, row, [experts.len(), routing.top_k])?, &routing),
+            None => route(&logits, choice_bias, &routing),
+        };
         if let Some(observer) = &mut observer {
             observe_routes(*observer, weight, &routes, x);
         }
@@ -68,6 +73,20 @@ pub fn run(
     r.add(out, width, y, OP)?;
     r.slack = slack;
     Ok(())
+}
+
+/// The experts that the table names for a row's token.
+fn table_row(
+    table: &Matrix,
+    batch: &Batch,
+    row: usize,
+    [experts, top_k]: [usize; 2],
+) -> Result<Vec<usize>, BackendError> {
+    let id = batch.ids().get(row).map(|id| *id as usize);
+    let found = id.filter(|id| *id < table.n).map(|id| table.row(id).iter().map(|e| *e as usize).collect::<Vec<_>>());
+    let found = found.filter(|names| names.iter().all(|e| *e < experts) && names.len() == top_k);
+    let what = || format!("`{}` names no {top_k} of {experts} experts for token {id:?} of row {row}", table.name);
+    found.ok_or_else(|| BackendError::Operand { op: OP, what: what() })
 }
 
 /// Of gate, up and down.

@@ -8,7 +8,7 @@ use crate::cache::Cache;
 use crate::cpu::Cpu;
 use crate::math::{PlusTimes, Times, dot, exp, zip_map};
 use crate::shards::Shards;
-use ashlar_backend::{BackendError, Batch, BufferId, CacheId};
+use ashlar_backend::{BackendError, Batch, BufferId, CacheId, Entries};
 use ashlar_simd::{Kernel, Simd};
 use std::ops::Range;
 
@@ -34,6 +34,8 @@ pub struct Heads {
     pub sinks: Vec<f32>,
     /// Values are the first so many entries of keys.
     pub values_in_keys: Option<usize>,
+    /// Pooled keys.
+    pub entries: Option<Entries>,
 }
 
 impl Heads {
@@ -43,7 +45,9 @@ impl Heads {
     }
 
     fn check(&self) -> Result<(), BackendError> {
-        if self.value_dim() <= self.dim
+        let pooled = self.entries.is_none() || self.keys == 1 && self.values_in_keys.is_some();
+        if pooled
+            && self.value_dim() <= self.dim
             && self.keys > 0
             && self.dim > 0
             && self.queries.is_multiple_of(self.keys)
@@ -104,6 +108,44 @@ pub fn run(
     result
 }
 
+/// The pooled keys of a layer, and who attends to which.
+#[derive(Clone, Copy)]
+struct Pooled<'a> {
+    cache: &'a Cache,
+    ratio: usize,
+    /// Rows × width; `None` for all that are complete.
+    selected: Option<(&'a [f32], usize)>,
+}
+
+impl<'a> Pooled<'a> {
+    fn new(cpu: &'a Cpu, entries: Entries, width: usize, batch: &Batch) -> Result<Self, BackendError> {
+        let wrong = |what: String| BackendError::Operand { op: OP, what };
+        let cache = cpu.caches.get(entries.cache.0 as usize).filter(|c| c.width == width && entries.ratio > 0);
+        let cache = cache.ok_or_else(|| wrong(format!("no cache {} of width {width}", entries.cache.0)))?;
+        let selected = match entries.selected {
+            Some(id) => Some(cpu.buffers.get(id, OP)?),
+            None => None,
+        };
+        let pooled = Self { cache, ratio: entries.ratio, selected: selected.map(|b| (b.values.as_slice(), b.width)) };
+        for part in &batch.sequences {
+            for (i, row) in part.rows.clone().enumerate() {
+                let complete = (part.position + i + 1) / entries.ratio;
+                if complete > cache.held(part.slot) || pooled.numbers(row, complete).any(|n| n >= complete) {
+                    return Err(wrong(format!("entries beyond the {complete} that are complete at row {row}")));
+                }
+            }
+        }
+        Ok(pooled)
+    }
+
+    /// The entries of a row, ascending.
+    fn numbers(self, row: usize, complete: usize) -> impl Iterator<Item = usize> + use<'a> {
+        let selected = self.selected.map(|(all, width)| all.get(row * width..(row + 1) * width).unwrap_or_default());
+        let all = if selected.is_some() { 0 } else { complete };
+        (0..all).chain(selected.unwrap_or_default().iter().filter(|n| **n >= 0.0).map(|n| *n as usize))
+    }
+}
+
 fn attend(
     cpu: &Cpu,
     q: BufferId,
@@ -116,8 +158,10 @@ fn attend(
     let cache = cpu.caches.get(cache.0 as usize).ok_or_else(missing)?;
     let queries = cpu.buffers.input(q, heads.queries * heads.dim, OP)?;
     let tiles = tiles(heads, batch);
+    let pooled = heads.entries.map(|e| Pooled::new(cpu, e, heads.dim, batch)).transpose()?;
     let (isa, out) = (cpu.isa, Shards::new(y));
-    cpu.pool.run(tiles.len(), &|i| isa.run(TileKernel { tile: &tiles[i], heads, cache, queries, out: &out }));
+    let kernel = |tile| TileKernel { tile, heads, cache, pooled, queries, out: &out };
+    cpu.pool.run(tiles.len(), &|i| isa.run(kernel(&tiles[i])));
     Ok(())
 }
 
@@ -141,6 +185,7 @@ struct TileKernel<'a> {
     tile: &'a Tile,
     heads: &'a Heads,
     cache: &'a Cache,
+    pooled: Option<Pooled<'a>>,
     queries: &'a [f32],
     out: &'a Shards<'a, f32>,
 }
@@ -189,6 +234,9 @@ impl Kernel for TileKernel<'_> {
                 }
             }
         }
+        if let Some(pooled) = self.pooled {
+            self.attend_pooled(s, pooled, &mut queries, &mut acc);
+        }
         for (query, acc) in queries.iter().zip(acc.chunks_exact(value_dim.max(1))) {
             let at = (query.row * self.heads.queries + query.head) * value_dim;
             // SAFETY: a (row, head) is one query of one tile.
@@ -199,6 +247,28 @@ impl Kernel for TileKernel<'_> {
 }
 
 impl TileKernel<'_> {
+    /// Goes on with the pooled keys, in blocks of their own order, which no batch changes.
+    #[inline(always)]
+    fn attend_pooled<S: Simd>(&self, s: S, pooled: Pooled<'_>, queries: &mut [Query], acc: &mut [f32]) {
+        let &Heads { queries: heads, dim, scale, .. } = self.heads;
+        let value_dim = self.heads.value_dim();
+        let (keys, _) = pooled.cache.slot(self.tile.slot, pooled.cache.held(self.tile.slot));
+        for (query, acc) in queries.iter_mut().zip(acc.chunks_exact_mut(value_dim.max(1))) {
+            let q = &self.queries[(query.row * heads + query.head) * dim..][..dim];
+            let numbers: Vec<usize> = pooled.numbers(query.row, (query.last + 1) / pooled.ratio).collect();
+            for numbers in numbers.chunks(BLOCK) {
+                let mut scores = [f32::NEG_INFINITY; BLOCK];
+                for (score, n) in scores.iter_mut().zip(numbers) {
+                    *score = dot(s, q, &keys[n * dim..][..dim]) * scale;
+                }
+                rescale(s, query, &mut scores, acc);
+                for (score, n) in scores.iter().zip(numbers) {
+                    zip_map(s, acc, &keys[n * dim..][..value_dim], &PlusTimes(s.splat(*score)));
+                }
+            }
+        }
+    }
+
     fn tile_queries(&self) -> Vec<Query> {
         let &Heads { queries, keys, window, ref sinks, .. } = self.heads;
         let shared = queries / keys;

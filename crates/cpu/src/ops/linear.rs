@@ -69,13 +69,14 @@ pub fn observe(
 pub fn round_inputs(
     cpu: &mut Cpu,
     x: BufferId,
-    mut weights: impl Iterator<Item = WeightId>,
+    weights: impl Iterator<Item = WeightId>,
     op: &'static str,
 ) -> Result<(), BackendError> {
-    let needed = weights.try_fold(false, |any, id| Ok(any | (cpu.weight(id, op)?.form() != Form::F32)))?;
-    if needed {
+    let weights = weights.map(|id| cpu.weight(id, op)).collect::<Result<Vec<_>, BackendError>>()?;
+    let values = weights.iter().any(|w| w.reads_rounded_values());
+    if weights.iter().any(|w| w.form() != Form::F32) {
         let input = cpu.buffers.get(x, op)?;
-        cpu.rounded.round(&cpu.pool, cpu.isa, &input.values, input.width);
+        cpu.rounded.round(&cpu.pool, cpu.isa, &input.values, input.width, values);
     }
     Ok(())
 }

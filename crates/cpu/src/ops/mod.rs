@@ -2,13 +2,16 @@
 
 mod attention;
 mod block_linear;
+mod compress;
 mod embed;
 mod head_norm_rope;
+mod hyper;
 mod linear;
 mod matmul;
 mod moe;
 mod qk_norm_rope;
 mod rms_norm;
+mod select_entries;
 mod select_rows;
 mod sigmoid_gate;
 #[cfg(test)]
@@ -40,12 +43,13 @@ pub fn run(cpu: &mut Cpu, op: &Op, batch: &Batch, observer: Option<&mut dyn Obse
                 window: *window,
                 sinks: sinks.transpose()?.unwrap_or_default(),
                 values_in_keys: options.values_in_keys,
+                entries: options.entries,
             };
             attention::run(cpu, [*q, *k, *v], *cache, &heads, *out, batch)
         }
         Op::Moe { x, router, routing, options, experts, activation, out } => {
             let router = moe::Router { weight: *router, routing: *routing, options: *options };
-            moe::run(cpu, [*x, *out], &router, experts, *activation, observer)
+            moe::run(cpu, [*x, *out], &router, experts, *activation, batch, observer)
         }
         Op::HeadNormRope { x, head_dim, norm, rope } => {
             head_norm_rope::run(cpu, *x, *head_dim, *norm, rope.as_ref(), batch)
@@ -54,6 +58,19 @@ pub fn run(cpu: &mut Cpu, op: &Op, batch: &Batch, observer: Option<&mut dyn Obse
         Op::BlockLinearTransposed { x, weight, blocks, meets, out } => {
             block_linear::transposed(cpu, [*x, *meets, *out], *weight, *blocks, observer)
         }
+        Op::Compress { kv, gate, position, norm, eps, rope, ratio, overlap, tokens, entries } => {
+            let pool =
+                compress::Pool { position: *position, norm: *norm, eps: *eps, rope, ratio: *ratio, overlap: *overlap };
+            compress::run(cpu, [*kv, *gate], &pool, [*tokens, *entries], batch)
+        }
+        Op::SelectEntries { q, weights, entries, ratio, num_heads, out } => {
+            select_entries::run(cpu, [*q, *weights, *out], *entries, *ratio, *num_heads, batch)
+        }
+        Op::Repeat { x, out } => hyper::repeat(cpu, *x, *out),
+        Op::HyperMix { x, mix, base, scale, lanes, coefficients, out } => {
+            hyper::mix(cpu, *x, [*mix, *base, *scale], *lanes, [*coefficients, Some(*out)], observer)
+        }
+        Op::HyperAdd { x, z, coefficients, lanes } => hyper::add(cpu, [*x, *z, *coefficients], *lanes),
         Op::SigmoidGate { x, weight, y } => sigmoid_gate::run(cpu, *x, *weight, *y, observer),
         Op::SelectRows { x, out } => select_rows::run(cpu, *x, *out, batch),
     }

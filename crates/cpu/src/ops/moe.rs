@@ -13,7 +13,8 @@ use crate::math::AddScaled;
 use crate::shards::Shards;
 use ashlar_arch::{Activation, Routing};
 use ashlar_backend::{
-    BackendError, BufferId, ExpertWeights, MatmulInput, MoeOptions, Observer, Routed, WeightId, check_routing, route,
+    BackendError, Batch, BufferId, ExpertWeights, MatmulInput, MoeOptions, Observer, Routed, WeightId, check_routing,
+    route, weights_of,
 };
 
 const OP: &str = "moe";
@@ -34,6 +35,7 @@ pub fn run(
     router: &Router,
     experts: &[ExpertWeights],
     activation: Activation,
+    batch: &Batch,
     mut observer: Option<&mut dyn Observer>,
 ) -> Result<(), BackendError> {
     let input = cpu.buffers.get(x, OP)?;
@@ -41,7 +43,15 @@ pub fn run(
     let intermediate = check(cpu, router, experts, hidden)?;
     let Some(intermediate) = intermediate.filter(|_| rows > 0) else { return Ok(()) };
     let choice_bias = router.options.choice_bias.map(|id| cpu.vector(id, experts.len(), OP)).transpose()?;
-    let routes = Routes::new(&logits(cpu, x, router, rows)?, experts.len(), choice_bias, router.routing);
+    let logits = logits(cpu, x, router, rows)?;
+    let chosen: Vec<(usize, f32)> = match router.options.table {
+        Some(table) => named(cpu, table, &logits, experts.len(), &router.routing, batch)?,
+        None => {
+            let routed = |logits| route(logits, choice_bias, &router.routing);
+            logits.chunks_exact(experts.len()).flat_map(routed).map(|(e, weight)| (e, weight as f32)).collect()
+        }
+    };
+    let routes = Routes::new(chosen, experts.len(), router.routing.top_k);
     if let Some(observer) = &mut observer {
         observe(cpu, x, [router.weight].into_iter(), Some(*observer), OP)?;
         let (chosen, top_k) = (routes.chosen(), routes.top_k);
@@ -94,6 +104,35 @@ fn logits(cpu: &Cpu, x: BufferId, router: &Router, rows: usize) -> Result<Vec<f3
     Ok(logits)
 }
 
+/// The experts that a table names for every row's token, weighed by the router.
+fn named(
+    cpu: &Cpu,
+    table: WeightId,
+    logits: &[f32],
+    experts: usize,
+    routing: &Routing,
+    batch: &Batch,
+) -> Result<Vec<(usize, f32)>, BackendError> {
+    let table = cpu.matrix(table, None, routing.top_k, OP)?;
+    let mut names = vec![0.0; routing.top_k];
+    let mut chosen = Vec::with_capacity(batch.rows() * routing.top_k);
+    for (logits, id) in logits.chunks_exact(experts).zip(batch.ids()) {
+        let row = *id as usize;
+        if row >= table.weight.n {
+            let what = format!("`{}` has {} rows, there is a token {id}", table.weight.name, table.weight.n);
+            return Err(BackendError::Operand { op: OP, what });
+        }
+        table.weight.decode(row..row + 1, &mut names)?;
+        let names: Vec<usize> = names.iter().map(|e| *e as usize).collect();
+        if names.iter().any(|e| *e >= experts) {
+            let what = format!("`{}` names an expert beyond {experts} for token {id}", table.weight.name);
+            return Err(BackendError::Operand { op: OP, what });
+        }
+        chosen.extend(weights_of(logits, names, routing).into_iter().map(|(e, weight)| (e, weight as f32)));
+    }
+    Ok(chosen)
+}
+
 /// Who goes where.
 struct Routes {
     top_k: usize,
@@ -108,10 +147,8 @@ struct Routes {
 }
 
 impl Routes {
-    fn new(logits: &[f32], experts: usize, choice_bias: Option<&[f32]>, routing: Routing) -> Self {
-        let top_k = routing.top_k;
-        let chosen = logits.chunks_exact(experts).flat_map(|logits| route(logits, choice_bias, &routing));
-        let chosen: Vec<(usize, f32)> = chosen.map(|(e, weight)| (e, weight as f32)).collect();
+    /// `chosen`: tokens × top_k.
+    fn new(chosen: Vec<(usize, f32)>, experts: usize, top_k: usize) -> Self {
         let mut counts = vec![0usize; experts];
         chosen.iter().for_each(|(e, _)| counts[*e] += 1);
         let used: Vec<usize> = (0..experts).filter(|&e| counts[e] > 0).collect();
@@ -183,7 +220,8 @@ impl Layer<'_> {
         }
         let mut rounded = Rounded::default();
         if downs.iter().any(|(d, _)| d.form() != Form::F32) {
-            rounded.round(&cpu.pool, cpu.isa, &middle, self.intermediate);
+            let values = downs.iter().any(|(d, _)| d.reads_rounded_values());
+            rounded.round(&cpu.pool, cpu.isa, &middle, self.intermediate, values);
         }
         let mut products = vec![0.0; count * self.hidden];
         let out = Output::new(&mut products, self.hidden);
@@ -258,7 +296,9 @@ mod tests {
     #[test]
     fn pairs_lie_expert_by_expert_and_slots_find_them() {
         let logits = [0.0, 3.0, 1.0, 2.0, /* token 1 */ 5.0, 5.0, 1.0, 0.0];
-        let routes = Routes::new(&logits, 4, None, Routing { top_k: 2, normalize: true, ..Routing::default() });
+        let routing = Routing { top_k: 2, normalize: true, ..Routing::default() };
+        let chosen = logits.chunks(4).flat_map(|l| route(l, None, &routing)).map(|(e, w)| (e, w as f32)).collect();
+        let routes = Routes::new(chosen, 4, 2);
         assert_eq!(routes.used, [0, 1, 3]);
         assert_eq!(routes.starts, [0, 1, 3, 4]);
         assert_eq!(routes.tokens, [1, 0, 1, 0]);

@@ -140,7 +140,7 @@ fn attention(b: &mut dyn Backend, [queries, keys, dim]: [usize; 3], window: Opti
                 SequenceRows { slot: 1, rows: 0..half, position: first },
                 SequenceRows { slot: 0, rows: half..rows, position: first },
             ],
-            outputs: vec![],
+            ..Batch::default()
         };
         let q = fill(b, &random(rows * queries * dim, seed), queries * dim);
         let [k, v] = [2, 3].map(|i| fill(b, &random(rows * keys * dim, seed + i), keys * dim));

@@ -17,6 +17,8 @@ pub const MODELS: &[&str] = &[
     "tiny/deepseek_v2",
     "tiny/deepseek_v3",
     "tiny/deepseek_v3_bf16",
+    "tiny/deepseek_v4",
+    "tiny/deepseek_v4_bf16",
     "demo-moe",
 ];
 
@@ -27,7 +29,7 @@ pub fn dir(name: &str) -> PathBuf {
 pub fn open(name: &str, device: &str) -> Model {
     // Some checkpoints are quantized; golden logits are from f32 inputs.
     let activations = Some(ActivationMode::F32);
-    let options = OpenOptions { device: device.into(), activations, context: Some(256), ..OpenOptions::default() };
+    let options = OpenOptions { device: device.into(), activations, context: Some(320), ..OpenOptions::default() };
     Model::open(&dir(name), &options, &Silent).unwrap()
 }
 

@@ -1,6 +1,7 @@
 //! Opening and reading honest checkpoints; `defects` refuses the others.
 
 mod defects;
+mod fp4;
 mod fp8;
 mod fused;
 mod reads;
