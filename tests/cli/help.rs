@@ -2,7 +2,8 @@
 
 use crate::support::{ashlar, finish};
 
-const COMMANDS: &[&str] = &["demo", "inspect", "plan", "calibrate", "convert", "verify", "eval", "logits", "run"];
+const COMMANDS: &[&str] =
+    &["demo", "inspect", "plan", "calibrate", "convert", "verify", "eval", "logits", "run", "bench"];
 
 #[test]
 fn help_lists_every_command_and_nothing_else() {

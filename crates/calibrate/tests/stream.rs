@@ -179,8 +179,8 @@ fn divergence(pack: &Path) -> f64 {
     let text = &texts("02-essays-letters.txt", 12_000)[0].text;
     let windows = Windows::of(&Tokenizer::open(&model()).unwrap(), text, 128, Some(2048)).unwrap();
     let never = AtomicBool::new(false);
-    let found = compare(&mut open(pack), &mut open(&model()), &windows, &never, &Silent).unwrap();
-    found.unwrap().kl.mean
+    let found = compare("", &mut [open(pack)], &mut open(&model()), &windows, &never, &Silent).unwrap();
+    found.unwrap()[0].kl.mean
 }
 
 fn experts(method: &str) -> String {

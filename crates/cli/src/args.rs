@@ -44,6 +44,7 @@ pub enum Command {
     Eval(commands::eval::Eval),
     Logits(commands::logits::Logits),
     Run(commands::run::Run),
+    Bench(commands::bench::Bench),
 }
 
 impl Command {
@@ -62,6 +63,7 @@ impl Command {
             Self::Eval(c) => c.run(globals),
             Self::Logits(c) => c.run(globals),
             Self::Run(c) => c.run(globals),
+            Self::Bench(c) => c.run(globals),
         }
     }
 }

@@ -10,9 +10,6 @@ use ashlar_tensor::TensorStore;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-/// Where `ashlar eval` leaves what it measured on a pack.
-pub const QUALITY_FILE: &str = "quality.json";
-
 /// Where a model's weights come from.
 pub enum Source {
     /// A Hugging Face checkpoint, as downloaded.

@@ -15,6 +15,8 @@ pub enum Unit {
     Bytes,
     /// Tokens of a text.
     Tokens,
+    /// Rounds of a measurement.
+    Rounds,
 }
 
 impl Unit {
@@ -22,6 +24,7 @@ impl Unit {
         match self {
             Self::Bytes => units::bytes(amount),
             Self::Tokens => format!("{} tokens", units::count(amount)),
+            Self::Rounds => format!("{amount} rounds"),
         }
     }
 }

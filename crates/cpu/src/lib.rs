@@ -15,6 +15,7 @@ mod gemv;
 mod inputs;
 mod loaded;
 mod math;
+mod meter;
 mod ops;
 mod pool;
 mod shards;
@@ -22,6 +23,7 @@ mod shards;
 mod testing;
 
 pub use cpu::Cpu;
+pub use meter::Meter;
 
 /// The kernel family that reads packed weights of `spec`; `None` if they are decoded.
 #[must_use]

@@ -1,5 +1,6 @@
 //! What a recipe decides for each tensor of a model, and why.
 
+use crate::recipe::Validate;
 use ashlar_arch::{Leaf, nearest};
 use ashlar_formats::{OutlierRule, Spec};
 use ashlar_tensor::Order;
@@ -12,6 +13,8 @@ pub struct Choices {
     pub list: Vec<Choice>,
     /// What the user should be told: fallbacks, defaults, tensors that stay as they are though a rule wanted otherwise.
     pub notes: Vec<String>,
+    /// Quality that the pack must reach.
+    pub validate: Validate,
 }
 
 /// The decision for one tensor.

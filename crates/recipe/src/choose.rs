@@ -321,7 +321,7 @@ impl<'a> Decider<'a> {
         if self.recipe.short && !self.unnamed.is_empty() {
             notes.push(hints::unnamed(&self.unnamed, &self.defaults_line));
         }
-        self.problems.finish(Choices { list, notes })
+        self.problems.finish(Choices { list, notes, validate: self.recipe.validate() })
     }
 }
 

@@ -4,7 +4,7 @@ use crate::choices::{Action, Choice, Choices};
 use crate::error::Problems;
 use crate::range::compress;
 use crate::read;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Validate};
 use crate::set::{AUTO, Set, TIERS, Want};
 use ashlar_arch::{Class, Leaf, Proj};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,14 @@ pub fn emit(choices: &Choices) -> String {
             rules.push(&format!("name: [{}]", names.join(", ")), &set);
         }
     }
-    rules.text()
+    rules.text() + &validate(choices.validate)
+}
+
+/// Quality gates; empty where there are none.
+fn validate(gates: Validate) -> String {
+    let all = [("kld_mean", gates.kld_mean), ("kld_p999", gates.kld_p999), ("top1", gates.top1)];
+    let set: Vec<String> = all.iter().filter_map(|(key, v)| v.map(|v| format!("{key}: {v}"))).collect();
+    if set.is_empty() { String::new() } else { format!("validate: {{{}}}\n", set.join(", ")) }
 }
 
 /// Choices that the recipe `text` would make differently.

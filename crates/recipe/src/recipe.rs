@@ -91,7 +91,7 @@ impl Recipe {
         self
     }
 
-    /// Quality thresholds. This version stores them; nothing checks them yet.
+    /// Quality that a pack made by this recipe must reach; `ashlar eval` checks it.
     #[must_use]
     pub fn validate(&self) -> Validate {
         self.validate

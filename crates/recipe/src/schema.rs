@@ -68,7 +68,6 @@ pub fn read(root: &Node, problems: &mut Problems) -> Parts {
     }
     if let Some(node) = read::get(top, "validate") {
         parts.validate = validate(node, problems);
-        parts.notes.push("`validate`: the thresholds are stored; this version does not check them".to_owned());
     }
     parts.budget = read::get(top, "budget").and_then(|node| budget::read(node, &parts.rules, problems));
     parts

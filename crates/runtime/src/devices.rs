@@ -5,6 +5,8 @@ use ashlar_backend::{ActivationMode, Backend, Reference};
 use ashlar_cpu::Cpu;
 use ashlar_simd::Isa;
 
+pub use ashlar_cpu::Meter;
+
 /// What `--device` accepts.
 pub const DEVICES: &[&str] = &["auto", "cpu", "reference"];
 
@@ -22,6 +24,7 @@ pub fn device(
     if threads == Some(0) {
         return Err(RuntimeError::Option { option: "--threads", got: "0".into(), expected: "at least 1".into() });
     }
+    let mode = activation_mode(name, activations);
     match name {
         "auto" | "cpu" => {
             let isa = Isa::detect().map_err(|e| RuntimeError::Option {
@@ -29,13 +32,26 @@ pub fn device(
                 got: e.to_string(),
                 expected: "an instruction set of this machine".into(),
             })?;
-            Ok(Box::new(Cpu::with_mode(threads, isa, activations.unwrap_or(ActivationMode::Int8))))
+            Ok(Box::new(Cpu::with_mode(threads, isa, mode)))
         }
-        "reference" => Ok(Box::new(Reference::new(activations.unwrap_or_default()))),
+        "reference" => Ok(Box::new(Reference::new(mode))),
         _ => Err(RuntimeError::Option {
             option: "--device",
             got: format!("`{name}`"),
             expected: format!("one of {}", DEVICES.join(", ")),
         }),
     }
+}
+
+/// What bounds the device of that name, if it is the CPU and there is memory to measure it.
+#[must_use]
+pub fn meter(name: &str, threads: Option<usize>) -> Option<Meter> {
+    Isa::detect().ok().filter(|_| name != "reference").and_then(|isa| Meter::new(threads, isa))
+}
+
+/// How the device of that name rounds the inputs of quantized weights: as asked, else in its own way.
+#[must_use]
+pub fn activation_mode(name: &str, asked: Option<ActivationMode>) -> ActivationMode {
+    let own = if name == "reference" { ActivationMode::F32 } else { ActivationMode::Int8 };
+    asked.unwrap_or(own)
 }

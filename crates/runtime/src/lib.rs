@@ -2,9 +2,10 @@
 //!
 //! The cast, in the order a model meets it: [`open`] (path to weights and config), [`program`] (spec to ops), [`Model`]
 //! (ops on a device with KV caches), [`Tokenizer`] and [`ChatTemplate`] (text to tokens and back), [`Sampler`] (logits
-//! to a token), [`Generator`] (the loop), [`eval`] (perplexity and comparison). Only `devices.rs` names device crates.
+//! to a token), [`Generator`] (the loop), [`eval`] (perplexity and comparison), [`bench`](mod@bench) (speed). Only `devices.rs` names device crates.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 mod chat;
 mod devices;
 mod error;
@@ -13,18 +14,20 @@ mod generate;
 mod load;
 mod model;
 mod open;
+mod overlay;
 pub mod program;
 mod sampler;
 mod stop;
 mod tokenizer;
 
-pub use ashlar_backend::ActivationMode;
+pub use ashlar_backend::{ActivationMode, Observer};
 pub use chat::{ChatTemplate, Message};
-pub use devices::{DEVICES, device};
+pub use devices::{DEVICES, Meter, activation_mode, device, meter};
 pub use error::RuntimeError;
 pub use generate::{GenerateOptions, Generation, Generator, StopReason, Timings};
 pub use load::Loader;
 pub use model::{DEFAULT_CHUNK, DEFAULT_CONTEXT, Model, OpenOptions, Wanted, logits};
 pub use open::{Opened, open};
+pub use overlay::Overlay;
 pub use sampler::{Sampler, Sampling};
 pub use tokenizer::{TextStream, Tokenizer};

@@ -3,12 +3,13 @@
 //! Owns: loading, the one loop that runs ops, which positions each sequence holds. Refuses: text (`tokenizer`), choice
 //! of tokens (`sampler`), what a device is (`devices`).
 
+use crate::bench::{Profile, TokenCost};
 use crate::load::Loader;
 use crate::open::{Opened, open};
 use crate::program::{Program, build};
 use crate::{RuntimeError, devices};
 use ashlar_arch::ModelSpec;
-use ashlar_backend::{ActivationMode, Backend, Batch};
+use ashlar_backend::{ActivationMode, Backend, Batch, Observer};
 use ashlar_tensor::Report;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -60,6 +61,8 @@ pub struct Model {
     chunk: usize,
     /// Positions every slot holds.
     held: Vec<usize>,
+    token_cost: TokenCost,
+    profile: Option<Profile>,
 }
 
 impl Model {
@@ -99,7 +102,8 @@ impl Model {
         let program = program?;
         backend.notes().iter().for_each(|note| report.note(note));
         let held = vec![0; options.sequences];
-        Ok(Self { program, spec, config, dir, backend, context, chunk, held })
+        let token_cost = TokenCost::of(&spec, &*store);
+        Ok(Self { program, spec, config, dir, backend, context, chunk, held, token_cost, profile: None })
     }
 
     /// The model as data.
@@ -138,12 +142,27 @@ impl Model {
         self.held.get(slot).copied().unwrap_or_default()
     }
 
+    /// What one token costs at least.
+    #[must_use]
+    pub fn token_cost(&self) -> TokenCost {
+        self.token_cost
+    }
+
+    /// Times every op from now on, or no longer; returns what was timed so far.
+    pub fn set_profile(&mut self, on: bool) -> Option<Profile> {
+        std::mem::replace(&mut self.profile, on.then(Profile::default))
+    }
+
     /// Runs one batch of at most `chunk` rows. Returns `batch.outputs.len()` × vocab logits, row-major.
     ///
     /// # Errors
     /// [`RuntimeError::Backend`] if the batch does not fit the caches or the device fails; what the slots of the batch
     /// hold is then cut back to where the batch began.
     pub fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>, RuntimeError> {
+        self.run(batch, &mut None)
+    }
+
+    fn run(&mut self, batch: &Batch, observer: &mut Option<&mut dyn Observer>) -> Result<Vec<f32>, RuntimeError> {
         batch.check()?;
         for s in &batch.sequences {
             if let Some(held) = self.held.get_mut(s.slot) {
@@ -151,7 +170,12 @@ impl Model {
             }
         }
         for op in &self.program.ops {
-            self.backend.run(op, batch, None)?;
+            // An option of a borrowed observer cannot be copied; each op gets a shorter borrow.
+            let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+            match &mut self.profile {
+                None => self.backend.run(op, batch, observer)?,
+                Some(profile) => profile.time(op.name(), || self.backend.run(op, batch, observer))?,
+            }
         }
         let logits = self.backend.read(self.program.logits)?;
         for s in &batch.sequences {
@@ -177,6 +201,35 @@ impl Model {
         each: &mut dyn FnMut(&[f32]),
         progress: &mut dyn FnMut(usize) -> bool,
     ) -> Result<usize, RuntimeError> {
+        self.feed_watched([slot, position], tokens, wanted, each, progress, None)
+    }
+
+    /// Logits of every one of `tokens`, which are fed to the first slot from `position` on; `observer` sees what the
+    /// ops read and where tokens are routed.
+    ///
+    /// # Errors
+    /// As [`Model::feed`], or if the device cannot be observed.
+    pub fn observe(
+        &mut self,
+        position: usize,
+        tokens: &[u32],
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<f32>, RuntimeError> {
+        let mut all = Vec::new();
+        let mut each = |rows: &[f32]| all.extend_from_slice(rows);
+        self.feed_watched([0, position], tokens, Wanted::All, &mut each, &mut |_| true, Some(observer))?;
+        Ok(all)
+    }
+
+    fn feed_watched(
+        &mut self,
+        [slot, position]: [usize; 2],
+        tokens: &[u32],
+        wanted: Wanted,
+        each: &mut dyn FnMut(&[f32]),
+        progress: &mut dyn FnMut(usize) -> bool,
+        mut observer: Option<&mut dyn Observer>,
+    ) -> Result<usize, RuntimeError> {
         let needed = position.saturating_add(tokens.len());
         if needed > self.context {
             return Err(RuntimeError::Context {
@@ -194,7 +247,7 @@ impl Model {
                 Wanted::Last if done == tokens.len() => vec![chunk.len() - 1],
                 Wanted::Last => Vec::new(),
             };
-            let logits = self.forward(&batch)?;
+            let logits = self.run(&batch, &mut observer)?;
             if !batch.outputs.is_empty() {
                 each(&logits);
             }

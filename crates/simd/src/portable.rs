@@ -127,6 +127,10 @@ impl Simd for Portable {
         *x
     }
     #[inline(always)]
+    fn store_bytes(self, v: [u8; 64], out: &mut [u8; 64]) {
+        *out = v;
+    }
+    #[inline(always)]
     fn store_i32(self, v: [i32; 16], out: &mut [i32; 16]) {
         *out = v;
     }
@@ -190,6 +194,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn repeat(self, x: &[u8; 16]) -> [u8; 64] {
         from_fn(|i| x[i % 16])
+    }
+    #[inline(always)]
+    fn sub_bytes(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        from_fn(|i| a[i].wrapping_sub(b[i]))
     }
     #[inline(always)]
     fn select(self, mask: u64, yes: [u8; 64], no: [u8; 64]) -> [u8; 64] {

@@ -85,6 +85,14 @@ impl Kernel for AllOps<'_> {
             f(s.as_f32(s.shr(v, 9)));
             f(s.as_f32(s.and(v, s.splat_i32(0x1ff))));
         }
+        let mut difference = [0; 64];
+        s.store_bytes(s.sub_bytes(bytes, s.as_bytes(s.bits(b))), &mut difference);
+        out.extend(difference.map(u32::from));
+        let mut f = |v: S::F32| {
+            let mut lanes = [0.0; 16];
+            s.store(v, &mut lanes);
+            out.extend(lanes.map(f32::to_bits));
+        };
         let mut stored = [0; 16];
         s.store_i8(s.sar(lanes, 24), &mut stored);
         f(s.to_f32(s.load_u8(&stored)));

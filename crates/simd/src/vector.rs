@@ -79,6 +79,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn load_i32(self, x: &[i32; 16]) -> Self::I32;
     /// Lane i = `x[i]`, with zeros above.
     fn load_u8(self, x: &[u8; 16]) -> Self::I32;
+    /// `out[i]` = byte i.
+    fn store_bytes(self, v: Self::U8, out: &mut [u8; 64]);
     /// `out[i]` = lane i.
     fn store_i32(self, v: Self::I32, out: &mut [i32; 16]);
     /// `out[i]` = the lowest byte of lane i, for lanes within −128…127.
@@ -112,6 +114,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn as_bytes(self, v: Self::I32) -> Self::U8;
     /// The 16 bytes four times: a table for [`Simd::lookup`].
     fn repeat(self, x: &[u8; 16]) -> Self::U8;
+    /// a − b byte by byte, wrapping.
+    fn sub_bytes(self, a: Self::U8, b: Self::U8) -> Self::U8;
     /// Byte i = yesᵢ where bit i of `mask` is set, else noᵢ.
     fn select(self, mask: u64, yes: Self::U8, no: Self::U8) -> Self::U8;
     /// The low 4 bits of every byte.

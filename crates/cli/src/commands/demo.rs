@@ -4,7 +4,7 @@ mod bundled;
 
 use crate::args::Globals;
 use crate::commands::convert::cost_table;
-use crate::commands::eval::Measured;
+use crate::commands::eval::comparison_text;
 use crate::commands::plan::{plan, plan_table};
 use crate::device::{self, DeviceArgs};
 use crate::exit::{CommandResult, Failure, Outcome};
@@ -15,7 +15,7 @@ use crate::{output, recipe, units};
 use anyhow::anyhow;
 use ashlar_convert::Options;
 use ashlar_pack::Pack;
-use ashlar_runtime::eval::Windows;
+use ashlar_runtime::eval::{Windows, compare};
 use ashlar_runtime::{GenerateOptions, Generator, Model, OpenOptions, Tokenizer};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -129,11 +129,14 @@ fn open(path: &Path, args: &Demo, context: usize, globals: Globals) -> Result<Mo
 
 fn measure(src: &Path, out: &Path, args: &Demo, interrupt: &Interrupt, globals: Globals) -> Result<(), Failure> {
     let windows = Windows::of(&Tokenizer::open(src)?, bundled::TEXT, CTX, None)?;
-    let (mut pack, mut original) = (open(out, args, CTX, globals)?, open(src, args, CTX, globals)?);
+    let (pack, mut original) = (open(out, args, CTX, globals)?, open(src, args, CTX, globals)?);
     let progress = Progress::new(globals.quiet, Unit::Tokens);
-    let measured = Measured::take(&mut pack, Some(&mut original), &windows, interrupt, &progress)?;
-    let measured = measured.ok_or_else(|| anyhow!("interrupted"))?;
-    let text = measured.text().replace("reference", "original");
+    let mut packs = [pack];
+    let measured = compare("eval", &mut packs, &mut original, &windows, interrupt.flag(), &progress);
+    let measured = measured.map_err(device::failure)?.ok_or_else(|| anyhow!("interrupted"))?;
+    let [pack] = &packs;
+    let text: String = measured.iter().map(comparison_text).collect();
+    let text = text.replace("reference", "original");
     output::print(&format!(
         "4. measure: the pack against the original, on text neither was trained on, on {}\n\n{}\n",
         pack.device(),

@@ -1,8 +1,9 @@
 //! `ashlar inspect`: what a checkpoint or pack holds, from its headers alone.
 
 use crate::args::Globals;
+use crate::commands::eval::quality;
 use crate::exit::{CommandResult, Outcome};
-use crate::model::{ClassTotals, Model, QUALITY_FILE, Source, bpw, format_list};
+use crate::model::{ClassTotals, Model, Source, bpw, format_list};
 use crate::table::Table;
 use crate::{output, units};
 use ashlar_arch::Ffn;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 /// Show what a checkpoint or pack holds
 ///
-/// Architecture, parameters and bytes per class, formats, bits per weight; of a pack also its recipe. Reads headers only, so
+/// Architecture, parameters and bytes per class, formats, bits per weight; of a pack also its recipe and what `eval` measured. Reads headers only, so
 /// it takes a moment even for the largest model.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  ashlar inspect Qwen3-30B-A3B\n  ashlar inspect Qwen3-30B-A3B-4bit --json")]
@@ -146,6 +147,9 @@ impl Facts {
         {
             let _ = write!(out, "\n{records} records; recipe:\n\n{recipe}");
         }
+        if let Source::Pack(pack) = &model.source {
+            out.push_str(&quality_text(pack));
+        }
         out
     }
 }
@@ -195,13 +199,30 @@ fn pack_facts(source: &Source) -> Value {
         "source_identity": manifest.source,
         "recipe": manifest.recipe,
         "measured": manifest.measured,
-        "quality": quality(pack),
+        "quality": quality_json(pack),
     })
 }
 
-/// What `ashlar eval` measured on this pack, if it was run.
-fn quality(pack: &Pack) -> Option<Value> {
-    serde_json::from_str(&beginning(&pack.dir().join(QUALITY_FILE))?).ok()
+/// What `ashlar eval` measured on this pack; null if it was not run, or on another pack.
+fn quality_json(pack: &Pack) -> Value {
+    let read = quality::read(pack.dir()).ok().flatten();
+    let own = read.filter(|q| q.pack == pack.identity());
+    own.map_or(Value::Null, |q| json!({ "evaluations": q.evaluations }))
+}
+
+/// The same for people; empty if it was not run.
+fn quality_text(pack: &Pack) -> String {
+    match quality::read(pack.dir()) {
+        Ok(None) => String::new(),
+        Ok(Some(q)) if q.pack != pack.identity() => {
+            format!("\n{} is about another pack; `ashlar eval` replaces it\n", quality::FILE)
+        }
+        Ok(Some(q)) => {
+            let lines: String = q.evaluations.iter().map(|e| format!("  {}\n", quality::line(e))).collect();
+            format!("\nmeasured quality:\n\n{lines}")
+        }
+        Err(why) => format!("\n{} cannot be read: {why}\n", quality::FILE),
+    }
 }
 
 /// The licence that the model card's front matter states, or the name of a licence file.

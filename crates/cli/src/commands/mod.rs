@@ -1,5 +1,6 @@
 //! The subcommands, one file each: arguments, what the libraries are asked to do, what is printed.
 
+pub mod bench;
 pub mod calibrate;
 pub mod convert;
 pub mod demo;

@@ -25,6 +25,17 @@ fn an_emitted_preset_makes_the_same_choices() -> Outcome {
 }
 
 #[test]
+fn quality_gates_travel_with_the_resolved_recipe() -> Outcome {
+    let gates = "version: 1\nvalidate: {kld_mean: 0.0000125, kld_p999: 2, top1: 87%}\nrules: []\n";
+    let emitted = emit(&choose(gates, "demo-moe")?);
+    assert!(emitted.ends_with("\nvalidate: {kld_mean: 0.0000125, kld_p999: 2, top1: 0.87}\n"), "{emitted}");
+    assert_eq!(Recipe::parse(&emitted, "")?.validate(), Recipe::parse(gates, "")?.validate());
+    let some = emit(&choose("version: 1\nvalidate: {top1: 0.9}\nrules: []\n", "demo-moe")?);
+    assert!(some.ends_with("\nvalidate: {top1: 0.9}\n"), "{some}");
+    Ok(())
+}
+
+#[test]
 fn layers_and_experts_are_emitted_as_ranges() -> Outcome {
     let recipe = "version: 1
 rules:

@@ -14,7 +14,7 @@ fn presets_do_what_their_names_say() -> Outcome {
         ("8bit", ["q8", "q8", "bf16", "q8"]),
         ("4bit", ["i4:g32", "q8", "bf16", "q8"]),
         ("4bit-experts", ["i4:g32", "q8", "bf16", "q8"]),
-        ("4bit-best", ["iq4nl", "q8", "bf16", "q8"]),
+        ("4bit-best", ["k4", "q8", "bf16", "q8"]),
         ("nf4-outliers", ["nf4:g64+o3", "q8", "bf16", "q8"]),
         ("mxfp4", ["mxfp4", "q8", "bf16", "q8"]),
         ("fp8", ["fp8:128x128,f32", "fp8:128x128,f32", "bf16", "bf16"]),

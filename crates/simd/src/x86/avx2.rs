@@ -214,6 +214,13 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         proven!([_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x[8..].as_ptr().cast())])
     }
     #[inline(always)]
+    fn store_bytes(self, v: [__m256i; 2], out: &mut [u8; 64]) {
+        proven!({
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), v[0]);
+            _mm256_storeu_si256(out[32..].as_mut_ptr().cast(), v[1]);
+        });
+    }
+    #[inline(always)]
     fn store_i32(self, v: [__m256i; 2], out: &mut [i32; 16]) {
         proven!({
             _mm256_storeu_si256(out.as_mut_ptr().cast(), v[0]);
@@ -289,6 +296,10 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
     #[inline(always)]
     fn repeat(self, x: &[u8; 16]) -> [__m256i; 2] {
         [proven!(_mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast()))); 2]
+    }
+    #[inline(always)]
+    fn sub_bytes(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+        proven!([_mm256_sub_epi8(a[0], b[0]), _mm256_sub_epi8(a[1], b[1])])
     }
     #[inline(always)]
     fn select(self, mask: u64, yes: [__m256i; 2], no: [__m256i; 2]) -> [__m256i; 2] {

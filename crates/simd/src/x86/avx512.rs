@@ -147,6 +147,10 @@ impl Simd for Avx512 {
         proven!(_mm512_loadu_si512(x.as_ptr().cast()))
     }
     #[inline(always)]
+    fn store_bytes(self, v: __m512i, out: &mut [u8; 64]) {
+        proven!(_mm512_storeu_si512(out.as_mut_ptr().cast(), v));
+    }
+    #[inline(always)]
     fn store_i32(self, v: __m512i, out: &mut [i32; 16]) {
         proven!(_mm512_storeu_si512(out.as_mut_ptr().cast(), v));
     }
@@ -210,6 +214,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn repeat(self, x: &[u8; 16]) -> __m512i {
         proven!(_mm512_broadcast_i32x4(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn sub_bytes(self, a: __m512i, b: __m512i) -> __m512i {
+        proven!(_mm512_sub_epi8(a, b))
     }
     #[inline(always)]
     fn select(self, mask: u64, yes: __m512i, no: __m512i) -> __m512i {

@@ -9,11 +9,13 @@
 //! −offset · Σx, for which the inputs bring −Σx along. A group longer than 32 columns has several activation scales, so
 //! its blocks are scaled one by one. What varies between formats is a type, so that the loop has no branches.
 
-use super::super::{COLUMNS, PanelKernel};
+use super::super::{COLUMNS, Job, PanelKernel, Sink, drive};
 use super::codes::{Integers, Panel, VECTORS};
 use super::scales::Scaling;
+use super::tile;
 use crate::inputs::{Inputs, Int8Group};
 use ashlar_simd::Simd;
+use std::ops::Range;
 
 /// The kernel.
 pub struct Panels<'a, C, Z> {
@@ -27,6 +29,28 @@ pub struct Panels<'a, C, Z> {
     pub scaling: Z,
     /// Rounded activations.
     pub inputs: Inputs<'a>,
+}
+
+impl<C: Integers, Z: Scaling> Panels<'_, C, Z> {
+    /// Few rows go over the codes as they lie; for many the codes are expanded first. The sums are the same, operation
+    /// by operation.
+    pub fn multiply(&self, job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) {
+        if job.rows.len() >= tile::LEAST_ROWS {
+            tile::drive(self, job, panels, sink);
+        } else {
+            drive(job.isa, self, job.rows, panels, sink);
+        }
+    }
+
+    /// The codes of block `block` (32 columns) of a panel.
+    #[inline(always)]
+    pub fn block(&self, panel: usize, block: usize) -> Panel<'_> {
+        let at = panel * (self.inputs.k / COLUMNS) + block;
+        Panel {
+            low: &self.low.as_chunks::<64>().0[at * C::LOW..(at + 1) * C::LOW],
+            high: &self.high.as_chunks::<64>().0[at * C::HIGH..(at + 1) * C::HIGH],
+        }
+    }
 }
 
 impl<C: Integers, Z: Scaling> PanelKernel for Panels<'_, C, Z> {

@@ -8,6 +8,7 @@ pub mod codes;
 pub mod f32;
 pub mod int8;
 pub mod scales;
+mod tile;
 
 use super::{Job, Sink, drive};
 use ashlar_backend::BackendError;
@@ -68,7 +69,7 @@ fn groups(job: &Job<'_>) -> Option<Groups> {
 fn integers<C: Integers>(job: &Job<'_>, codes: C, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
     fn run<C: Integers, Z: Scaling>(job: &Job<'_>, codes: C, scaling: Z, panels: Range<usize>, sink: Sink<'_>) {
         let kernel = int8::Panels { low: job.weight.plane(0), high: &[], codes, scaling, inputs: job.inputs };
-        drive(job.isa, &kernel, job.rows, panels, sink);
+        kernel.multiply(job, panels, sink);
     }
     match groups(job) {
         Some(g @ Groups { zero_point: true, .. }) => run(job, codes, zeros::<F16>(job, &g), panels, sink),

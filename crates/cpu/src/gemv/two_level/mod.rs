@@ -114,7 +114,7 @@ pub fn rounded<T: Kind, const PARTS: usize>(
     let codes = T::Codes::new(levels);
     let scaling = InnerOuter::<T::Parameters, T::Outer, PARTS>::new(job.weight, &grid, levels.moved);
     let (low, high) = planes(job, &grid);
-    drive(job.isa, &int8::Panels { low, high, codes, scaling, inputs: job.inputs }, job.rows, panels, sink);
+    int8::Panels { low, high, codes, scaling, inputs: job.inputs }.multiply(job, panels, sink);
     Ok(())
 }
 

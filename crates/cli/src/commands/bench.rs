@@ -1,0 +1,148 @@
+//! `ashlar bench`: tokens per second, and what the machine would allow.
+
+use crate::args::Globals;
+use crate::device::{self, DeviceArgs};
+use crate::exit::{CommandResult, Outcome};
+use crate::interrupt::Interrupt;
+use crate::output;
+use crate::progress::{Progress, Unit};
+use crate::table::Table;
+use ashlar_runtime::OpenOptions;
+use ashlar_runtime::bench::{BenchOptions, BenchReport, Profile, Rate, bench};
+use clap::Args;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// Measure how fast a model runs, and how much of what the machine can do that is
+///
+/// Every round first measures two ceilings with the same threads: streaming reads, which bound the generation of text
+/// (every token reads every weight it uses), and int8 dot products in registers, which bound the reading of a prompt.
+/// Then it measures prefill and decoding. Medians over the rounds are printed.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  ashlar bench Qwen3-0.6B-4bit
+  ashlar bench Qwen3-0.6B-4bit --depth 0,4096 --profile
+  ashlar bench Qwen3-0.6B-4bit --json --quiet")]
+pub struct Bench {
+    /// A checkpoint folder or a pack
+    pub src: PathBuf,
+    /// Tokens of a prompt; 0 to leave prefill out
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub prompt_tokens: usize,
+    /// Tokens to generate; 0 to leave decoding out
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub gen_tokens: usize,
+    /// Tokens that the cache holds before each measurement
+    #[arg(long, value_name = "N,…", default_value = "0", value_delimiter = ',')]
+    pub depth: Vec<usize>,
+    /// Rounds
+    #[arg(long, value_name = "N", default_value = "3")]
+    pub rounds: NonZeroUsize,
+    /// Tokens of a prompt that go through the model at once
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(ashlar_runtime::DEFAULT_CHUNK).unwrap_or(NonZeroUsize::MIN))]
+    pub chunk: NonZeroUsize,
+    /// Also print the time of every op
+    #[arg(long)]
+    pub profile: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+impl Bench {
+    /// Measures and prints.
+    ///
+    /// # Errors
+    /// If the model cannot be used.
+    pub fn run(&self, globals: Globals) -> CommandResult {
+        let asked = BenchOptions {
+            prompt_tokens: self.prompt_tokens,
+            gen_tokens: self.gen_tokens,
+            depths: self.depth.clone(),
+            rounds: self.rounds.get(),
+            profile: self.profile,
+        };
+        let context = Some(asked.context().max(1));
+        let options = OpenOptions { context, chunk: self.chunk.get(), ..self.device.options() };
+        let mut model = device::open(&self.src, &options, globals)?;
+        let meter = ashlar_runtime::meter(&self.device.device, self.device.threads.map(NonZeroUsize::get));
+        let interrupt = Interrupt::install()?;
+        let progress = Progress::new(globals.quiet, Unit::Rounds);
+        let measured = bench(&mut model, meter.as_ref(), &asked, interrupt.flag(), &progress);
+        let Some(measured) = measured.map_err(device::failure)? else {
+            return Err(anyhow::anyhow!("interrupted; nothing was measured").into());
+        };
+        if self.json {
+            output::print_json(&json(&measured, &model.device()))?;
+        } else {
+            output::print(&text(&measured, &model.device()))?;
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+const GIGA: f64 = 1e9;
+
+fn json(report: &BenchReport, device: &str) -> Value {
+    let prefill = |r: &Rate| {
+        json!({
+            "depth": r.depth, "tokens": r.tokens, "tokens_per_s": r.tokens_per_s(), "rounds": r.rounds,
+            "gmac_per_s": r.tokens_per_s() * report.cost.multiply_adds / GIGA, "int8_share": r.share,
+        })
+    };
+    let decode = |r: &Rate| {
+        json!({
+            "depth": r.depth, "tokens": r.tokens, "tokens_per_s": r.tokens_per_s(), "rounds": r.rounds,
+            "bytes_per_token": report.cost.weight_bytes,
+            "gb_per_s": r.tokens_per_s() * report.cost.weight_bytes / GIGA, "read_share": r.share,
+        })
+    };
+    let ops = |p: &Profile| -> Vec<Value> {
+        let one = |(name, t): &(&str, ashlar_runtime::bench::OpTime)| json!({"op": name, "calls": t.calls, "seconds": t.time.as_secs_f64()});
+        p.ops().iter().map(one).collect()
+    };
+    json!({
+        "device": device,
+        "prefill": report.prefill.iter().map(prefill).collect::<Vec<_>>(),
+        "decode": report.decode.iter().map(decode).collect::<Vec<_>>(),
+        "ceilings": report.ceilings.map(|c| json!({"read_gb_per_s": c.read / GIGA, "int8_gmac_per_s": c.int8 / GIGA})),
+        "profile": report.profile.as_ref().map(|[p, d]| json!({"prefill": ops(p), "decode": ops(d)})),
+    })
+}
+
+fn text(report: &BenchReport, device: &str) -> String {
+    let mut out = format!("{device}\n");
+    let mut table = Table::new(&["work", ">depth", ">tokens", ">tokens/s", ">rate", ">of ceiling"]);
+    let share = |r: &Rate| r.share.map_or_else(String::new, |s| format!("{:.0} %", 100.0 * s));
+    let mut rows = |name: &str, rates: &[Rate], cost: f64, unit: &str| {
+        for r in rates {
+            let rate = format!("{:.1} {unit}", r.tokens_per_s() * cost / GIGA);
+            let speed = format!("{:.1}", r.tokens_per_s());
+            table.row([name.to_owned(), r.depth.to_string(), r.tokens.to_string(), speed, rate, share(r)]);
+        }
+    };
+    rows("prefill", &report.prefill, report.cost.multiply_adds, "GMAC/s");
+    rows("decode", &report.decode, report.cost.weight_bytes, "GB/s");
+    out.push_str(&table.render());
+    if let Some(c) = report.ceilings {
+        let (read, int8) = (c.read / GIGA, c.int8 / GIGA);
+        let _ = writeln!(out, "ceilings: {read:.1} GB/s streaming reads, {int8:.0} GMAC/s int8 dot products");
+    }
+    let per_token = crate::units::bytes(report.cost.weight_bytes as u64);
+    let _ = writeln!(out, "a token reads {per_token} of weights (keys and values not counted)");
+    for (name, profile) in report.profile.iter().flat_map(|[p, d]| [("prefill", p), ("decode", d)]) {
+        let total = profile.total().as_secs_f64().max(f64::MIN_POSITIVE);
+        let mut table = Table::new(&[name, ">calls", ">ms", ">share"]);
+        for (op, t) in profile.ops() {
+            let seconds = t.time.as_secs_f64();
+            let (ms, share) = (format!("{:.1}", 1e3 * seconds), format!("{:.1} %", 100.0 * seconds / total));
+            table.row([op.to_owned(), t.calls.to_string(), ms, share]);
+        }
+        out.push_str(&table.render());
+    }
+    out
+}

@@ -1,0 +1,284 @@
+//! How fast a model runs: prefill and decoding at several depths, beside what the machine can do at best.
+//!
+//! Owns: the order of measurements, medians, what a token must read and multiply, times per op. Ceilings come from a
+//! [`Meter`]; they are measured in turn with the model, because shared machines change from one minute to the next.
+
+use crate::{Meter, Model, RuntimeError, Wanted};
+use ashlar_arch::{Class, Ffn, Leaf, ModelSpec};
+use ashlar_tensor::{Report, TensorStore};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// What one token costs at least, whatever the depth: keys and values are not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TokenCost {
+    /// Bytes of weights that one token alone reads: of experts, the chosen ones.
+    pub weight_bytes: f64,
+    /// Multiply-adds with these weights.
+    pub multiply_adds: f64,
+}
+
+impl TokenCost {
+    /// Of a model whose weights lie in `store`.
+    #[must_use]
+    pub fn of(spec: &ModelSpec, store: &dyn TensorStore) -> Self {
+        let mut cost = Self::default();
+        for leaf in spec.loaded() {
+            let share = share(spec, leaf);
+            let products = if let [n, k] = *leaf.shape { (n as f64) * (k as f64) } else { 0.0 };
+            cost.weight_bytes += share * store.entry(&leaf.name).map_or(0.0, |e| e.bytes() as f64);
+            cost.multiply_adds += share * products;
+        }
+        cost
+    }
+}
+
+/// How much of a tensor a token reads.
+fn share(spec: &ModelSpec, leaf: &Leaf) -> f64 {
+    match leaf.role.class {
+        // One row, which is nothing, unless it is the head as well.
+        Class::Embed => f64::from(u8::from(spec.lm_head.is_none())),
+        Class::Experts => match leaf.role.layer.and_then(|l| spec.layers.get(l)).map(|layer| &layer.ffn) {
+            Some(Ffn::Moe(moe)) => moe.routing.top_k as f64 / moe.experts.len().max(1) as f64,
+            _ => 1.0,
+        },
+        _ => 1.0,
+    }
+}
+
+/// Times per op, by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Profile(BTreeMap<&'static str, OpTime>);
+
+/// What the runs of one op took together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct OpTime {
+    /// Number of runs.
+    pub calls: u64,
+    /// Their time.
+    pub time: Duration,
+}
+
+impl Profile {
+    pub(crate) fn time<R>(&mut self, op: &'static str, run: impl FnOnce() -> R) -> R {
+        let begin = Instant::now();
+        let result = run();
+        let entry = self.0.entry(op).or_default();
+        entry.calls += 1;
+        entry.time += begin.elapsed();
+        result
+    }
+
+    /// Names and times, the longest first.
+    #[must_use]
+    pub fn ops(&self) -> Vec<(&'static str, OpTime)> {
+        let mut all: Vec<_> = self.0.iter().map(|(name, time)| (*name, *time)).collect();
+        all.sort_by_key(|(_, time)| std::cmp::Reverse(time.time));
+        all
+    }
+
+    /// Time of all ops.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.0.values().map(|t| t.time).sum()
+    }
+}
+
+/// What to measure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BenchOptions {
+    /// Tokens of a prefill; 0 for none.
+    pub prompt_tokens: usize,
+    /// Tokens decoded one by one; 0 for none.
+    pub gen_tokens: usize,
+    /// Positions held before each measurement.
+    pub depths: Vec<usize>,
+    /// Rounds, of which medians are taken.
+    pub rounds: usize,
+    /// Whether to time every op.
+    pub profile: bool,
+}
+
+impl BenchOptions {
+    /// Positions that a model must have.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        let deepest = self.depths.iter().copied().max().unwrap_or(0);
+        deepest.saturating_add(self.prompt_tokens.max(self.gen_tokens))
+    }
+}
+
+/// Tokens per second of one kind of work, one value per round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rate {
+    /// Positions held before.
+    pub depth: usize,
+    /// Tokens of a round.
+    pub tokens: usize,
+    /// Tokens per second, round by round.
+    pub rounds: Vec<f64>,
+    /// Of the ceiling that the same round measured: multiply-adds for prefill, bytes of weights for decoding.
+    pub share: Option<f64>,
+}
+
+impl Rate {
+    /// Median tokens per second.
+    #[must_use]
+    pub fn tokens_per_s(&self) -> f64 {
+        median(&self.rounds)
+    }
+}
+
+/// The machine at its best, medians.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ceilings {
+    /// Streaming reads, bytes per second.
+    pub read: f64,
+    /// int8 dot products in registers, multiply-adds per second.
+    pub int8: f64,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BenchReport {
+    /// Per depth.
+    pub prefill: Vec<Rate>,
+    /// Per depth.
+    pub decode: Vec<Rate>,
+    /// `None` if the device has no meter.
+    pub ceilings: Option<Ceilings>,
+    /// What a token costs.
+    pub cost: TokenCost,
+    /// Times of prefill and of decoding, if asked for.
+    pub profile: Option<[Profile; 2]>,
+}
+
+/// Measures; `None` if cancelled.
+///
+/// # Errors
+/// [`RuntimeError::Option`] if there are no rounds; what running the model reports.
+pub fn bench(
+    model: &mut Model,
+    meter: Option<&Meter>,
+    options: &BenchOptions,
+    cancel: &AtomicBool,
+    report: &dyn Report,
+) -> Result<Option<BenchReport>, RuntimeError> {
+    if options.rounds == 0 {
+        return Err(RuntimeError::Option { option: "--rounds", got: "0".into(), expected: "at least 1".into() });
+    }
+    let mut all = BenchReport { cost: model.token_cost(), ..BenchReport::default() };
+    let mut ceilings = [Vec::new(), Vec::new()];
+    let mut profiles = [Profile::default(), Profile::default()];
+    report.begin("bench", (options.depths.len() * options.rounds) as u64);
+    for &depth in &options.depths {
+        fill(model, depth)?;
+        let mut rounds = [Vec::new(), Vec::new()];
+        let mut shares = [Vec::new(), Vec::new()];
+        for _ in 0..options.rounds {
+            let best = meter.map(|m| [m.int8(), m.read()]);
+            for (work, tokens) in [options.prompt_tokens, options.gen_tokens].into_iter().enumerate() {
+                if cancel.load(Ordering::Relaxed) {
+                    report.end();
+                    return Ok(None);
+                }
+                if tokens == 0 {
+                    continue;
+                }
+                model.set_profile(options.profile);
+                let rate = measure(model, depth, tokens, work == 0)?;
+                if let Some(profile) = model.set_profile(false) {
+                    profiles[work].add(&profile);
+                }
+                rounds[work].push(rate);
+                if let Some(best) = best {
+                    let cost = [all.cost.multiply_adds, all.cost.weight_bytes][work];
+                    shares[work].push(rate * cost / best[work]);
+                    ceilings[work].push(best[work]);
+                }
+            }
+            report.advance(1, "");
+        }
+        let [prefill, decode] = rounds;
+        let [computed, read] = shares.map(|s| (!s.is_empty()).then(|| median(&s)));
+        if !prefill.is_empty() {
+            all.prefill.push(Rate { depth, tokens: options.prompt_tokens, rounds: prefill, share: computed });
+        }
+        if !decode.is_empty() {
+            all.decode.push(Rate { depth, tokens: options.gen_tokens, rounds: decode, share: read });
+        }
+    }
+    report.end();
+    let [int8, read] = ceilings;
+    all.ceilings = meter.map(|_| Ceilings { read: median(&read), int8: median(&int8) });
+    all.profile = options.profile.then_some(profiles);
+    Ok(Some(all))
+}
+
+impl Profile {
+    fn add(&mut self, other: &Self) {
+        for (name, time) in &other.0 {
+            let entry = self.0.entry(name).or_default();
+            entry.calls += time.calls;
+            entry.time += time.time;
+        }
+    }
+}
+
+/// Brings slot 0 to `depth` positions.
+fn fill(model: &mut Model, depth: usize) -> Result<(), RuntimeError> {
+    let tokens = tokens(model, depth);
+    model.feed(0, 0, &tokens, Wanted::Last, &mut |_| {}, &mut |_| true).map(|_| ())
+}
+
+/// Tokens per second from `depth` on, in one prompt or one by one.
+fn measure(model: &mut Model, depth: usize, count: usize, at_once: bool) -> Result<f64, RuntimeError> {
+    let tokens = tokens(model, count);
+    let begin = Instant::now();
+    if at_once {
+        model.feed(0, depth, &tokens, Wanted::Last, &mut |_| {}, &mut |_| true)?;
+    } else {
+        for (i, token) in tokens.iter().enumerate() {
+            model.feed(0, depth + i, &[*token], Wanted::Last, &mut |_| {}, &mut |_| true)?;
+        }
+    }
+    Ok(count as f64 / begin.elapsed().as_secs_f64())
+}
+
+/// Tokens that are the same on every run and of no meaning: every expert is as likely as the router makes it.
+fn tokens(model: &Model, count: usize) -> Vec<u32> {
+    let vocab = model.spec().vocab_size.max(1) as u64;
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 33) % vocab) as u32
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_the_middle_value_and_of_nothing_zero() {
+        assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[])), (2.0, 0.0));
+    }
+
+    #[test]
+    fn profiles_add_up_and_list_the_longest_first() {
+        let mut sum = Profile::default();
+        for (op, ms) in [("a", 1), ("b", 5), ("a", 2)] {
+            sum.add(&Profile(BTreeMap::from([(op, OpTime { calls: 1, time: Duration::from_millis(ms) })])));
+        }
+        let ops: Vec<_> = sum.ops().into_iter().map(|(name, t)| (name, t.calls, t.time.as_millis())).collect();
+        assert_eq!((ops, sum.total().as_millis()), (vec![("b", 1, 5), ("a", 2, 3)], 8));
+    }
+}
