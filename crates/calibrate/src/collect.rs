@@ -110,7 +110,7 @@ fn gather(
     }
     let journal = Journal::open(out, fingerprint(&origin, windows, options), options.restart)?;
     let layers = spec.layers.len();
-    let resumed = journal.resume(walk.states()?)?;
+    let resumed = journal.resume(walk.states(1)?)?;
     let resumed_layers = resumed.as_ref().map_or(0, |(done, _)| *done);
     report.begin("calibrating", (rows * (layers + 2 - resumed_layers)) as u64);
     let mut states = match resumed {

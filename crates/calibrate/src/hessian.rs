@@ -2,7 +2,7 @@
 //!
 //! Sums are f32. A block of [`BLOCK_ROWS`] rows is summed in registers and then added to the total, so that n tokens cost
 //! about √(n / 128) roundings of the total and √128 of a block: for 10⁶ tokens a relative error near 1e-5 of √(H_ii H_jj), a
-//! thousandth of the damping (1 % of the mean diagonal) that is added before factoring. f64 would double what matters most
+//! thousandth of the damping (10 % of the diagonal) that is added before factoring. f64 would double what matters most
 //! here, the memory of a layer's Hessians.
 
 use crate::parallel;
@@ -15,12 +15,15 @@ const TILE_VALUES: usize = TILE * TILE;
 /// Rows summed before they are added to the total.
 const BLOCK_ROWS: usize = 128;
 
-/// Σ (g·x)(g·x)ᵀ of inputs of `k` columns.
+/// Σ (g·x)(g·x)ᵀ of inputs of `k` columns and, where wanted, Σ δ(g·x)ᵀ, δ being what they lack of their reference.
 #[derive(Debug)]
 pub struct Hessian {
     k: usize,
+    rows: u64,
     /// Tiles (i, j ≤ i), i ascending, then j.
     tiles: Vec<f32>,
+    /// All tiles (i, j) of the drift, row by row; empty where it is not wanted.
+    drift: Vec<f32>,
 }
 
 /// Rows of an input times their gates, cut into columns of [`TILE`]: what tiles read one after the other. `k` columns,
@@ -44,6 +47,20 @@ impl Columns {
         Self { rows: rows.len(), values }
     }
 
+    /// What these rows lack of `reference`: a row for every row of the reference that has a fellow here, 0 for the others.
+    /// `fellows` gives the row of the reference for each row here.
+    pub fn lack(&self, reference: &Self, fellows: impl Fn(usize) -> Option<usize> + Sync, threads: usize) -> Self {
+        let mut values = vec![[0.0; TILE]; self.values.len()];
+        parallel::chunks(threads, self.values.len() * TILE, &mut values, self.rows, |block, out| {
+            let theirs = reference.block(block);
+            for (row, (out, ours)) in out.iter_mut().zip(self.block(block)).enumerate() {
+                let Some(theirs) = fellows(row).and_then(|row| theirs.get(row)) else { continue };
+                out.iter_mut().zip(theirs.iter().zip(ours)).for_each(|(out, (theirs, ours))| *out = theirs - ours);
+            }
+        });
+        Self { rows: self.rows, values }
+    }
+
     fn block(&self, index: usize) -> &[[f32; TILE]] {
         self.values.get(index * self.rows..(index + 1) * self.rows).unwrap_or_default()
     }
@@ -51,23 +68,29 @@ impl Columns {
 
 impl Hessian {
     /// Nothing summed yet. `None` if there is no memory for it.
-    pub fn new(k: usize) -> Option<Self> {
-        let mut tiles = Vec::new();
-        let values = usize::try_from(Self::bytes(k) / 4).ok()?;
-        tiles.try_reserve_exact(values).ok()?;
-        tiles.resize(values, 0.0);
-        Some(Self { k, tiles })
+    pub fn new(k: usize, drift: bool) -> Option<Self> {
+        let zeros = |values: usize| {
+            let mut all = Vec::new();
+            all.try_reserve_exact(values).ok()?;
+            all.resize(values, 0.0);
+            Some(all)
+        };
+        let blocks = k.div_ceil(TILE);
+        let tiles = zeros(blocks * (blocks + 1) / 2 * TILE_VALUES)?;
+        Some(Self { k, rows: 0, tiles, drift: if drift { zeros(blocks * blocks * TILE_VALUES)? } else { Vec::new() } })
     }
 
     /// Bytes of a sum over inputs of `k` columns.
-    pub fn bytes(k: usize) -> u64 {
+    pub fn bytes(k: usize, drift: bool) -> u64 {
         let blocks = k.div_ceil(TILE) as u64;
-        blocks * (blocks + 1) / 2 * (4 * TILE_VALUES as u64)
+        let tiles = blocks * (blocks + 1) / 2 + if drift { blocks * blocks } else { 0 };
+        tiles * (4 * TILE_VALUES as u64)
     }
 
     /// Adds rows. The result depends on how rows come in calls, not on `threads` or `isa`.
     pub fn add(&mut self, columns: &Columns, isa: Isa, threads: usize) {
         let operations = columns.rows * self.k * self.k / 2;
+        self.rows += columns.rows as u64;
         parallel::chunks(threads, operations, &mut self.tiles, TILE_VALUES, |index, out| {
             let (i, j) = place(index);
             let (a, b) = (columns.block(i), columns.block(j));
@@ -75,6 +98,35 @@ impl Hessian {
                 isa.run(AddTile { a, b, out });
             }
         });
+    }
+
+    /// Adds rows to the drift, where it is wanted: `lack` is what `columns` lack of their reference.
+    pub fn add_drift(&mut self, lack: &Columns, columns: &Columns, isa: Isa, threads: usize) {
+        let (operations, blocks) = (columns.rows * self.k * self.k, self.k.div_ceil(TILE).max(1));
+        parallel::chunks(threads, operations, &mut self.drift, TILE_VALUES, |index, out| {
+            let (a, b) = (lack.block(index / blocks), columns.block(index % blocks));
+            for (a, b) in a.chunks(BLOCK_ROWS).zip(b.chunks(BLOCK_ROWS)) {
+                isa.run(AddTile { a, b, out });
+            }
+        });
+    }
+
+    /// Adds `factor` times the drift to a k × k matrix, a row per component of δ. Does nothing where there is none.
+    pub fn spread_drift(&self, factor: f64, out: &mut [f32]) {
+        let blocks = self.k.div_ceil(TILE).max(1);
+        for (index, tile) in self.drift.chunks_exact(TILE_VALUES).enumerate() {
+            let (i, j) = (index / blocks, index % blocks);
+            for (row, values) in (i * TILE..self.k).zip(tile.chunks_exact(TILE)) {
+                let end = ((j + 1) * TILE).min(self.k);
+                let out = out.get_mut(row * self.k + j * TILE..row * self.k + end).unwrap_or_default();
+                out.iter_mut().zip(values).for_each(|(out, v)| *out += (f64::from(*v) * factor) as f32);
+            }
+        }
+    }
+
+    /// Rows added so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
     }
 
     /// Columns.
@@ -197,7 +249,7 @@ mod tests {
             let gates: Vec<f32> = chosen.iter().map(|r| (r % 5) as f32 / 4.0).collect();
             let (rows, gates) = (Some(chosen.as_slice()), Some(gates.as_slice()));
             let input = MatmulInput { rows, gates, ..MatmulInput::whole(&["w"], &x, k) };
-            let mut h = Hessian::new(k).unwrap();
+            let mut h = Hessian::new(k, false).unwrap();
             let want = plain(&input);
             h.add(&Columns::gather(&input, 1), Isa::detect().unwrap(), 1);
             let (mut lower, upper) = (vec![0.0; k * k], h.upper());
@@ -221,13 +273,34 @@ mod tests {
         let x = input(rows, k);
         let sum = |isa: Isa, threads: usize| {
             let input = MatmulInput::whole(&["w"], &x, k);
-            let mut h = Hessian::new(k).unwrap();
+            let mut h = Hessian::new(k, false).unwrap();
             h.add(&Columns::gather(&input, threads), isa, threads);
             h.tiles
         };
         let want = sum(Isa::Portable, 1);
         for isa in Isa::available() {
             assert!(sum(isa, 1) == want && sum(isa, 3) == want, "{isa}");
+        }
+    }
+
+    #[test]
+    fn drift_is_what_rows_lack_of_their_fellows_times_the_rows() {
+        let (k, isa) = (72, Isa::detect().unwrap());
+        let (ours, theirs) = (input(5, k), input(3, k).iter().map(|x| x * 0.5 + 0.1).collect::<Vec<_>>());
+        let columns = |x: &[f32]| Columns::gather(&MatmulInput::whole(&["w"], x, k), 1);
+        let (x, reference) = (columns(&ours), columns(&theirs));
+        // Row 1 has no fellow; rows 0, 2 have 0, 1; row 3 has none that exists.
+        let fellow = |row: usize| [Some(0), None, Some(1), Some(7), Some(2)][row];
+        let mut h = Hessian::new(k, true).unwrap();
+        h.add_drift(&x.lack(&reference, fellow, 2), &x, isa, 2);
+        let mut got = vec![0.0; k * k];
+        h.spread_drift(2.0, &mut got);
+        for i in 0..k {
+            for j in 0..k {
+                let pair = |(r, f): (usize, usize)| (theirs[f * k + i] - ours[r * k + i]) * ours[r * k + j];
+                let want: f32 = 2.0 * [(0, 0), (2, 1), (4, 2)].map(pair).iter().sum::<f32>();
+                assert!((got[i * k + j] - want).abs() < 1e-5, "{i} {j}");
+            }
         }
     }
 

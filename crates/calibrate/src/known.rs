@@ -11,6 +11,11 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+/// How much of the drift of its inputs a weight makes up for. All of it makes the part's output closest in squares, but
+/// squares are least where what is uncertain is damped, and layer after layer of that costs more than it brings: measured
+/// in `docs/statistics.md`.
+const DRIFT_SHARE: f64 = 0.5;
+
 /// At plan time: the promise that every weight that a program multiplies by will have its Hessian. While converting: the
 /// sums over the inputs of the part that is being converted.
 pub struct PartKnowledge {
@@ -118,14 +123,39 @@ pub fn is_plain_embedding(spec: &ModelSpec, leaf: &Leaf) -> bool {
     spec.lm_head.is_some() && leaf.name == spec.embed.name
 }
 
+impl PartKnowledge {
+    /// The mean over the inputs of a weight, k × k, and k; experts are shrunk towards their layer. `add` adds a multiple of
+    /// a sum.
+    fn blend(&self, tensor: &str, add: impl Fn(&Hessian, f64, &mut [f32])) -> Option<(Vec<f32>, usize)> {
+        let Weight { k, inputs, kind } = self.weights.get(tensor)?;
+        let now = self.now();
+        let (own, layer) = match kind {
+            Kind::Down => (now.hessian(tensor), now.tallies.first().and_then(Tally::experts)),
+            _ => (now.hessian(inputs), None),
+        };
+        if own.is_none() && layer.is_none() {
+            return None;
+        }
+        let shrink = if layer.is_some() { SHRINK_TOKENS } else { 0.0 };
+        let total = (own.map_or(0.0, |h| h.rows() as f64) + shrink).max(1.0);
+        let mut mean = vec![0.0; k * k];
+        if let Some(h) = own.filter(|h| h.columns() == *k) {
+            add(h, 1.0 / total, &mut mean);
+        }
+        if let Some(h) = layer.filter(|h| h.columns() == *k) {
+            add(h, shrink / (h.rows() as f64).max(1.0) / total, &mut mean);
+        }
+        Some((mean, *k))
+    }
+}
+
 impl Now {
     fn seen(&self, tensor: &str) -> Option<Seen<'_>> {
         self.tallies.first()?.seen(tensor)
     }
 
-    /// A Hessian and its tokens.
-    fn hessian(&self, tensor: &str) -> Option<(&Hessian, u64)> {
-        self.tallies.iter().rev().find_map(|t| t.seen(tensor).and_then(|s| Some((s.hessian?, s.tokens))))
+    fn hessian(&self, tensor: &str) -> Option<&Hessian> {
+        self.tallies.iter().rev().find_map(|t| t.seen(tensor)?.hessian)
     }
 }
 
@@ -163,24 +193,16 @@ impl Knowledge for PartKnowledge {
     }
 
     fn hessian(&self, tensor: &str) -> Result<Option<Vec<f32>>, ConvertError> {
-        let Some(Weight { k, inputs, kind }) = self.weights.get(tensor) else { return Ok(None) };
-        let now = self.now();
-        let (own, layer) = match kind {
-            Kind::Down => (now.hessian(tensor), now.tallies.first().and_then(Tally::experts)),
-            _ => (now.hessian(inputs), None),
-        };
-        if own.is_none() && layer.is_none() {
-            return Ok(None);
-        }
-        let shrink = if layer.is_some() { SHRINK_TOKENS } else { 0.0 };
-        let total = (own.map_or(0.0, |(_, tokens)| tokens as f64) + shrink).max(1.0);
-        let mut lower = vec![0.0; k * k];
-        if let Some((h, _)) = own.filter(|(h, _)| h.columns() == *k) {
-            h.spread(1.0 / total, &mut lower);
-        }
-        if let Some((h, tokens)) = layer.filter(|(h, _)| h.columns() == *k) {
-            h.spread(shrink / (tokens as f64).max(1.0) / total, &mut lower);
-        }
-        Ok(lower.iter().step_by(k + 1).any(|d| d.is_normal()).then_some(lower))
+        let found = self.blend(tensor, |h, factor, lower| h.spread(factor, lower));
+        Ok(found.filter(|(lower, k)| lower.iter().step_by(k + 1).any(|d| d.is_normal())).map(|(lower, _)| lower))
+    }
+
+    fn drifts(&self) -> bool {
+        true
+    }
+
+    fn drift(&self, tensor: &str) -> Result<Option<Vec<f32>>, ConvertError> {
+        let found = self.blend(tensor, |h, factor, out| h.spread_drift(DRIFT_SHARE * factor, out));
+        Ok(found.map(|(drift, _)| drift))
     }
 }

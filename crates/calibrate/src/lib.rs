@@ -2,7 +2,7 @@
 //! of every matmul and every expert, routing histograms, co-activation of experts.
 //!
 //! One layer is in memory at a time: its weights are loaded, all windows go through it, it is dropped. What stays are the
-//! hidden states of all tokens, twice (before and after the layer): 8 bytes × tokens × the width of the residual stream.
+//! hidden states of all tokens, twice (before and after the layer): 8 bytes × tokens × the width of the residual stream (16 where a conversion is calibrated on its way).
 //!
 //! Owns: the texts ([`default_texts`], windows), the layer stream ([`calibrate`]), its journal. Refuses: the file
 //! (`ashlar_convert::stats`), how a layer is computed (`runtime` and its devices), what statistics are good for
@@ -16,6 +16,7 @@ mod journal;
 mod known;
 mod parallel;
 mod parts;
+mod reference;
 mod states;
 mod stream;
 mod tally;

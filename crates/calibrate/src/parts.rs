@@ -70,14 +70,14 @@ pub fn sizes(leaves: &[Leaf]) -> (u64, u64) {
         let (Want { own, experts: also }, Some(&k)) = (want(leaf), leaf.shape.get(1)) else { continue };
         let shared = matches!(leaf.role.proj, Some(Proj::K | Proj::V | Proj::Up));
         if own && !shared {
-            memory += Hessian::bytes(k);
+            memory += Hessian::bytes(k, false);
             file += 4 * upper_values(k) as u64;
         }
         if also {
             experts = k;
         }
     }
-    (memory + Hessian::bytes(experts), file + 4 * upper_values(experts) as u64)
+    (memory + Hessian::bytes(experts, false), file + 4 * upper_values(experts) as u64)
 }
 
 /// For every weight of a part that reads the same inputs as another: that other. What an op does not tell, it reads alone.
@@ -99,7 +99,7 @@ pub fn inputs(spec: &ModelSpec, part: Part) -> HashMap<String, String> {
     all
 }
 
-/// The Hessians of a part that a conversion needs: those of the weights for which `needs` holds.
+/// The Hessians of a part, with drift, that a conversion needs: those of the weights for which `needs` holds.
 pub struct Needed {
     /// All but those of single experts.
     pub shared: Wanted,
@@ -118,19 +118,19 @@ impl Needed {
         let (mut halves, mut counted) = (false, HashSet::new());
         for (leaf, k) in matrices().filter(|(l, _)| needs(&l.name)) {
             match class(leaf) {
-                (Class::Experts, Some(Proj::Down)) => all.experts.push((leaf.name.clone(), Hessian::bytes(k))),
+                (Class::Experts, Some(Proj::Down)) => all.experts.push((leaf.name.clone(), Hessian::bytes(k, true))),
                 (Class::Experts, _) => halves = true,
                 _ => {
                     all.shared.insert(leaf.name.clone(), Want { own: true, experts: false });
                     if counted.insert(inputs.get(&leaf.name).unwrap_or(&leaf.name)) {
-                        all.shared_bytes += Hessian::bytes(k);
+                        all.shared_bytes += Hessian::bytes(k, true);
                     }
                 }
             }
         }
         if let Some((router, k)) = matrices().find(|(l, _)| halves && l.role.class == Class::Router) {
             all.shared.insert(router.name.clone(), Want { own: true, experts: false });
-            all.shared_bytes += Hessian::bytes(k);
+            all.shared_bytes += Hessian::bytes(k, true);
         }
         if let Some((_, bytes)) = all.experts.first() {
             all.shared_bytes += bytes;

@@ -22,6 +22,11 @@ impl States {
         Ok(Self { bytes, rows, width, filled: 0 })
     }
 
+    /// Goes on at row `row`.
+    pub fn seek(&mut self, row: usize) {
+        self.filled = 4 * row * self.width;
+    }
+
     /// Appends rows.
     pub fn push(&mut self, values: &[f32]) {
         let to = self.bytes.get_mut(self.filled..).unwrap_or_default();

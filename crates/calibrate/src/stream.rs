@@ -10,10 +10,10 @@ use crate::collect::{Starved, starved};
 use crate::journal::Journal;
 use crate::known::{PartKnowledge, is_plain_embedding, parts};
 use crate::parts::{Needed, inputs, leaves};
-use crate::states::Frozen;
+use crate::states::{Frozen, States};
 use crate::tally::{Tally, Want, Wanted};
 use crate::texts::{Input, windows};
-use crate::walk::{Walk, name};
+use crate::walk::{Sink, Walk, name};
 use ashlar_arch::Leaf;
 use ashlar_convert::stats::{Shares, StatsFile, StatsOrigin, hash, provenance};
 use ashlar_convert::{Conversion, Knowledge, Plan, Summary};
@@ -138,12 +138,12 @@ impl Stream {
         let journal = Journal::within(conversion.scratch(""), self.fingerprint());
         let parts = parts(spec);
         // What was done counts only if its records are still what they were.
-        let resumed = journal.resume(walk.states()?)?.filter(|(done, _)| {
+        let resumed = journal.resume(walk.states(2)?)?.filter(|(done, _)| {
             let done = parts.iter().take(*done).flat_map(|p| leaves(spec, *p)).collect::<Vec<_>>();
             conversion.is_done(&done.iter().map(|l| l.name.as_str()).collect())
         });
         let resumed_parts = resumed.as_ref().map_or(0, |(done, _)| *done);
-        let passes = 2 * (parts.len() - resumed_parts) + usize::from(resumed.is_none());
+        let passes = 2 * (parts.len() - resumed_parts) + 2 * usize::from(resumed.is_none());
         report.begin("calibrating and converting", (walk.rows() * passes) as u64);
         let guided = plan.guided();
         let task = Task { stream: self, plan, conversion, walk: &walk, memory, guided };
@@ -152,11 +152,15 @@ impl Stream {
             None => task.embed()?,
         };
         for (index, part) in parts.iter().enumerate().skip(resumed_parts) {
-            let tally = task.quantize(*part, &states)?;
+            let mut after = walk.states(2)?;
+            after.seek(walk.rows());
+            let tally = task.quantize(*part, &states, &mut after)?;
             let (arrays, _) = tally.arrays()?;
             let last = index + 1 == parts.len();
             if !last {
-                states = walk.forward(*part, &conversion.converted(), Some(&states), None)?;
+                after.seek(0);
+                walk.forward_to(*part, &conversion.converted(), Some(&states), &mut after)?;
+                states = after.freeze();
             }
             journal.keep(index, &self.origin, &Shares::new(), &arrays, (!last).then_some(&states))?;
         }
@@ -220,18 +224,23 @@ struct Task<'a> {
 
 impl Task<'_> {
     /// The hidden states before the first layer: through the converted embedding, unless it is the head as well and has
-    /// to wait for what that reads.
+    /// to wait for what that reads; then those through the source's.
     fn embed(&self) -> Result<Frozen, CalibrateError> {
         let (spec, source) = (self.walk.spec, &*self.stream.model.store);
-        if !is_plain_embedding(spec, &spec.embed) {
-            return self.walk.forward(Part::Embed, source, None, None);
+        let mut states = self.walk.states(2)?;
+        if is_plain_embedding(spec, &spec.embed) {
+            self.convert(&HashSet::from([spec.embed.name.as_str()]), 0)?;
+            self.walk.forward_to(Part::Embed, &self.conversion.converted(), None, &mut states)?;
+        } else {
+            self.walk.forward_to(Part::Embed, source, None, &mut states)?;
         }
-        self.convert(&HashSet::from([spec.embed.name.as_str()]), 0)?;
-        self.walk.forward(Part::Embed, &self.conversion.converted(), None, None)
+        self.walk.forward_to(Part::Embed, source, None, &mut states)?;
+        Ok(states.freeze())
     }
 
-    /// Sums over what a part reads and converts it with that. Returns the sums without the Hessians.
-    fn quantize(&self, part: Part, states: &Frozen) -> Result<Tally, CalibrateError> {
+    /// Sums over what a part reads and converts it with that. Returns the sums without the Hessians; the states that came
+    /// through the source go on to `reference`.
+    fn quantize(&self, part: Part, states: &Frozen, reference: &mut States) -> Result<Tally, CalibrateError> {
         let (spec, known) = (self.walk.spec, &self.stream.known);
         let leaves = leaves(spec, part);
         let open = !self.conversion.is_done(&leaves.iter().map(|l| l.name.as_str()).collect());
@@ -241,7 +250,7 @@ impl Task<'_> {
         let now = now.first().copied().unwrap_or_default();
         let mut wanted = needed.shared.clone();
         now.iter().for_each(|(name, _)| wanted.entry(name.clone()).or_default().own = true);
-        known.begin(self.observe(part, states, wanted)?);
+        known.begin(self.observe(part, states, wanted, &mut |values| reference.push(values))?);
         // An expert is one record: those of later groups wait, with all they have.
         let names: HashSet<&str> = later.iter().flat_map(|g| g.iter()).map(|(name, _)| name.as_str()).collect();
         let waits = |l: &Leaf| names.contains(l.name.as_str());
@@ -250,7 +259,7 @@ impl Task<'_> {
         self.convert(&first.map(|l| l.name.as_str()).collect(), needed.bytes(now))?;
         for group in later {
             let wanted = group.iter().map(|(name, _)| (name.clone(), Want { own: true, experts: false })).collect();
-            known.next_group(self.observe(part, states, wanted)?);
+            known.next_group(self.observe(part, states, wanted, &mut |_| {})?);
             self.convert(&group.iter().map(|(name, _)| name.as_str()).collect(), needed.bytes(group))?;
         }
         known.end().ok_or_else(|| CalibrateError::NotFinite { tensor: name(part) })
@@ -267,13 +276,19 @@ impl Task<'_> {
     }
 
     /// One pass of all windows through the source's weights.
-    fn observe(&self, part: Part, states: &Frozen, wanted: Wanted) -> Result<Tally, CalibrateError> {
+    fn observe(
+        &self,
+        part: Part,
+        states: &Frozen,
+        wanted: Wanted,
+        reference: Sink<'_>,
+    ) -> Result<Tally, CalibrateError> {
         let layer = match part {
             Part::Attention(layer) | Part::Ffn(layer) | Part::Layer(layer) => layer,
             Part::Embed | Part::FinalNorm => self.walk.spec.layers.len(),
         };
         let mut tally = Tally::new(Walk::isa()?, self.walk.threads(), layer, wanted);
-        self.walk.observe(part, &*self.stream.model.store, Some(states), &mut tally)?;
+        self.walk.observe(part, &*self.stream.model.store, states, &mut tally, reference)?;
         tally.check()?;
         Ok(tally)
     }

@@ -3,6 +3,7 @@
 use crate::CalibrateError;
 use crate::hessian::{Columns, Hessian};
 use crate::parallel;
+use crate::reference::Reference;
 use ashlar_backend::{MatmulInput, Observer, Routed};
 use ashlar_convert::stats::{Array, Data, Shares};
 use ashlar_simd::Isa;
@@ -32,9 +33,11 @@ pub struct Tally {
     weights: BTreeMap<String, usize>,
     inputs: Vec<Input>,
     experts: Option<Hessian>,
-    /// Rows in it.
-    experts_tokens: u64,
     routing: Option<Routing>,
+    /// What the same matmuls read in a run of the source, where inputs are compared with that.
+    reference: Option<Reference>,
+    /// The tokens of the expert that was seen last.
+    tokens: Vec<u32>,
     failed: Option<CalibrateError>,
 }
 
@@ -81,10 +84,16 @@ impl Tally {
             weights,
             inputs,
             experts: None,
-            experts_tokens: 0,
             routing: None,
+            reference: None,
+            tokens: Vec::new(),
             failed: None,
         }
+    }
+
+    /// What is seen from now on is compared with `reference`, which saw the same tokens on their way through the source.
+    pub fn compare(&mut self, reference: Reference) {
+        self.reference = Some(reference);
     }
 
     /// Whether a sum could not be had.
@@ -102,10 +111,10 @@ impl Tally {
         Some(Seen { sums, tokens: *tokens, hessian: hessian.as_ref().map(|(_, h)| h) })
     }
 
-    /// The Hessian of all down projections, and its rows.
+    /// The Hessian of all down projections.
     #[must_use]
-    pub fn experts(&self) -> Option<(&Hessian, u64)> {
-        self.experts.as_ref().map(|h| (h, self.experts_tokens))
+    pub fn experts(&self) -> Option<&Hessian> {
+        self.experts.as_ref()
     }
 
     /// The mean of x² per column over the inputs of all weights that `of` names, by token.
@@ -184,22 +193,29 @@ impl Tally {
             return;
         }
         let columns = Columns::gather(input, self.threads);
+        let drifts = self.reference.is_some();
+        let lack = self.reference.as_ref().and_then(|r| r.lack(first, input, &columns, &self.tokens, self.threads));
+        let (isa, threads) = (self.isa, self.threads);
         let mut add = |h: Option<&mut Hessian>| match h {
-            Some(h) => h.add(&columns, self.isa, self.threads),
+            Some(h) => {
+                h.add(&columns, isa, threads);
+                if let Some(lack) = &lack {
+                    h.add_drift(lack, &columns, isa, threads);
+                }
+            }
             None => {
-                self.failed =
-                    Some(CalibrateError::HessianMemory { tensor: first.into(), bytes: Hessian::bytes(input.k) })
+                let bytes = Hessian::bytes(input.k, drifts);
+                self.failed = Some(CalibrateError::HessianMemory { tensor: first.into(), bytes });
             }
         };
-        if let Some(input) = self.inputs.get_mut(index).filter(|_| own) {
-            let k = input.sums.len();
-            input.hessian = input.hessian.take().or_else(|| Some((first.to_owned(), Hessian::new(k)?)));
-            add(input.hessian.as_mut().map(|(_, h)| h));
+        if let Some(seen) = self.inputs.get_mut(index).filter(|_| own) {
+            let new = || Some((first.to_owned(), Hessian::new(input.k, drifts)?));
+            seen.hessian = seen.hessian.take().or_else(new);
+            add(seen.hessian.as_mut().map(|(_, h)| h));
         }
         if experts {
-            self.experts = self.experts.take().or_else(|| Hessian::new(input.k));
+            self.experts = self.experts.take().or_else(|| Hessian::new(input.k, drifts));
             add(self.experts.as_mut());
-            self.experts_tokens += input.rows().count() as u64;
         }
     }
 }
@@ -211,6 +227,9 @@ fn count(c: u64) -> i64 {
 impl Observer for Tally {
     fn matmul_input(&mut self, input: &MatmulInput<'_>) {
         let Some(first) = input.weights.first() else { return };
+        if let Some(tokens) = input.rows {
+            self.tokens = tokens.to_vec();
+        }
         let index = self.weights.get(*first).copied().unwrap_or(self.inputs.len());
         if index == self.inputs.len() {
             self.inputs.push(Input { sums: vec![0.0; input.k], tokens: 0, hessian: None });

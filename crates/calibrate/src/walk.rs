@@ -1,6 +1,7 @@
 //! [`Walk`]: all windows through one part of a model, whose weights are in memory only for that long.
 
 use crate::CalibrateError;
+use crate::reference::Reference;
 use crate::states::{Frozen, States};
 use crate::tally::Tally;
 use ashlar_arch::{Leaf, ModelSpec};
@@ -12,6 +13,9 @@ use ashlar_tensor::{Report, Silent, TensorStore};
 
 /// Rows of a batch: enough that an expert of many gets rows enough to be read once for several.
 const BATCH_ROWS: usize = 2048;
+
+/// Takes the hidden states of a batch.
+pub type Sink<'a> = &'a mut dyn FnMut(&[f32]);
 
 /// What goes through a model, and how.
 pub struct Walk<'a> {
@@ -30,9 +34,9 @@ impl Walk<'_> {
         self.windows.iter().map(Vec::len).sum()
     }
 
-    /// Room for the hidden states of all tokens.
-    pub fn states(&self) -> Result<States, CalibrateError> {
-        States::new(self.rows(), self.spec.residual_width())
+    /// Room for `times` hidden states of every token.
+    pub fn states(&self, times: usize) -> Result<States, CalibrateError> {
+        States::new(times * self.rows(), self.spec.residual_width())
     }
 
     /// Threads that sum.
@@ -60,21 +64,34 @@ impl Walk<'_> {
     ) -> Result<Frozen, CalibrateError> {
         let mut after = match part {
             Part::FinalNorm => States::new(self.rows(), self.spec.hidden_size)?,
-            _ => self.states()?,
+            _ => self.states(1)?,
         };
-        self.pass(part, store, from, tally, |values| after.push(values))?;
+        self.pass(part, store, from, None, tally, |values| after.push(values))?;
         Ok(after.freeze())
     }
 
-    /// Shows `tally` what the weights of `part` read.
-    pub fn observe(
+    /// [`Walk::forward`], to where `after` stands; `from` may hold more rows than go through.
+    pub fn forward_to(
         &self,
         part: Part,
         store: &dyn TensorStore,
         from: Option<&Frozen>,
-        tally: &mut Tally,
+        after: &mut States,
     ) -> Result<(), CalibrateError> {
-        self.pass(part, store, from, Some(tally), |_| {})
+        self.pass(part, store, from, None, None, |values| after.push(values))
+    }
+
+    /// Shows `tally` what the weights of `part` read, and what they would read had the rows of `from` come through the
+    /// source: those follow after the others. The hidden states that these become go to `reference`.
+    pub fn observe(
+        &self,
+        part: Part,
+        store: &dyn TensorStore,
+        from: &Frozen,
+        tally: &mut Tally,
+        reference: Sink<'_>,
+    ) -> Result<(), CalibrateError> {
+        self.pass(part, store, Some(from), Some(reference), Some(tally), |_| {})
     }
 
     /// Loads a part on a fresh device, runs all windows through it, and drops it.
@@ -83,6 +100,7 @@ impl Walk<'_> {
         part: Part,
         store: &dyn TensorStore,
         from: Option<&Frozen>,
+        mut reference: Option<Sink<'_>>,
         mut tally: Option<&mut Tally>,
         mut after: impl FnMut(&[f32]),
     ) -> Result<(), CalibrateError> {
@@ -97,17 +115,30 @@ impl Walk<'_> {
             let table = table.map_or_else(|| loader.weight(&spec.embed), |t| Ok(t?))?;
             build_part(spec, part, table, &mut loader)?
         };
-        let head: &Leaf = spec.lm_head.as_ref().unwrap_or(&spec.embed);
-        let mut first = 0;
-        for windows in self.windows.chunks(sequences) {
-            let batch = batch(windows, from.is_some().then_some(first));
+        let mut run = |batch: &Batch, mut observer: Option<&mut dyn Observer>| {
             for op in &program.ops {
-                backend.run(op, &batch, tally.as_deref_mut().map(|t| t as &mut dyn Observer))?;
+                // A fresh borrow for every op.
+                let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+                backend.run(op, batch, observer)?;
             }
             let values = backend.read(program.out)?;
-            if let (Part::FinalNorm, Some(tally)) = (part, tally.as_deref_mut()) {
-                tally.matmul_input(&MatmulInput::whole(&[&head.name], &values, spec.hidden_size));
+            if let (Part::FinalNorm, Some(observer)) = (part, observer) {
+                let head: &Leaf = spec.lm_head.as_ref().unwrap_or(&spec.embed);
+                observer.matmul_input(&MatmulInput::whole(&[&head.name], &values, spec.hidden_size));
             }
+            Ok::<_, CalibrateError>(values)
+        };
+        let (mut first, all) = (0, self.rows());
+        for windows in self.windows.chunks(sequences) {
+            if let Some(reference) = &mut reference {
+                let mut seen = Reference::default();
+                reference(&run(&batch(windows, Some(all + first)), Some(&mut seen))?);
+                if let Some(tally) = &mut tally {
+                    tally.compare(seen);
+                }
+            }
+            let batch = batch(windows, from.is_some().then_some(first));
+            let values = run(&batch, tally.as_deref_mut().map(|t| t as &mut dyn Observer))?;
             after(&values);
             first += batch.rows();
             self.report.advance(batch.rows() as u64, &name(part));

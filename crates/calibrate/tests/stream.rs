@@ -1,17 +1,20 @@
 //! Conversions that calibrate on their way.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::result_large_err, reason = "tests")]
 
-use ashlar_calibrate::{CalibrateError, Input, Stream, StreamOptions, StreamSummary};
-use ashlar_convert::stats::StatsFile;
-use ashlar_convert::{ConvertError, Knowledge, Origin, Plan, plan};
+use ashlar_backend::ActivationMode;
+use ashlar_calibrate::{CalibrateError, Input, Options, Stream, StreamOptions, StreamSummary, calibrate};
+use ashlar_convert::stats::{Importance, StatsFile};
+use ashlar_convert::{ConvertError, Knowledge, Origin, Plan, convert, plan};
 use ashlar_pack::{DEFAULT_SHARD_BYTES, Pack};
 use ashlar_recipe::{Recipe, emit};
+use ashlar_runtime::eval::{Windows, compare};
+use ashlar_runtime::{Model, OpenOptions, Tokenizer};
 use ashlar_source::Checkpoint;
 use ashlar_tensor::{Report, Silent};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 fn model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/demo-moe")
@@ -46,7 +49,11 @@ fn options(threads: usize) -> StreamOptions {
         device: "auto".into(),
         threads: Some(threads),
         save_stats: None,
+<<<<<<< HEAD
         min_tokens: 80,
+=======
+        min_tokens: 100,
+>>>>>>> main
     }
 }
 
@@ -102,12 +109,18 @@ fn neither_threads_nor_memory_change_a_byte_and_the_statistics_are_told() {
     assert!(files(&at("one")) == files(&at("tight")));
 
     assert_eq!((done.tokens, done.experts, done.resumed_parts), (512, 64, 0));
+<<<<<<< HEAD
     assert!(!done.starved.is_empty() && done.starved.iter().all(|s| s.tokens < 80));
+=======
+    assert!(!done.starved.is_empty() && done.starved.iter().all(|s| s.tokens < 100));
+>>>>>>> main
     let pack = Pack::open(&at("one")).unwrap();
     let said = &pack.manifest().measured["statistics"];
     assert_eq!(said["tokens"], 512);
     assert_eq!(said["texts"][0]["name"], "01-fiction.txt");
-    assert_eq!(said["routing"]["0"].as_array().unwrap().len(), 16);
+    let routed =
+        |layer: &str| said["routing"][layer].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum::<u64>();
+    assert_eq!((said["routing"]["0"].as_array().unwrap().len(), routed("0"), routed("3")), (16, 4 * 512, 4 * 512));
     let stats = StatsFile::open(&at("stats")).unwrap();
     assert_eq!(said["blake3"], ashlar_convert::stats::hash(&at("stats")).unwrap());
     assert!(stats.moments("model.layers.3.mlp.experts.0.down_proj.weight").is_ok());
@@ -133,7 +146,8 @@ fn a_killed_stream_goes_on_after_its_last_part_and_ends_with_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     stream(&at("once"), options(2), None, &Silent).unwrap();
-    for (advances, resumed) in [(2, 0), (7, 2), (12, 5)] {
+    // One batch each: the embedding on both ways, then two passes a part.
+    for (advances, resumed) in [(2, 0), (7, 2), (12, 4)] {
         let out = at(&format!("killed-{advances}"));
         let kill = Kill(AtomicU64::new(advances));
         let killed =
@@ -161,4 +175,47 @@ fn states_that_are_lost_are_made_again() {
     fs::remove_file(at("out.partial").join(states)).unwrap();
     assert_eq!(stream(&at("out"), options(2), None, &Silent).unwrap().resumed_parts, 0);
     assert!(files(&at("out")) == files(&at("once")));
+}
+
+/// Mean KL divergence to the source, on text that calibrated nothing.
+fn divergence(pack: &Path) -> f64 {
+    let open = |path: &Path| {
+        let options =
+            OpenOptions { activations: Some(ActivationMode::F32), threads: Some(2), ..OpenOptions::default() };
+        Model::open(path, &options, &Silent).unwrap()
+    };
+    let text = &texts("02-essays-letters.txt", 12_000)[0].text;
+    let windows = Windows::of(&Tokenizer::open(&model()).unwrap(), text, 128, Some(2048)).unwrap();
+    let never = AtomicBool::new(false);
+    let found = compare("", &mut [open(pack)], &mut open(&model()), &windows, &never, &Silent).unwrap();
+    found.unwrap()[0].kl.mean
+}
+
+fn experts(method: &str) -> String {
+    format!("version: 1\nrules:\n  - {{id: exp, match: {{class: experts}}, set: {{format: k2, method: {method}}}}}\n")
+}
+
+#[test]
+fn hessians_beat_weighted_search_which_beats_rounding_and_one_stream_is_not_above_two_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (checkpoint, texts) = (Checkpoint::open(&model()).unwrap(), texts("01-fiction.txt", 60_000));
+    let (ctx, threads) = (128, Some(2));
+    let two = Options { ctx, threads, hessians: true, ..Options::default() };
+    calibrate(&model(), &texts, &at("stats"), &two, &Silent).unwrap();
+    let spec = ashlar_arch::model_spec(checkpoint.config()).unwrap();
+    let kl = |method: &str| {
+        let known = Importance::open(&at("stats"), &spec, &checkpoint.identity()).unwrap();
+        let plan = planned(&checkpoint, &experts(method), Some(Arc::new(known)));
+        convert(&plan, &checkpoint, &at(method), &converting(2, 1 << 30), &Silent).unwrap();
+        divergence(&at(method))
+    };
+    let (rtn, search, gptq) = (kl("rtn"), kl("search"), kl("gptq"));
+    assert!(gptq < 0.85 * search && search < 0.95 * rtn, "rtn {rtn}, search {search}, gptq {gptq}");
+
+    let one = Stream::open(&model(), &texts, StreamOptions { ctx, tokens: None, ..options(2) }, &Silent).unwrap();
+    let plan = planned(&checkpoint, &experts("gptq"), Some(one.knowledge()));
+    one.convert(&plan, &at("one"), &converting(2, 1 << 30), &Silent).unwrap();
+    let stream = divergence(&at("one"));
+    assert!(stream <= gptq, "one stream {stream}, two steps {gptq}");
 }

@@ -6,22 +6,29 @@ use crate::jobs::Job;
 use crate::knowledge::Knowledge;
 use crate::plan::Plan;
 use crate::work::Work;
-use ashlar_quantize::Factor;
+use ashlar_quantize::{Factor, Shift};
 use ashlar_simd::Isa;
 use ashlar_tensor::Report;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes of a factor of `k` columns: half a matrix.
-fn held(k: usize) -> u64 {
-    let k = k as u64;
-    2 * k * (k + 16)
+/// What is known of inputs, ready for use.
+pub(crate) struct Guide {
+    pub factor: Factor,
+    /// How weights move before they are rounded.
+    pub shift: Option<Shift>,
 }
 
-/// Bytes while it is made: the Hessian, the matrix it is eliminated in, the factor.
-fn making(k: usize) -> u64 {
+/// Bytes of a guide of `k` columns: half a matrix, and a whole one where inputs drift.
+fn held(k: usize, drifts: bool) -> u64 {
     let k = k as u64;
-    4 * k * k + 4 * k * (k + 64) + held(k as usize)
+    2 * k * (k + 16) + if drifts { 4 * k * k } else { 0 }
+}
+
+/// Bytes while it is made: the Hessian and the matrix it is eliminated in, then, in its place, the drift.
+fn making(k: usize, drifts: bool) -> u64 {
+    let columns = k as u64;
+    4 * columns * columns + 4 * columns * (columns + 64) + held(k, drifts)
 }
 
 /// A bound on what the factors of `jobs` take at any time while `threads` threads work on them in order.
@@ -35,9 +42,10 @@ pub(crate) fn bound(plan: &Plan, jobs: &[Job], threads: usize) -> u64 {
         }
     }
     // Those between their first and last job are open whoever works; besides, each thread may lag behind with one.
+    let drifts = plan.knowledge.as_ref().is_some_and(|k| k.drifts());
     let mut changes: Vec<(usize, bool, u64)> = Vec::new();
     for &(first, last, k) in spans.values().filter(|s| s.0 < s.1) {
-        changes.extend([(first, true, held(k)), (last, false, held(k))]);
+        changes.extend([(first, true, held(k, drifts)), (last, false, held(k, drifts))]);
     }
     changes.sort_unstable();
     let (mut open, mut most) = (0u64, 0u64);
@@ -45,7 +53,7 @@ pub(crate) fn bound(plan: &Plan, jobs: &[Job], threads: usize) -> u64 {
         open = if begins { open + bytes } else { open - bytes };
         most = most.max(open);
     }
-    let largest = spans.values().map(|s| making(s.2)).max().unwrap_or(0);
+    let largest = spans.values().map(|s| making(s.2, drifts)).max().unwrap_or(0);
     most + largest * threads.min(spans.len()) as u64
 }
 
@@ -62,7 +70,7 @@ pub(crate) struct Factors<'a> {
 struct Slot {
     tiles_left: usize,
     /// Made; `None` inside where the statistics hold nothing after all.
-    made: Option<Option<Arc<Factor>>>,
+    made: Option<Option<Arc<Guide>>>,
 }
 
 impl<'a> Factors<'a> {
@@ -95,7 +103,7 @@ impl<'a> Factors<'a> {
     /// # Errors
     /// [`ConvertError::Hessian`] if the Hessian cannot be factored, [`ConvertError::NoHessian`] if it is missing and the
     /// recipe insists.
-    pub fn get(&self, work: &Work) -> Result<Option<Arc<Factor>>, ConvertError> {
+    pub fn get(&self, work: &Work) -> Result<Option<Arc<Guide>>, ConvertError> {
         let Some(mut slot) = self.slot(work) else { return Ok(None) };
         if let Some(made) = &slot.made {
             return Ok(made.clone());
@@ -107,9 +115,11 @@ impl<'a> Factors<'a> {
         };
         let made = match hessian {
             Some(hessian) => {
-                let factor = Factor::with_threads(&hessian, work.k, Factor::DAMPING, self.isa, self.threads);
-                let failed = |source| ConvertError::Hessian { tensor: tensor.clone(), source };
-                Some(Arc::new(factor.map_err(failed)?))
+                let drift = match self.knowledge {
+                    Some(knowledge) => knowledge.drift(tensor)?,
+                    None => None,
+                };
+                Some(Arc::new(self.make(tensor, work.k, hessian, drift)?))
             }
             None if work.is_auto() => {
                 self.report.note(&format!("no input of `{tensor}` was seen: quantized without a Hessian"));
@@ -119,6 +129,14 @@ impl<'a> Factors<'a> {
         };
         slot.made = Some(made.clone());
         Ok(made)
+    }
+
+    fn make(&self, tensor: &str, k: usize, hessian: Vec<f32>, drift: Option<Vec<f32>>) -> Result<Guide, ConvertError> {
+        let failed = |source| ConvertError::Hessian { tensor: tensor.to_owned(), source };
+        let factor = Factor::with_threads(&hessian, k, Factor::DAMPING, self.isa, self.threads).map_err(failed)?;
+        drop(hessian);
+        let shift = drift.and_then(|drift| Shift::new(&factor, drift, self.isa, self.threads));
+        Ok(Guide { factor, shift })
     }
 
     /// Notes that a tile of `work` is done, so that what no other needs is dropped.

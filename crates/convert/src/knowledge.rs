@@ -36,4 +36,19 @@ pub trait Knowledge: Send + Sync {
     /// # Errors
     /// [`ConvertError`] if it cannot be read.
     fn hessian(&self, tensor: &str) -> Result<Option<Vec<f32>>, ConvertError>;
+
+    /// Whether [`Knowledge::drift`] may have something to say.
+    fn drifts(&self) -> bool {
+        false
+    }
+
+    /// The mean of δ x̂ᵀ over the inputs x̂ of a weight, where δ is what they lack of those that the source would see: k × k,
+    /// row-major, in the units of [`Knowledge::hessian`]. Weights are moved by it before they are rounded
+    /// ([`ashlar_quantize::Shift`]). `None` where nothing is known.
+    ///
+    /// # Errors
+    /// [`ConvertError`] if it cannot be read.
+    fn drift(&self, _tensor: &str) -> Result<Option<Vec<f32>>, ConvertError> {
+        Ok(None)
+    }
 }

@@ -6,7 +6,7 @@ use crate::factors::{self, Factors};
 use crate::jobs::{Job, Tile, jobs};
 use crate::plan::Plan;
 use crate::record::{Records, contiguous, pieces};
-use crate::tile::{Buffers, Guide, process};
+use crate::tile::{Buffers, process};
 use crate::{pool, work::Work};
 use ashlar_pack::{Done, Record, Tensor, Writer};
 use ashlar_simd::Isa;
@@ -129,10 +129,17 @@ impl<'a> Pipeline<'a> {
         let (Some(work), Some(record), Some(stored)) = (self.plan.works.get(tile.tensor), record, stored) else {
             return Ok(());
         };
-        let factor = shared.factors.get(work)?;
-        let guide = Guide { knowledge: self.plan.knowledge.as_deref(), factor: factor.as_deref() };
-        let lost = process(work, &tile.rows, self.source, guide, self.isa, buffers)?;
-        drop(factor);
+        let guide = shared.factors.get(work)?;
+        let lost = process(
+            work,
+            &tile.rows,
+            self.source,
+            self.plan.knowledge.as_deref(),
+            guide.as_deref(),
+            self.isa,
+            buffers,
+        )?;
+        drop(guide);
         shared.factors.done(work);
         let written = self.write(work, record, stored, tile, buffers, &shared.flush)?;
         let read = if work.is_reordered() {

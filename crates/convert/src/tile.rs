@@ -1,11 +1,12 @@
 //! One tile of one tensor: read, decode, quantize, in buffers that are used again.
 
 use crate::error::ConvertError;
+use crate::factors::Guide;
 use crate::knowledge::Knowledge;
 use crate::work::{Step, Work};
 use ashlar_formats::{FormatError, Layout, Planes};
 use ashlar_pack::PageBuffer;
-use ashlar_quantize::{Factor, Stats, Target, Tile, TileError};
+use ashlar_quantize::{Stats, Target, Tile, TileError};
 use ashlar_simd::Isa;
 use ashlar_tensor::{Entry, Order, TensorStore};
 use std::ops::Range;
@@ -49,29 +50,22 @@ impl Buffers {
     }
 }
 
-/// What may guide a tile's quantizer.
-#[derive(Clone, Copy)]
-pub(crate) struct Guide<'a> {
-    pub knowledge: Option<&'a dyn Knowledge>,
-    /// The factored Hessian of the tensor's inputs, where its quantizer needs one.
-    pub factor: Option<&'a Factor>,
-}
-
 /// Reads the tile `rows` and turns it into the pack's planes, guided by what is known of the tensor's inputs. Returns
 /// what quantizing lost, or `None` where bits are kept.
 pub(crate) fn process(
     work: &Work,
     rows: &Range<usize>,
     store: &dyn TensorStore,
-    guide: Guide<'_>,
+    knowledge: Option<&dyn Knowledge>,
+    guide: Option<&Guide>,
     isa: Isa,
     buffers: &mut Buffers,
 ) -> Result<Option<TileError>, ConvertError> {
-    buffers.learn(work, guide.knowledge)?;
+    buffers.learn(work, knowledge)?;
     read_planes(store, &work.entry, &work.source, rows, &mut buffers.source)?;
     let Buffers { source, values, target, importance } = buffers;
     let importance = importance.as_ref().map(|(_, i)| i.as_slice());
-    let stats = Stats { importance, factor: guide.factor };
+    let stats = Stats { importance, factor: guide.map(|g| &g.factor) };
     let slices: Vec<&[u8]> = source.iter().map(|p| &**p).collect();
     let planes = Planes { order: work.entry.order, n: work.n, k: work.k, first_row: rows.start, data: &slices };
     let values_error =
@@ -91,14 +85,41 @@ pub(crate) fn process(
             Step::Encode { quantizer, sigma } => {
                 let lacking = quantizer.needs_hessian() && stats.factor.is_none();
                 let quantizer = if lacking { work.without_hessian()? } else { quantizer };
+                let moved = guide.and_then(|g| g.shift.as_ref()).map(|shift| {
+                    let mut moved = values.clone();
+                    shift.apply(&mut moved, isa);
+                    moved
+                });
                 let mut out = parts(&work.target, rows, &step, target);
-                let tile = Tile { values, k: work.k, first_row: step.start };
+                let tile = Tile { values: moved.as_deref().unwrap_or(values), k: work.k, first_row: step.start };
                 let to = Target { spec: &work.to, outlier_sigma: sigma };
-                lost += quantizer.quantize(to, tile, stats, isa, &mut out).map_err(values_error)?;
+                let mut cost = quantizer.quantize(to, tile, stats, isa, &mut out).map_err(values_error)?;
+                if let Some(mut moved) = moved {
+                    // What is lost is told of the weights as they were.
+                    cost = TileError { outlier_overflow: cost.outlier_overflow, ..TileError::default() };
+                    let slices: Vec<&[u8]> = out.iter().map(|p| &**p).collect();
+                    let n = work.n;
+                    let planes = Planes { order: Order::X16, n, k: work.k, first_row: step.start, data: &slices };
+                    let format = work.to.format().map_err(values_error)?;
+                    isa.vectorize(|| format.decode(&work.to, &planes, step.clone(), &mut moved))
+                        .map_err(values_error)?;
+                    distance(values, &moved, &mut cost);
+                }
+                lost += cost;
             }
         }
     }
     Ok(matches!(work.step, Step::Encode { .. }).then_some(lost))
+}
+
+/// Adds up how far `decoded` is from `values`.
+fn distance(values: &[f32], decoded: &[f32], cost: &mut TileError) {
+    for (v, d) in values.iter().zip(decoded) {
+        let difference = v - d;
+        cost.squared_error += f64::from(difference) * f64::from(difference);
+        cost.squared_norm += f64::from(*v) * f64::from(*v);
+        cost.max_abs = cost.max_abs.max(difference.abs());
+    }
 }
 
 /// Reads the tile `rows` of every plane.

@@ -17,6 +17,8 @@ const STEP_BYTES: usize = 128 << 10;
 const FEEDBACK_ROWS: usize = 128;
 /// Values of vectors that such a quantizer keeps per row it works on.
 const FEEDBACK_VALUES: usize = 4;
+/// Copies of a tile's values while its weights are moved: as they were, moved, and as lanes.
+const MOVED: usize = 2;
 
 /// How a tensor gets from source to pack.
 #[derive(Clone, Copy)]
@@ -203,7 +205,8 @@ impl Work {
         let values = (self.step_rows().min(rows.len()) * self.k * 4) as u64;
         // Moments as read, in f64, and as handed to the quantizer.
         let importance = if self.weighted { 20 * self.k as u64 } else { 0 };
-        let feedback = if self.needs_factor() { FEEDBACK_ROWS * FEEDBACK_VALUES * 4 * self.k } else { 0 };
+        let feedback =
+            if self.needs_factor() { (FEEDBACK_ROWS * FEEDBACK_VALUES + MOVED * rows.len()) * 4 * self.k } else { 0 };
         self.source_bytes(rows) + values + importance + feedback as u64 + Self::tile_bytes(&self.target, rows)
     }
 }

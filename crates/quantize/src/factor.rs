@@ -58,6 +58,7 @@ pub struct Factor {
     /// D, in units of the mean diagonal.
     diagonal: Vec<f32>,
     damping: f32,
+    divisor: f32,
 }
 
 impl Factor {
@@ -97,16 +98,17 @@ impl Factor {
         for attempt in 0..TRIES {
             damping *= if attempt > 0 { 10.0 } else { 1.0 };
             let stride = k.next_multiple_of(TILE);
+            let normal = 1.0 + damping * (1.0 + FLOOR);
             let mut rows = vec![0.0f32; k * stride];
             // Damped and normalized, so that no size of activations over- or underflows, and the unit matrix stays one.
             for (i, (row, given)) in rows.chunks_exact_mut(stride).zip(hessian.chunks_exact(k)).enumerate() {
                 for (j, (value, &given)) in row.iter_mut().zip(given).take(i + 1).enumerate() {
                     let added = if i == j { damping * (given / mean + FLOOR) } else { 0.0 };
-                    *value = (given / mean + added) / (1.0 + damping * (1.0 + FLOOR));
+                    *value = (given / mean + added) / normal;
                 }
             }
             if let Some(diagonal) = eliminate(&mut rows, stride, k, isa, threads) {
-                return Ok(Self { panels: panels(&rows, stride, k), diagonal, damping });
+                return Ok(Self { panels: panels(&rows, stride, k), diagonal, damping, divisor: mean * normal });
             }
         }
         Err(FactorError::NotPositive { damping })
@@ -128,6 +130,12 @@ impl Factor {
     #[must_use]
     pub fn damping(&self) -> f32 {
         self.damping
+    }
+
+    /// What the damped Hessian was divided by: it is this times U D Uᵀ.
+    #[must_use]
+    pub fn divisor(&self) -> f32 {
+        self.divisor
     }
 
     /// U_ij of the columns of panel `index`, one row per i.

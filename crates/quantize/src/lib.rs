@@ -20,6 +20,7 @@ mod outliers;
 mod panel;
 mod rtn;
 mod search;
+mod shift;
 mod two_level;
 
 use ashlar_formats::{FormatError, Grid, OutlierRule, Spec};
@@ -29,6 +30,7 @@ pub use factor::{Factor, FactorError};
 pub use gptq::Gptq;
 pub use rtn::Rtn;
 pub use search::Search;
+pub use shift::Shift;
 
 /// Whole rows of a weight, starting at a tile border of its format.
 #[derive(Clone, Copy, Debug)]

@@ -238,10 +238,7 @@ fn methods_are_found_by_name_and_unknown_ones_refused_with_the_list() {
     assert_eq!((of("q8"), of("i4"), of("fp8"), of("bf16"), of("mxfp4")), ("rtn", "search", "rtn", "rtn", "search"));
     assert!(["k4", "k3", "k2", "k2h", "q6"].map(of).iter().all(|m| *m == "search"));
     let with = |text: &str| auto_with(&text.parse().unwrap(), true);
-    assert_eq!(
-        (with("k2"), with("k3"), with("k4"), with("i4"), with("q8")),
-        ("gptq", "gptq", "search", "search", "rtn")
-    );
+    assert_eq!((with("k2"), with("k3"), with("k4"), with("i4"), with("q8")), ("gptq", "gptq", "gptq", "gptq", "rtn"));
 }
 
 #[test]
