@@ -1,6 +1,7 @@
 //! Why statistics cannot be gathered.
 
 use ashlar_backend::BackendError;
+use ashlar_convert::ConvertError;
 use ashlar_convert::stats::StatsError;
 use ashlar_runtime::RuntimeError;
 
@@ -17,6 +18,9 @@ pub enum CalibrateError {
     /// The statistics file.
     #[error(transparent)]
     Stats(#[from] StatsError),
+    /// Quantizing on trial.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
     /// A text that holds nothing.
     #[error("{name}: {what}; give a text of at least one window")]
     Text {

@@ -12,11 +12,13 @@
 mod collect;
 mod error;
 mod journal;
+mod sensitivity;
 mod states;
 mod tally;
 mod texts;
 
 pub use collect::{Options, Starved, Summary, calibrate, starved};
 pub use error::CalibrateError;
+pub use sensitivity::{SensitivityOptions, SensitivitySummary, measure_sensitivity};
 pub use tally::Tally;
 pub use texts::{Input, default_texts};

@@ -5,10 +5,13 @@
 //! bound of memory, resumable, and byte-identical however many threads took part. [`verify`] checks a pack and compares
 //! it with its source. [`stats`] reads what `ashlar calibrate` learned of a model's activations.
 //!
+//! [`allocate`] chooses formats for a budget.
+//!
 //! Owns: the work list, the pipeline, its memory bound, what was lost (`Summary`). Refuses: which format a tensor gets
 //! (`recipe`), how bits are chosen (`quantize`), where bytes lie in the file (`pack`).
 #![forbid(unsafe_code)]
 
+pub mod allocate;
 mod budget;
 mod error;
 mod jobs;

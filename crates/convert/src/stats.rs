@@ -7,11 +7,13 @@
 mod file;
 mod importance;
 mod merge;
+mod sensitivity;
 mod write;
 
 pub use file::{Routing, StatsFile};
 pub use importance::{Importance, SHRINK_TOKENS};
 pub use merge::{merge, merge_origins};
+pub use sensitivity::{Sensitivities, Sensitivity, add_sensitivities};
 pub use write::{Array, Data, write};
 
 use ashlar_source::SourceError;

@@ -1,17 +1,16 @@
 //! `ashlar convert`: a checkpoint or pack becomes a pack.
 
-use super::plan::plan;
+use crate::allocation::{Decided, Request, TargetArgs};
 use crate::args::{Globals, MemoryArgs};
 use crate::exit::{CommandResult, Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::model::{Model, Source, format_list};
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
-use crate::{output, recipe, units};
+use crate::{allocation, output, units};
 use ashlar_convert::stats::Importance;
 use ashlar_convert::{ConvertError, Options, Plan, Summary};
 use ashlar_pack::PackError;
-use ashlar_recipe::{Choices, ExpertUsage};
 use ashlar_simd::Isa;
 use ashlar_tensor::Report;
 use clap::Args;
@@ -29,7 +28,8 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "Examples:
   ashlar convert Qwen3-30B-A3B -o Qwen3-30B-A3B-4bit --recipe 4bit-experts
   ashlar convert Qwen3-30B-A3B -o mixed --recipe my.yaml --memory 4GiB --threads 8
-  ashlar convert Qwen3-30B-A3B -o better --recipe 4bit-experts --stats qwen.stats")]
+  ashlar convert Qwen3-30B-A3B -o better --recipe 4bit-experts --stats qwen.stats
+  ashlar convert Qwen3-30B-A3B -o small --target-bpw 2.7 --stats qwen.stats")]
 pub struct Convert {
     /// A checkpoint folder, or a pack to be quantized again
     pub src: PathBuf,
@@ -37,8 +37,10 @@ pub struct Convert {
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
     /// A recipe file, or the name of a preset (`ashlar plan --list-recipes`)
-    #[arg(long, value_name = "R")]
-    pub recipe: String,
+    #[arg(long, value_name = "R", required_unless_present_any = ["target_size", "target_bpw"])]
+    pub recipe: Option<String>,
+    #[command(flatten)]
+    pub target: TargetArgs,
     /// What `ashlar calibrate` wrote for SRC: quantizers then spare the columns that matter
     #[arg(long, value_name = "S")]
     pub stats: Option<PathBuf>,
@@ -67,20 +69,27 @@ impl Convert {
     pub fn run(&self, globals: Globals) -> CommandResult {
         let model = Model::open(&self.src)?;
         let stats = open_stats(self.stats.as_deref(), &model)?;
-        let choices = recipe::choose(&self.recipe, &model, usage(stats.as_ref()))?;
-        let plan = plan(&model, &choices)?;
+        let progress = Progress::new(globals.quiet, Unit::Bytes);
+        let request = Request {
+            recipe: self.recipe.as_deref(),
+            target: self.target,
+            stats: stats.as_ref(),
+            predict: false,
+            threads: self.threads.map(NonZeroUsize::get),
+        };
+        let decided = request.decide(&model, &progress)?;
+        let plan = decided.plan(&model)?;
         let (plan, unknown) = match stats {
             Some(stats) => plan.with_stats(stats),
             None => (plan, Vec::new()),
         };
-        let progress = Progress::new(globals.quiet, Unit::Bytes);
         if let Source::Checkpoint(checkpoint) = &model.source {
             checkpoint.notes().iter().for_each(|note| progress.note(note));
         }
         for name in &model.ignored {
             progress.note(&format!("tensor `{name}` is not used by this architecture and is left out"));
         }
-        for note in choices.notes.iter().chain(&unknown) {
+        for note in decided.choices.notes.iter().chain(&unknown).chain(&allocation::warnings(&plan)) {
             progress.note(note);
         }
         if globals.verbose {
@@ -104,9 +113,9 @@ impl Convert {
         let summary =
             ashlar_convert::convert(&plan, model.store(), &self.output, &options, &progress).map_err(failure)?;
         if self.json {
-            output::print_json(&summary_json(&plan, &summary, &choices, &self.output))?;
+            output::print_json(&summary_json(&plan, &summary, &decided, &self.output))?;
         } else {
-            output::print(&text(&plan, &summary, &self.output))?;
+            output::print(&text(&plan, &summary, &decided, &self.output))?;
         }
         Ok(Outcome::Done)
     }
@@ -119,12 +128,6 @@ impl Convert {
 pub fn open_stats(path: Option<&Path>, model: &Model) -> Result<Option<Importance>, Failure> {
     let open = |path: &Path| Importance::open(path, &model.spec, &model.source.identity());
     path.map(open).transpose().map_err(Failure::usage)
-}
-
-/// How often experts are used, where that is known.
-#[must_use]
-pub fn usage(stats: Option<&Importance>) -> Option<&dyn ExpertUsage> {
-    stats.map(|s| s.file() as &dyn ExpertUsage)
 }
 
 /// Tells mistakes of the user's from failures.
@@ -143,7 +146,7 @@ fn relative_error(nmse: f64) -> f64 {
     nmse.sqrt()
 }
 
-fn summary_json(plan: &Plan, summary: &Summary, choices: &Choices, out: &Path) -> Value {
+fn summary_json(plan: &Plan, summary: &Summary, decided: &Decided, out: &Path) -> Value {
     let classes: Vec<Value> = plan
         .classes
         .iter()
@@ -174,7 +177,8 @@ fn summary_json(plan: &Plan, summary: &Summary, choices: &Choices, out: &Path) -
         "resumed_records": summary.resumed_records,
         "source_bytes_read": summary.source_bytes,
         "seconds": summary.seconds,
-        "notes": choices.notes,
+        "notes": decided.choices.notes,
+        "allocation": decided.allocation,
     })
 }
 
@@ -198,7 +202,7 @@ pub fn cost_table(plan: &Plan, summary: &Summary) -> String {
     table.render()
 }
 
-fn text(plan: &Plan, summary: &Summary, out: &Path) -> String {
+fn text(plan: &Plan, summary: &Summary, decided: &Decided, out: &Path) -> String {
     let mut text = cost_table(plan, summary);
     text.push_str("error: |w − ŵ| / |w| over the tensors that were not kept\n");
     let overflow: u64 = summary.classes.iter().map(|c| c.loss.outlier_overflow).sum();
@@ -208,6 +212,10 @@ fn text(plan: &Plan, summary: &Summary, out: &Path) -> String {
             "note: {} outliers found no slot and were quantized like the rest; a larger `share` holds them",
             units::thousands(overflow)
         );
+    }
+    if let Some(a) = &decided.allocation {
+        text.push('\n');
+        text.push_str(&allocation::text(a));
     }
     let resumed = match summary.resumed_records {
         0 => String::new(),

@@ -49,6 +49,7 @@ impl StatsFile {
             ("tokens", shape) => (Dtype::I64, matches!(shape, [1])),
             ("routing", shape) => (Dtype::F64, matches!(shape, [2, e] if *e > 0)),
             ("coactivation", shape) => (Dtype::I64, matches!(shape, [a, b] if a == b && *a > 0)),
+            ("sensitivity", shape) => (Dtype::F64, matches!(shape, [3])),
             _ => return Err(self.array(&t.name, "is not known".into())),
         };
         if t.dtype != dtype || !sound {
