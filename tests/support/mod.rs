@@ -23,7 +23,21 @@ macro_rules! ashlar {
 pub type Test = Result<(), Box<dyn std::error::Error>>;
 
 /// Checkpoints with golden logits, smallest first; the last is really trained.
-pub const FIXTURES: &[&str] = &["tiny/llama", "tiny/qwen2", "tiny/qwen3", "tiny/mixtral", "tiny/qwen3_moe", "demo-moe"];
+pub const FIXTURES: &[&str] = &[
+    "tiny/llama",
+    "tiny/qwen2",
+    "tiny/gpt_oss",
+    "tiny/qwen3",
+    "tiny/qwen2_moe",
+    "tiny/mixtral",
+    "tiny/deepseek_v3_bf16",
+    "tiny/deepseek_v2",
+    "tiny/deepseek_v3",
+    "tiny/deepseek_v4_bf16",
+    "tiny/deepseek_v4",
+    "tiny/qwen3_moe",
+    "demo-moe",
+];
 
 /// The repository.
 pub fn root() -> PathBuf {

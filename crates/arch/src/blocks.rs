@@ -6,8 +6,8 @@
 use crate::config::{Config, MAX_EXPERTS, MAX_LAYERS, MAX_SIZE, MAX_TENSORS};
 use crate::rope::rope;
 use crate::{
-    Activation, ArchError, Attention, Class, Ffn, GatedMlp, Layer, Leaf, ModelSpec, Moe, Proj, Role, Rope, RopeScaling,
-    Routing,
+    Activation, ArchError, Attention, Class, Ffn, GatedMlp, Layer, Leaf, Mixer, ModelSpec, Moe, Proj, Role, Rope,
+    RopeScaling, Routing,
 };
 
 /// What every decoder of this kind has in common.
@@ -36,6 +36,8 @@ pub struct Heads {
     pub o_bias: bool,
     /// RMS norm over each query and key head.
     pub qk_norm: bool,
+    /// A sink per query head, named `self_attn.sinks`.
+    pub sinks: bool,
 }
 
 /// How a family spells the tensors of a mixture of experts, relative to the layer.
@@ -95,11 +97,20 @@ impl<'a> Frame<'a> {
             return Err(c.error("num_attention_heads", &expected, c.get("num_attention_heads")));
         }
         let rope = rope(c, rope_theta)?;
-        Ok(Heads { num_heads, num_kv_heads, head_dim, rope, qkv_bias: false, o_bias: false, qk_norm: false })
+        Ok(Heads {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            rope,
+            qkv_bias: false,
+            o_bias: false,
+            qk_norm: false,
+            sinks: false,
+        })
     }
 
     /// The attention of one layer, named `self_attn.{q,k,v,o}_proj`.
-    pub fn attention(&self, layer: usize, heads: &Heads, window: Option<usize>) -> Attention {
+    pub fn attention(&self, layer: usize, heads: &Heads, window: Option<usize>) -> Mixer {
         let (q_width, kv_width) = (heads.num_heads * heads.head_dim, heads.num_kv_heads * heads.head_dim);
         let hidden = self.hidden;
         let at = |name: &str| format!("model.layers.{layer}.self_attn.{name}");
@@ -108,7 +119,7 @@ impl<'a> Frame<'a> {
         let bias =
             |name: &str, proj, n, has: bool| has.then(|| Leaf { name: at(name), shape: vec![n], role: role(proj) });
         let norm = |name: &str| heads.qk_norm.then(|| norm_leaf(at(name), heads.head_dim, Some(layer)));
-        Attention {
+        Mixer::Heads(Box::new(Attention {
             q: weight("q_proj.weight", Proj::Q, q_width, hidden),
             k: weight("k_proj.weight", Proj::K, kv_width, hidden),
             v: weight("v_proj.weight", Proj::V, kv_width, hidden),
@@ -119,12 +130,17 @@ impl<'a> Frame<'a> {
             o_bias: bias("o_proj.bias", Proj::O, hidden, heads.o_bias),
             q_norm: norm("q_norm.weight"),
             k_norm: norm("k_norm.weight"),
+            sinks: heads.sinks.then(|| Leaf {
+                name: at("sinks"),
+                shape: vec![heads.num_heads],
+                role: Role { class: Class::Attn, proj: None, layer: Some(layer), expert: None },
+            }),
             num_heads: heads.num_heads,
             num_kv_heads: heads.num_kv_heads,
             head_dim: heads.head_dim,
             rope: heads.rope.clone(),
             window,
-        }
+        }))
     }
 
     /// The width of dense MLPs.
@@ -142,7 +158,7 @@ impl<'a> Frame<'a> {
     /// Sizes of the experts. `normalize` is the family's rule or what its config says.
     pub fn moe_sizes(&self, intermediate_key: &str, normalize: bool) -> Result<MoeSizes, ArchError> {
         let c = &self.config;
-        let key = c.first(&["num_experts", "num_local_experts"]).unwrap_or("num_experts");
+        let key = c.first(&["num_experts", "num_local_experts", "n_routed_experts"]).unwrap_or("num_experts");
         let num_experts = c.size(key, 1..=MAX_EXPERTS)?;
         let tensors = self.layers * (3 * num_experts + 12);
         if tensors > MAX_TENSORS {
@@ -152,13 +168,14 @@ impl<'a> Frame<'a> {
             );
             return Err(c.unsupported(key, what));
         }
-        let top_k = c.size("num_experts_per_tok", 1..=num_experts)?;
+        let key = c.first(&["num_experts_per_tok", "experts_per_token"]).unwrap_or("num_experts_per_tok");
+        let top_k = c.size(key, 1..=num_experts)?;
         let intermediate = c.size(intermediate_key, 1..=MAX_SIZE)?;
-        Ok(MoeSizes { num_experts, intermediate, routing: Routing { top_k, normalize } })
+        Ok(MoeSizes { num_experts, intermediate, routing: Routing { top_k, normalize, ..Routing::default() } })
     }
 
     /// Router and experts of one layer.
-    pub fn moe(&self, layer: usize, sizes: &MoeSizes, names: &MoeNames) -> Ffn {
+    pub fn moe(&self, layer: usize, sizes: &MoeSizes, names: &MoeNames) -> Moe {
         let at = format!("model.layers.{layer}.");
         let router = Leaf {
             name: format!("{at}{}", names.router),
@@ -170,7 +187,37 @@ impl<'a> Frame<'a> {
             let names = names.projs.map(|p| format!("{at}{}.{index}.{p}.weight", names.experts));
             gated(names, self.hidden, sizes.intermediate, role)
         };
-        Ffn::Moe(Moe { router, experts: (0..sizes.num_experts).map(expert).collect(), routing: sizes.routing })
+        Moe {
+            router,
+            router_bias: None,
+            choice_bias: None,
+            table: None,
+            experts: (0..sizes.num_experts).map(expert).collect(),
+            routing: sizes.routing,
+            shared: None,
+        }
+    }
+
+    /// An MLP that every token visits, `{name}.{gate,up,down}_proj` of a layer.
+    pub fn shared(&self, layer: usize, name: &str, intermediate: usize) -> GatedMlp {
+        let role = |proj| Role { class: Class::SharedExpert, proj: Some(proj), layer: Some(layer), expert: None };
+        let names = ["gate_proj", "up_proj", "down_proj"].map(|p| format!("model.layers.{layer}.{name}.{p}.weight"));
+        gated(names, self.hidden, intermediate, role)
+    }
+
+    /// Which layers route to experts: not those of `mlp_only_layers`, and of the others every `decoder_sparse_step`-th.
+    pub fn sparse_layers(&self) -> Result<Vec<bool>, ArchError> {
+        let c = &self.config;
+        let step = c.optional_size("decoder_sparse_step", 1..=MAX_LAYERS)?.unwrap_or(1);
+        let mut sparse: Vec<bool> = (1..=self.layers).map(|nth| nth.is_multiple_of(step)).collect();
+        for value in c.list("mlp_only_layers")?.unwrap_or_default() {
+            let index = value.as_u64().and_then(|i| usize::try_from(i).ok());
+            match index.and_then(|i| sparse.get_mut(i)) {
+                Some(layer) => *layer = false,
+                None => return Err(c.error("mlp_only_layers", "indices of layers", Some(value))),
+            }
+        }
+        Ok(sparse)
     }
 
     /// The windows of the layers: `layer_types` where the config lists them, else `sliding_window` from layer
@@ -189,7 +236,12 @@ impl<'a> Frame<'a> {
         Ok((0..self.layers).map(|layer| (layer >= full).then_some(window)).collect())
     }
 
-    fn layer_types(&self, types: &[serde_json::Value], window: Option<usize>) -> Result<Vec<Option<usize>>, ArchError> {
+    /// The windows that `layer_types` lists.
+    pub fn layer_types(
+        &self,
+        types: &[serde_json::Value],
+        window: Option<usize>,
+    ) -> Result<Vec<Option<usize>>, ArchError> {
         let c = &self.config;
         if types.len() != self.layers {
             let expected = format!("num_hidden_layers ({}) values", self.layers);
@@ -207,7 +259,7 @@ impl<'a> Frame<'a> {
     }
 
     /// One layer with the usual names of its norms.
-    pub fn layer(&self, layer: usize, attn: Attention, ffn: Ffn) -> Layer {
+    pub fn layer(&self, layer: usize, attn: Mixer, ffn: Ffn) -> Layer {
         let norm = |name: &str| norm_leaf(format!("model.layers.{layer}.{name}.weight"), self.hidden, Some(layer));
         Layer {
             attn_norm: norm("input_layernorm"),
@@ -215,6 +267,7 @@ impl<'a> Frame<'a> {
             ffn_norm: norm("post_attention_layernorm"),
             ffn,
             activation: Activation::Silu,
+            hyper: None,
         }
     }
 
@@ -238,13 +291,16 @@ impl<'a> Frame<'a> {
             layers,
             final_norm: norm_leaf("model.norm.weight".to_owned(), self.hidden, None),
             lm_head: (!tied).then(|| table("lm_head.weight", Class::LmHead)),
+            lanes: None,
+            mtp_prefixes: Vec::new(),
+            mtp: Vec::new(),
         })
     }
 
     /// YaRN configs often keep the old `max_position_embeddings` beside a factor that extends it.
     fn max_position(&self, layers: &[Layer]) -> Result<usize, ArchError> {
         let stated = self.config.size("max_position_embeddings", 1..=MAX_SIZE)?;
-        Ok(match layers.first().map(|l| &l.attn.rope.scaling) {
+        Ok(match layers.first().map(|l| &l.attn.rope().scaling) {
             Some(RopeScaling::Yarn { factor, original_max_position, .. }) => {
                 stated.max((factor * original_max_position) as usize).min(MAX_SIZE)
             }
@@ -253,14 +309,20 @@ impl<'a> Frame<'a> {
     }
 }
 
-fn norm_leaf(name: String, width: usize, layer: Option<usize>) -> Leaf {
+pub fn norm_leaf(name: String, width: usize, layer: Option<usize>) -> Leaf {
     Leaf { name, shape: vec![width], role: Role { class: Class::Norm, proj: None, layer, expert: None } }
 }
 
-fn gated([gate, up, down]: [String; 3], hidden: usize, intermediate: usize, role: impl Fn(Proj) -> Role) -> GatedMlp {
+pub fn gated(
+    [gate, up, down]: [String; 3],
+    hidden: usize,
+    intermediate: usize,
+    role: impl Fn(Proj) -> Role,
+) -> GatedMlp {
     GatedMlp {
         gate: Leaf { name: gate, shape: vec![intermediate, hidden], role: role(Proj::Gate) },
         up: Leaf { name: up, shape: vec![intermediate, hidden], role: role(Proj::Up) },
         down: Leaf { name: down, shape: vec![hidden, intermediate], role: role(Proj::Down) },
+        biases: None,
     }
 }

@@ -10,6 +10,7 @@ mod config;
 mod counts;
 mod error;
 mod families;
+mod latent;
 mod nearest;
 mod rope;
 mod spec;
@@ -19,6 +20,6 @@ pub use error::{ArchError, TensorProblem};
 pub use families::{families, model_spec};
 pub use nearest::nearest;
 pub use spec::{
-    Activation, Attention, Class, Expert, Ffn, GatedMlp, Layer, Leaf, ModelSpec, Moe, Proj, Role, Rope, RopeScaling,
-    Routing,
+    Activation, Attention, Class, CompressedAttention, Compressor, Expert, Ffn, GatedMlp, Groups, Hyper, Indexer,
+    Lanes, LatentAttention, Layer, Leaf, Mixer, ModelSpec, Moe, Proj, Role, Rope, RopeScaling, Routing, Scores, Shared,
 };

@@ -28,6 +28,21 @@ pub fn rope(config: &Config<'_>, default_theta: f64) -> Result<Rope, ArchError> 
     Ok(Rope { theta, scaling: scaling(config, &section)? })
 }
 
+/// Multiplier of the scores of latent attention: width^-½ · m², with m = 0.1 · mscale_all_dim · ln(factor) + 1 where YaRN
+/// stretches the context (DeepSeek-V2's `modeling_deepseek.py`).
+///
+/// # Errors
+/// [`ArchError`] for parameters out of bounds.
+pub fn softmax_scale(config: &Config<'_>, width: usize) -> Result<f32, ArchError> {
+    let plain = (width as f64).sqrt().recip();
+    let section = config.first(&["rope_parameters", "rope_scaling"]).map(|key| config.object(key)).transpose()?;
+    let Some(section) = section.flatten() else { return Ok(plain as f32) };
+    let all = section.optional_number("mscale_all_dim", 0.0..=1e3)?.unwrap_or(0.0);
+    let factor = section.optional_number("factor", FACTOR)?.unwrap_or(1.0);
+    let m = 0.1 * all * factor.ln() + 1.0;
+    Ok((plain * m * m) as f32)
+}
+
 fn theta(config: &Config<'_>) -> Result<Option<f64>, ArchError> {
     config.optional_number("rope_theta", THETA)
 }

@@ -18,8 +18,10 @@ pub struct SequenceRows {
 /// The tokens of one step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Token ids, one per row.
+    /// Token ids, one per row: the rows of the table that [`crate::Op::Embed`] reads.
     pub tokens: Vec<u32>,
+    /// The ids, where `tokens` are rows of another table (a stretch of a model that runs alone); else empty.
+    pub ids: Vec<u32>,
     /// Which rows belong to which sequence; together they cover all rows, in order, each slot at most once.
     pub sequences: Vec<SequenceRows>,
     /// Rows whose logits are wanted.
@@ -31,7 +33,14 @@ impl Batch {
     #[must_use]
     pub fn of(slot: usize, position: usize, tokens: &[u32]) -> Self {
         let rows = 0..tokens.len();
-        Self { tokens: tokens.to_vec(), sequences: vec![SequenceRows { slot, rows, position }], outputs: Vec::new() }
+        let sequences = vec![SequenceRows { slot, rows, position }];
+        Self { tokens: tokens.to_vec(), sequences, ..Self::default() }
+    }
+
+    /// The token ids, whatever table `tokens` are rows of.
+    #[must_use]
+    pub fn ids(&self) -> &[u32] {
+        if self.ids.is_empty() { &self.tokens } else { &self.ids }
     }
 
     /// Number of rows.
@@ -66,6 +75,9 @@ impl Batch {
         if next != self.rows() {
             return bad(format!("sequences cover {next} rows of {}", self.rows()));
         }
+        if self.ids().len() != self.rows() {
+            return bad(format!("{} ids for {} rows", self.ids.len(), self.rows()));
+        }
         match self.outputs.iter().find(|&&row| row >= self.rows()) {
             Some(row) => bad(format!("output row {row} of {}", self.rows())),
             None => Ok(()),
@@ -80,7 +92,7 @@ mod tests {
     #[test]
     fn sequences_that_leave_a_gap_or_share_a_slot_are_refused() {
         let two =
-            |a: SequenceRows, b: SequenceRows| Batch { tokens: vec![0; 4], sequences: vec![a, b], outputs: vec![] };
+            |a: SequenceRows, b: SequenceRows| Batch { tokens: vec![0; 4], sequences: vec![a, b], ..Batch::default() };
         let part = |slot, rows: Range<usize>| SequenceRows { slot, rows, position: 0 };
         assert!(two(part(0, 0..2), part(1, 2..4)).check().is_ok());
         assert!(two(part(0, 0..2), part(1, 3..4)).check().is_err());

@@ -6,19 +6,26 @@ use ashlar_formats::Spec;
 
 mod batch;
 pub mod conformance;
+mod gated;
 mod observe;
 mod op;
 mod reference;
 mod rope;
 mod round;
+mod route;
 mod weight;
 
 pub use batch::{Batch, SequenceRows};
-pub use observe::{MatmulInput, Observer, Routed};
-pub use op::{ActivationMode, BufferId, CacheId, ExpertWeights, Op, Projection, Support, WeightId};
+pub use gated::gated;
+pub use observe::{MatmulInput, Observer, Routed, first_columns};
+pub use op::{
+    ActivationMode, AttentionOptions, Blocks, BufferId, CacheId, Entries, ExpertWeights, HeadNorm, HeadRope,
+    HyperLanes, MoeOptions, Op, Projection, Support, WeightId,
+};
 pub use reference::Reference;
 pub use rope::RopeTable;
 pub use round::{INT8_GROUP, round_int8, round_row};
+pub use route::{check as check_routing, route, weights_of};
 pub use weight::Weight;
 
 /// Why a backend refuses or fails.

@@ -35,6 +35,12 @@ impl<'a> MatmulInput<'a> {
     }
 }
 
+/// The first `k` columns of rows of `width`, one row after the other.
+#[must_use]
+pub fn first_columns(x: &[f32], width: usize, k: usize) -> Vec<f32> {
+    x.chunks_exact(width.max(1)).flat_map(|row| row.iter().take(k).copied()).collect()
+}
+
 /// Where the tokens of a batch went.
 #[derive(Clone, Copy, Debug)]
 pub struct Routed<'a> {

@@ -2,20 +2,15 @@
 
 use crate::CalibrateError;
 use crate::journal::Journal;
-use crate::states::{Frozen, States};
-use crate::tally::Tally;
+use crate::parts::{leaves, sizes, wanted};
+use crate::tally::{Tally, Wanted};
 use crate::texts::{Input, windows};
-use ashlar_arch::Leaf;
-use ashlar_backend::{ActivationMode, Batch, MatmulInput, Observer, SequenceRows};
-use ashlar_convert::stats::{StatsError, StatsFile, StatsOrigin, Text};
-use ashlar_runtime::program::{Part, Resources, build_part};
-use ashlar_runtime::{Loader, Opened, RuntimeError, Tokenizer, device, open};
-use ashlar_simd::Isa;
-use ashlar_tensor::{Report, Silent};
+use crate::walk::Walk;
+use ashlar_convert::stats::{StatsError, StatsFile, StatsOrigin, Text, check_room};
+use ashlar_runtime::program::Part;
+use ashlar_runtime::{Opened, Tokenizer, open};
+use ashlar_tensor::Report;
 use std::path::Path;
-
-/// Rows of a batch: enough that an expert of many gets rows enough to be read once for several.
-const BATCH_ROWS: usize = 2048;
 
 /// How to gather statistics.
 #[derive(Clone, Debug)]
@@ -24,6 +19,10 @@ pub struct Options {
     pub ctx: usize,
     /// Tokens in all, at most (rounded down to windows); `None` for the whole text.
     pub tokens: Option<usize>,
+    /// Also sum the Hessian of every input, for `method: gptq`.
+    pub hessians: bool,
+    /// Bytes that the Hessians of one part may take.
+    pub memory: u64,
     /// A name from [`ashlar_runtime::DEVICES`].
     pub device: String,
     /// Threads; `None` for all cores. They change no sum.
@@ -36,7 +35,16 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ctx: 512, tokens: None, device: "auto".into(), threads: None, force: false, restart: false }
+        Self {
+            ctx: 512,
+            tokens: None,
+            hessians: false,
+            memory: 1 << 30,
+            device: "auto".into(),
+            threads: None,
+            force: false,
+            restart: false,
+        }
     }
 }
 
@@ -93,39 +101,57 @@ fn gather(
     options: &Options,
     report: &dyn Report,
 ) -> Result<Summary, CalibrateError> {
-    let rows: usize = windows.iter().map(Vec::len).sum();
+    let spec = &model.spec;
+    let walk = Walk { spec, windows, device: &options.device, threads: options.threads, report };
+    let rows = walk.rows();
     let origin = StatsOrigin { source: model.identity.clone(), tokens: rows as u64, ctx: options.ctx, texts };
-    let journal = Journal::open(out, fingerprint(&origin, windows), options.restart)?;
-    let run = Run { model, windows, rows, options, report };
-    let layers = model.spec.layers.len();
-    let resumed = journal.resume(run.states()?)?;
+    if options.hessians {
+        check_hessians(model, out, options.memory)?;
+    }
+    let journal = Journal::open(out, fingerprint(&origin, windows, options), options.restart)?;
+    let layers = spec.layers.len();
+    let resumed = journal.resume(walk.states()?)?;
     let resumed_layers = resumed.as_ref().map_or(0, |(done, _)| *done);
     report.begin("calibrating", (rows * (layers + 2 - resumed_layers)) as u64);
     let mut states = match resumed {
         Some((_, states)) => states,
-        None => run.part(Part::Embed, None, &mut None)?,
+        None => walk.forward(Part::Embed, &*model.store, None, None)?,
     };
     for index in resumed_layers..=layers {
         let part = if index == layers { Part::FinalNorm } else { Part::Layer(index) };
-        let isa = Isa::detect().map_err(|e| option("ASHLAR_ISA", e.to_string()))?;
-        let mut tally = Some(Tally::new(isa, index));
-        states = run.part(part, Some(&states), &mut tally)?;
-        let arrays = tally.map_or_else(|| Ok(Vec::new()), |t| t.arrays())?;
-        journal.keep(index, &origin, &arrays, Some(&states).filter(|_| index < layers))?;
+        let wanted = if options.hessians { wanted(&leaves(spec, part)) } else { Wanted::new() };
+        let mut tally = Tally::new(Walk::isa()?, walk.threads(), index, wanted);
+        states = walk.forward(part, &*model.store, Some(&states), Some(&mut tally))?;
+        let (arrays, shares) = tally.arrays()?;
+        journal.keep(index, &origin, &shares, &arrays, Some(&states).filter(|_| index < layers))?;
     }
     journal.publish(layers + 1, &origin, out)?;
     report.end();
     Ok(Summary { tokens: rows as u64, layers, resumed_layers })
 }
 
-fn option(option: &'static str, got: String) -> CalibrateError {
-    RuntimeError::Option { option, got, expected: "an instruction set of this machine".into() }.into()
+/// Refuses Hessians for which there is no room: those of a part are in memory together, and the file is written twice,
+/// part by part and as a whole.
+fn check_hessians(model: &Opened, out: &Path, memory: u64) -> Result<(), CalibrateError> {
+    let layers = (0..model.spec.layers.len()).map(Part::Layer);
+    let (mut most, mut all) = (0, 0u64);
+    for part in layers.chain([Part::FinalNorm]) {
+        let (summed, stored) = sizes(&leaves(&model.spec, part));
+        // As sums, then as the arrays that are written.
+        most = most.max(summed + stored);
+        all += stored;
+    }
+    if most > memory {
+        return Err(CalibrateError::HessianSize { needed: most, given: memory });
+    }
+    Ok(check_room(out, 2 * all)?)
 }
 
 /// What an interrupted run must have in common with the one that goes on with it.
-fn fingerprint(origin: &StatsOrigin, windows: &[Vec<u32>]) -> [u8; 32] {
+fn fingerprint(origin: &StatsOrigin, windows: &[Vec<u32>], options: &Options) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(concat!("ashlar ", env!("CARGO_PKG_VERSION"), " ").as_bytes()).update(origin.source.as_bytes());
+    hasher.update(&[u8::from(options.hessians)]);
     for window in windows {
         hasher.update(&(window.len() as u64).to_le_bytes());
         for id in window {
@@ -133,73 +159,6 @@ fn fingerprint(origin: &StatsOrigin, windows: &[Vec<u32>]) -> [u8; 32] {
         }
     }
     *hasher.finalize().as_bytes()
-}
-
-struct Run<'a> {
-    model: &'a Opened,
-    windows: &'a [Vec<u32>],
-    rows: usize,
-    options: &'a Options,
-    report: &'a dyn Report,
-}
-
-impl Run<'_> {
-    fn states(&self) -> Result<States, CalibrateError> {
-        States::new(self.rows, self.model.spec.hidden_size)
-    }
-
-    /// Loads a part on a fresh device, runs all windows through it, and drops it. Returns the hidden states after it.
-    fn part(&self, part: Part, from: Option<&Frozen>, tally: &mut Option<Tally>) -> Result<Frozen, CalibrateError> {
-        let spec = &self.model.spec;
-        let mut backend = device(&self.options.device, self.options.threads, Some(ActivationMode::F32))?;
-        let table = from.map(|states| backend.load(states.weight(format!("hidden states before {}", name(part)))));
-        let sequences = (BATCH_ROWS / self.options.ctx.max(1)).clamp(1, self.windows.len().max(1));
-        let ctx = self.windows.iter().map(Vec::len).max().unwrap_or(1);
-        let program = {
-            let sizes = [sequences, ctx, sequences * ctx];
-            let mut loader = Loader::new(&*self.model.store, &mut *backend, &Silent, sizes);
-            let table = table.map_or_else(|| loader.weight(&spec.embed), |t| Ok(t?))?;
-            build_part(spec, part, table, &mut loader)?
-        };
-        let head: &Leaf = spec.lm_head.as_ref().unwrap_or(&spec.embed);
-        let (mut after, mut first) = (self.states()?, 0);
-        for windows in self.windows.chunks(sequences) {
-            let batch = batch(windows, from.is_some().then_some(first));
-            for op in &program.ops {
-                backend.run(op, &batch, tally.as_mut().map(|t| t as &mut dyn Observer))?;
-            }
-            let values = backend.read(program.out)?;
-            if let (Part::FinalNorm, Some(tally)) = (part, tally.as_mut()) {
-                tally.matmul_input(&MatmulInput::whole(&[&head.name], &values, spec.hidden_size));
-            }
-            after.push(&values);
-            first += batch.rows();
-            self.report.advance(batch.rows() as u64, &name(part));
-        }
-        Ok(after.freeze())
-    }
-}
-
-fn name(part: Part) -> String {
-    match part {
-        Part::Embed => "the first layer".into(),
-        Part::Layer(index) => format!("layer {index}"),
-        Part::FinalNorm => "the head".into(),
-    }
-}
-
-/// Whole windows, each a sequence of its own. Tokens are row numbers from `first_row` on, where that is given.
-fn batch(windows: &[Vec<u32>], first_row: Option<usize>) -> Batch {
-    let mut batch = Batch::default();
-    for (slot, window) in windows.iter().enumerate() {
-        let start = batch.tokens.len();
-        match first_row {
-            Some(first) => batch.tokens.extend((0..window.len()).map(|i| (first + start + i) as u32)),
-            None => batch.tokens.extend(window),
-        }
-        batch.sequences.push(SequenceRows { slot, rows: start..batch.tokens.len(), position: 0 });
-    }
-    batch
 }
 
 /// Experts that saw fewer than `min_tokens` tokens, fewest first.

@@ -18,9 +18,20 @@ pub enum CalibrateError {
     /// The statistics file.
     #[error(transparent)]
     Stats(#[from] StatsError),
-    /// Quantizing on trial.
+    /// The conversion.
     #[error(transparent)]
-    Convert(#[from] ConvertError),
+    Convert(Box<ConvertError>),
+    /// Too little memory for the Hessians of a part and the converter's buffers.
+    #[error(
+        "--memory {given} bytes is too small: the Hessians of one part and the converter's buffers need {needed}; give at least \
+         --memory {needed}"
+    )]
+    StreamMemory {
+        /// The bound.
+        given: u64,
+        /// Bytes needed.
+        needed: u64,
+    },
     /// A text that holds nothing.
     #[error("{name}: {what}; give a text of at least one window")]
     Text {
@@ -59,12 +70,40 @@ pub enum CalibrateError {
         /// Bytes.
         bytes: u64,
     },
+    /// Too little memory for a Hessian.
+    #[error(
+        "the Hessian of the inputs of `{tensor}` needs {bytes} bytes, which are not free; use `convert --calibrate`, which \
+             goes through a layer in parts, or statistics without --hessians"
+    )]
+    HessianMemory {
+        /// The weight.
+        tensor: String,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Hessians that are too large for the memory that may be used.
+    #[error(
+        "the Hessians of one layer need {needed} bytes of memory, --memory is {given}; give more, or let `ashlar convert \
+         --calibrate` collect and use them layer by layer, without writing them down"
+    )]
+    HessianSize {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes that may be used.
+        given: u64,
+    },
     /// Activations overflowed.
     #[error("inputs of `{tensor}` are not finite; does the model generate sensible text with `ashlar run`?")]
     NotFinite {
         /// The weight.
         tensor: String,
     },
+}
+
+impl From<ConvertError> for CalibrateError {
+    fn from(error: ConvertError) -> Self {
+        Self::Convert(Box::new(error))
+    }
 }
 
 /// An I/O error at a path.

@@ -10,7 +10,7 @@
 use crate::CalibrateError;
 use crate::error::io;
 use crate::states::{Frozen, States};
-use ashlar_convert::stats::{Array, StatsFile, StatsOrigin, merge, write};
+use ashlar_convert::stats::{Array, Shares, StatsFile, StatsOrigin, merge, write_sharing};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,8 @@ const HEAD: usize = 72;
 
 /// The journal of one output.
 pub struct Journal {
-    dir: PathBuf,
+    /// What the path of every file begins with.
+    base: PathBuf,
     fingerprint: [u8; 32],
 }
 
@@ -33,17 +34,29 @@ impl Journal {
             fs::remove_dir_all(&dir).map_err(io(&dir, "remove"))?;
         }
         fs::create_dir_all(&dir).map_err(io(&dir, "create"))?;
-        Ok(Self { dir, fingerprint })
+        Ok(Self { base: dir.join(""), fingerprint })
+    }
+
+    /// The journal of something that has a place for it: files whose paths begin with `base`. Whoever owns that place
+    /// removes them.
+    pub fn within(base: PathBuf, fingerprint: [u8; 32]) -> Self {
+        Self { base, fingerprint }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        let mut path = self.base.as_os_str().to_owned();
+        path.push(name);
+        path.into()
     }
 
     fn part(&self, index: usize) -> PathBuf {
-        self.dir.join(format!("part-{index:05}.safetensors"))
+        self.file(&format!("part-{index:05}.safetensors"))
     }
 
     /// Parts done and the states after them; `None` if there is nothing to go on with. States whose bytes are damaged,
     /// or whose statistics are missing, count as nothing.
     pub fn resume(&self, mut states: States) -> Result<Option<(usize, Frozen)>, CalibrateError> {
-        let path = self.dir.join("states");
+        let path = self.file("states");
         let mut file = match File::open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -56,7 +69,7 @@ impl Journal {
         let (fingerprint, rest) = head.split_at(32);
         let (hash, done) = rest.split_at(32);
         if fingerprint != self.fingerprint {
-            return Err(CalibrateError::OtherRun { dir: self.dir.display().to_string() });
+            return Err(CalibrateError::OtherRun { dir: self.base.display().to_string() });
         }
         if file.read_exact(states.bytes_mut()).is_err() {
             return Ok(None);
@@ -82,12 +95,13 @@ impl Journal {
         &self,
         index: usize,
         origin: &StatsOrigin,
+        shares: &Shares,
         arrays: &[Array],
         states: Option<&Frozen>,
     ) -> Result<(), CalibrateError> {
-        write(&self.part(index), origin, arrays)?;
+        write_sharing(&self.part(index), origin, shares, arrays)?;
         let Some(states) = states else { return Ok(()) };
-        let (new, path) = (self.dir.join("states.new"), self.dir.join("states"));
+        let (new, path) = (self.file("states.new"), self.file("states"));
         let done = (index as u64 + 1).to_le_bytes();
         let store = || {
             let mut file = File::create(&new)?;
@@ -101,10 +115,15 @@ impl Journal {
         store().map_err(io(&new, "write"))
     }
 
-    /// Puts the statistics of `parts` parts together at `out` and removes the journal.
-    pub fn publish(self, parts: usize, origin: &StatsOrigin, out: &Path) -> Result<(), CalibrateError> {
+    /// Puts the statistics of `parts` parts together at `out`.
+    pub fn join(&self, parts: usize, origin: &StatsOrigin, out: &Path) -> Result<(), CalibrateError> {
         let files = (0..parts).map(|i| StatsFile::open(&self.part(i))).collect::<Result<Vec<_>, _>>()?;
-        merge(&files, origin, out)?;
-        fs::remove_dir_all(&self.dir).map_err(io(&self.dir, "remove"))
+        Ok(merge(&files, origin, out)?)
+    }
+
+    /// [`Journal::join`]; then the journal, which has a directory of its own, is removed.
+    pub fn publish(self, parts: usize, origin: &StatsOrigin, out: &Path) -> Result<(), CalibrateError> {
+        self.join(parts, origin, out)?;
+        fs::remove_dir_all(&self.base).map_err(io(&self.base, "remove"))
     }
 }

@@ -2,7 +2,7 @@
 //! of every matmul and every expert, routing histograms, co-activation of experts.
 //!
 //! One layer is in memory at a time: its weights are loaded, all windows go through it, it is dropped. What stays are the
-//! hidden states of all tokens, twice (before and after the layer): 8 bytes × tokens × hidden_size.
+//! hidden states of all tokens, twice (before and after the layer): 8 bytes × tokens × the width of the residual stream.
 //!
 //! Owns: the texts ([`default_texts`], windows), the layer stream ([`calibrate`]), its journal. Refuses: the file
 //! (`ashlar_convert::stats`), how a layer is computed (`runtime` and its devices), what statistics are good for
@@ -11,14 +11,21 @@
 
 mod collect;
 mod error;
+mod hessian;
 mod journal;
+mod known;
+mod parallel;
+mod parts;
 mod sensitivity;
 mod states;
+mod stream;
 mod tally;
 mod texts;
+mod walk;
 
 pub use collect::{Options, Starved, Summary, calibrate, starved};
 pub use error::CalibrateError;
+pub use known::PartKnowledge;
 pub use sensitivity::{SensitivityOptions, SensitivitySummary, measure_sensitivity};
-pub use tally::Tally;
+pub use stream::{Stream, StreamOptions, StreamSummary};
 pub use texts::{Input, default_texts};

@@ -17,6 +17,7 @@ mod perturbed;
 use crate::CalibrateError;
 use crate::texts::{Input, windows};
 use ashlar_arch::{Leaf, ModelSpec};
+use ashlar_convert::Knowledge;
 use ashlar_convert::allocate::Weights;
 use ashlar_convert::allocate::groups::GroupKey;
 use ashlar_convert::stats::{Importance, Sensitivities, Sensitivity, StatsFile, add_sensitivities};
@@ -195,7 +196,7 @@ fn groups(spec: &ModelSpec, layer: usize) -> BTreeMap<GroupKey, Vec<&Leaf>> {
 fn fingerprint(model: &Opened, importance: &Importance, windows: &[Vec<u32>]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(concat!("ashlar sensitivity ", env!("CARGO_PKG_VERSION"), " ").as_bytes());
-    hasher.update(model.identity.as_bytes()).update(importance.hash().as_bytes());
+    hasher.update(model.identity.as_bytes()).update(importance.identity().as_bytes());
     for format in JOINT.iter().chain([&PROBE]) {
         hasher.update(format.as_bytes());
     }

@@ -1,27 +1,62 @@
 //! [`Tally`]: the sums that an observed model adds up to.
 
 use crate::CalibrateError;
+use crate::hessian::{Columns, Hessian};
+use crate::parallel;
 use ashlar_backend::{MatmulInput, Observer, Routed};
-use ashlar_convert::stats::{Array, Data};
+use ashlar_convert::stats::{Array, Data, Shares};
 use ashlar_simd::Isa;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-/// Sums over all tokens that were observed. All sums are f64 and run in the order of the tokens.
+/// Which Hessians are summed for the inputs of a weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Want {
+    /// One of its own, shared with the weights that read the same inputs.
+    pub own: bool,
+    /// That of all down projections of the layer's experts.
+    pub experts: bool,
+}
+
+/// By weight; what is not there wants none.
+pub type Wanted = HashMap<String, Want>;
+
+/// Sums over all tokens that were observed. Each runs in the order of the tokens: moments in f64, Hessians in blocks of
+/// f32. Threads change no bit.
 #[derive(Debug)]
 pub struct Tally {
     isa: Isa,
+    threads: usize,
     layer: usize,
-    /// Weights that share their input share a sum.
+    wanted: Wanted,
+    /// Weights that share their input share its sums.
     weights: BTreeMap<String, usize>,
-    moments: Vec<Moments>,
+    inputs: Vec<Input>,
+    experts: Option<Hessian>,
+    /// Rows in it.
+    experts_tokens: u64,
     routing: Option<Routing>,
+    failed: Option<CalibrateError>,
 }
 
+/// What the inputs of a weight add up to.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Σ (gate · x)² per column.
+    pub sums: &'a [f64],
+    /// Rows.
+    pub tokens: u64,
+    /// Σ (gate · x)(gate · x)ᵀ, where it was wanted.
+    pub hessian: Option<&'a Hessian>,
+}
+
+/// What was seen of one input.
 #[derive(Debug)]
-struct Moments {
+struct Input {
     /// Σ (gate · x)² per column.
     sums: Vec<f64>,
     tokens: u64,
+    /// Under the name of the first weight that reads it.
+    hessian: Option<(String, Hessian)>,
 }
 
 #[derive(Debug)]
@@ -36,36 +71,136 @@ struct Routing {
 impl Tally {
     /// Nothing observed yet; `layer` is what routing is filed under.
     #[must_use]
-    pub fn new(isa: Isa, layer: usize) -> Self {
-        Self { isa, layer, weights: BTreeMap::new(), moments: Vec::new(), routing: None }
+    pub fn new(isa: Isa, threads: usize, layer: usize, wanted: Wanted) -> Self {
+        let (weights, inputs) = (BTreeMap::new(), Vec::new());
+        Self {
+            isa,
+            threads,
+            layer,
+            wanted,
+            weights,
+            inputs,
+            experts: None,
+            experts_tokens: 0,
+            routing: None,
+            failed: None,
+        }
     }
 
-    /// The sums as arrays of a statistics file.
+    /// Whether a sum could not be had.
     ///
     /// # Errors
-    /// [`CalibrateError::NotFinite`] if an input overflowed.
-    pub fn arrays(&self) -> Result<Vec<Array>, CalibrateError> {
-        let mut all = Vec::new();
+    /// [`CalibrateError::HessianMemory`].
+    pub fn check(&mut self) -> Result<(), CalibrateError> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// What the inputs of a weight add up to.
+    #[must_use]
+    pub fn seen(&self, tensor: &str) -> Option<Seen<'_>> {
+        let Input { sums, tokens, hessian } = self.inputs.get(*self.weights.get(tensor)?)?;
+        Some(Seen { sums, tokens: *tokens, hessian: hessian.as_ref().map(|(_, h)| h) })
+    }
+
+    /// The Hessian of all down projections, and its rows.
+    #[must_use]
+    pub fn experts(&self) -> Option<(&Hessian, u64)> {
+        self.experts.as_ref().map(|h| (h, self.experts_tokens))
+    }
+
+    /// The mean of x² per column over the inputs of all weights that `of` names, by token.
+    #[must_use]
+    pub fn mean(&self, of: impl Fn(&String) -> bool) -> Option<Vec<f64>> {
+        let mut inputs = self.weights.iter().filter(|(name, _)| of(name)).filter_map(|(_, i)| self.inputs.get(*i));
+        let first = inputs.next()?;
+        let (mut sums, mut tokens) = (first.sums.clone(), first.tokens);
+        for input in inputs {
+            sums.iter_mut().zip(&input.sums).for_each(|(a, b)| *a += b);
+            tokens += input.tokens;
+        }
+        sums.iter_mut().for_each(|s| *s /= (tokens as f64).max(1.0));
+        Some(sums)
+    }
+
+    /// Gives back the memory of the Hessians of weights that `of` names.
+    pub fn drop_hessians(&mut self, of: impl Fn(&str) -> bool) {
+        self.inputs
+            .iter_mut()
+            .filter(|i| i.hessian.as_ref().is_some_and(|(name, _)| of(name)))
+            .for_each(|i| i.hessian = None);
+    }
+
+    /// The sums without any Hessian.
+    #[must_use]
+    pub fn without_hessians(mut self) -> Self {
+        self.drop_hessians(|_| true);
+        Self { experts: None, ..self }
+    }
+
+    /// The sums as arrays of a statistics file, and which weights share a Hessian.
+    ///
+    /// # Errors
+    /// [`CalibrateError::NotFinite`] if an input overflowed; [`CalibrateError::HessianMemory`].
+    pub fn arrays(self) -> Result<(Vec<Array>, Shares), CalibrateError> {
+        let (layer, mut all, mut shares) = (self.layer, Vec::new(), Shares::new());
+        let array = |kind: &str, of: &str, shape, data| Array { name: format!("{kind}.{of}"), shape, data };
+        if let Some(failed) = self.failed {
+            return Err(failed);
+        }
         for (tensor, index) in &self.weights {
-            let Some(m) = self.moments.get(*index) else { continue };
-            let sums: Vec<f32> = m.sums.iter().map(|s| *s as f32).collect();
+            let Some(input) = self.inputs.get(*index) else { continue };
+            let sums: Vec<f32> = input.sums.iter().map(|s| *s as f32).collect();
             if !sums.iter().all(|s| s.is_finite()) {
                 return Err(CalibrateError::NotFinite { tensor: tensor.clone() });
             }
-            let array =
-                |kind: &str, shape: usize, data| Array { name: format!("{kind}.{tensor}"), shape: vec![shape], data };
-            all.push(array("moments", sums.len(), Data::F32(sums)));
-            all.push(array("tokens", 1, Data::I64(vec![count(m.tokens)])));
+            all.push(array("moments", tensor, vec![sums.len()], Data::F32(sums)));
+            all.push(array("tokens", tensor, vec![1], Data::I64(vec![count(input.tokens)])));
+            if let Some((first, _)) = input.hessian.as_ref().filter(|(first, _)| first != tensor) {
+                shares.insert(tensor.clone(), first.clone());
+            }
         }
-        if let Some(r) = &self.routing {
+        let own = self.inputs.into_iter().filter_map(|i| i.hessian).map(|(first, h)| ("hessian", first, h));
+        for (kind, of, h) in own.chain(self.experts.map(|h| ("hessian_experts", layer.to_string(), h))) {
+            let upper = h.upper();
+            if !upper.iter().all(|s| s.is_finite()) {
+                return Err(CalibrateError::NotFinite { tensor: of });
+            }
+            all.push(array(kind, &of, vec![upper.len()], Data::F32(upper)));
+        }
+        if let Some(r) = self.routing {
             let both = r.counts.iter().map(|c| *c as f64).chain(r.weights.iter().copied()).collect();
-            let name = |kind: &str| format!("{kind}.{}", self.layer);
-            all.push(Array { name: name("routing"), shape: vec![2, r.experts], data: Data::F64(both) });
+            all.push(array("routing", &layer.to_string(), vec![2, r.experts], Data::F64(both)));
             let together = r.together.iter().map(|c| count(*c)).collect();
-            let shape = vec![r.experts, r.experts];
-            all.push(Array { name: name("coactivation"), shape, data: Data::I64(together) });
+            all.push(array("coactivation", &layer.to_string(), vec![r.experts, r.experts], Data::I64(together)));
         }
-        Ok(all)
+        Ok((all, shares))
+    }
+
+    /// Adds to the Hessians that `input` belongs to.
+    fn add_products(&mut self, index: usize, first: &str, input: &MatmulInput<'_>) {
+        let wants = || input.weights.iter().filter_map(|name| self.wanted.get(*name));
+        let (own, experts) = (wants().any(|w| w.own), wants().any(|w| w.experts));
+        if !(own || experts) || self.failed.is_some() {
+            return;
+        }
+        let columns = Columns::gather(input, self.threads);
+        let mut add = |h: Option<&mut Hessian>| match h {
+            Some(h) => h.add(&columns, self.isa, self.threads),
+            None => {
+                self.failed =
+                    Some(CalibrateError::HessianMemory { tensor: first.into(), bytes: Hessian::bytes(input.k) })
+            }
+        };
+        if let Some(input) = self.inputs.get_mut(index).filter(|_| own) {
+            let k = input.sums.len();
+            input.hessian = input.hessian.take().or_else(|| Some((first.to_owned(), Hessian::new(k)?)));
+            add(input.hessian.as_mut().map(|(_, h)| h));
+        }
+        if experts {
+            self.experts = self.experts.take().or_else(|| Hessian::new(input.k));
+            add(self.experts.as_mut());
+            self.experts_tokens += input.rows().count() as u64;
+        }
     }
 }
 
@@ -76,15 +211,19 @@ fn count(c: u64) -> i64 {
 impl Observer for Tally {
     fn matmul_input(&mut self, input: &MatmulInput<'_>) {
         let Some(first) = input.weights.first() else { return };
-        let index = self.weights.get(*first).copied().unwrap_or(self.moments.len());
-        if index == self.moments.len() {
-            self.moments.push(Moments { sums: vec![0.0; input.k], tokens: 0 });
+        let index = self.weights.get(*first).copied().unwrap_or(self.inputs.len());
+        if index == self.inputs.len() {
+            self.inputs.push(Input { sums: vec![0.0; input.k], tokens: 0, hessian: None });
             self.weights.extend(input.weights.iter().map(|name| ((*name).to_owned(), index)));
         }
-        if let Some(m) = self.moments.get_mut(index) {
-            m.tokens += input.rows().count() as u64;
-            self.isa.vectorize(|| add_squares(&mut m.sums, input));
+        if let Some(seen) = self.inputs.get_mut(index) {
+            let rows = input.rows().count();
+            seen.tokens += rows as u64;
+            parallel::chunks(self.threads, rows * input.k, &mut seen.sums, COLUMNS, |chunk, sums| {
+                self.isa.vectorize(|| add_squares(sums, chunk * COLUMNS, input));
+            });
         }
+        self.add_products(index, first, input);
     }
 
     fn routed(&mut self, routed: &Routed<'_>) {
@@ -111,11 +250,15 @@ impl Observer for Tally {
     }
 }
 
+/// Columns whose squares a thread adds up at a time.
+const COLUMNS: usize = 512;
+
+/// Adds the squares of the columns from `first` on.
 #[inline(always)]
-fn add_squares(sums: &mut [f64], input: &MatmulInput<'_>) {
+fn add_squares(sums: &mut [f64], first: usize, input: &MatmulInput<'_>) {
     for (row, gate) in input.rows() {
         let gate = f64::from(gate);
-        for (sum, x) in sums.iter_mut().zip(row) {
+        for (sum, x) in sums.iter_mut().zip(row.get(first..).unwrap_or_default()) {
             let x = f64::from(*x) * gate;
             *sum += x * x;
         }
@@ -132,12 +275,12 @@ mod tests {
 
     #[test]
     fn moments_are_sums_of_squares_over_the_rows_that_are_read_times_their_gates() {
-        let mut tally = Tally::new(Isa::detect().unwrap(), 3);
+        let mut tally = Tally::new(Isa::detect().unwrap(), 1, 3, Wanted::new());
         let x = [1.0, 2.0, /* row 1 */ 3.0, 4.0, /* row 2 */ 5.0, 6.0];
         tally.matmul_input(&MatmulInput::whole(&["q", "k"], &x, 2));
         let (rows, gates): (Option<&[u32]>, Option<&[f32]>) = (Some(&[2, 0]), Some(&[0.5, 2.0]));
         tally.matmul_input(&MatmulInput { weights: &["down"], x: &x, k: 2, rows, gates });
-        let all = tally.arrays().unwrap();
+        let (all, _) = tally.arrays().unwrap();
         assert_eq!(array(&all, "moments.q"), &Data::F32(vec![35.0, 56.0]));
         assert_eq!(array(&all, "moments.k"), array(&all, "moments.q"));
         assert_eq!(array(&all, "tokens.q"), &Data::I64(vec![3]));
@@ -146,18 +289,37 @@ mod tests {
     }
 
     #[test]
+    fn weights_that_share_inputs_share_a_hessian_and_downs_add_up_to_their_layer() {
+        let want = |own, experts| Want { own, experts };
+        let names = [("q", want(true, false)), ("a", want(true, true)), ("b", want(false, true))];
+        let wanted = names.map(|(n, w)| (n.to_owned(), w)).into();
+        let mut tally = Tally::new(Isa::detect().unwrap(), 1, 3, wanted);
+        tally.matmul_input(&MatmulInput::whole(&["q", "k"], &[1.0, 2.0, 3.0, 4.0], 2));
+        tally.matmul_input(&MatmulInput::whole(&["unwanted"], &[1.0], 1));
+        tally.matmul_input(&MatmulInput { gates: Some(&[0.5]), ..MatmulInput::whole(&["a"], &[2.0, 4.0], 2) });
+        tally.matmul_input(&MatmulInput::whole(&["b"], &[1.0, 1.0], 2));
+        let (all, shares) = tally.arrays().unwrap();
+        assert_eq!(shares, Shares::from([("k".to_owned(), "q".to_owned())]));
+        assert_eq!(array(&all, "hessian.q"), &Data::F32(vec![10.0, 14.0, 20.0]));
+        assert_eq!(array(&all, "hessian.a"), &Data::F32(vec![1.0, 2.0, 4.0]));
+        assert_eq!(array(&all, "hessian_experts.3"), &Data::F32(vec![2.0, 3.0, 5.0]));
+        let hessians = all.iter().filter(|a| a.name.starts_with("hessian")).count();
+        assert_eq!(hessians, 3, "neither k's, nor b's, nor that of what is not wanted");
+    }
+
+    #[test]
     fn routing_counts_tokens_weights_and_pairs() {
-        let mut tally = Tally::new(Isa::detect().unwrap(), 3);
+        let mut tally = Tally::new(Isa::detect().unwrap(), 1, 3, Wanted::new());
         let chosen = [(0, 0.75), (2, 0.25), /* token 1 */ (2, 0.5), (1, 0.5)];
         tally.routed(&Routed { router: "r", experts: 3, top_k: 2, chosen: &chosen });
-        let all = tally.arrays().unwrap();
+        let (all, _) = tally.arrays().unwrap();
         assert_eq!(array(&all, "routing.3"), &Data::F64(vec![1.0, 1.0, 2.0, 0.75, 0.5, 0.75]));
         assert_eq!(array(&all, "coactivation.3"), &Data::I64(vec![1, 0, 1, 0, 1, 1, 1, 1, 2]));
     }
 
     #[test]
     fn an_overflow_names_the_weight() {
-        let mut tally = Tally::new(Isa::detect().unwrap(), 0);
+        let mut tally = Tally::new(Isa::detect().unwrap(), 1, 0, Wanted::new());
         tally.matmul_input(&MatmulInput::whole(&["w"], &[f32::INFINITY], 1));
         assert!(tally.arrays().unwrap_err().to_string().contains("`w`"));
     }

@@ -66,7 +66,9 @@ fn threads_do_not_change_a_byte() {
 
 #[test]
 fn the_fast_device_sees_what_the_reference_sees() {
-    for name in ["tiny/llama", "tiny/qwen2", "tiny/qwen3_moe"] {
+    for name in
+        ["tiny/llama", "tiny/qwen2_moe", "tiny/qwen3_moe", "tiny/gpt_oss", "tiny/deepseek_v3", "tiny/deepseek_v4"]
+    {
         let (model, dir) = (fixture(name), tempfile::tempdir().unwrap());
         let texts = texts(&model, 2);
         let cpu = run(&model, &texts, &dir.path().join("cpu"), &options());
@@ -143,7 +145,7 @@ fn every_matmul_has_moments_and_counts_agree() {
     let stats = run(&path, &texts(&path, 2), &dir.path().join("s"), &options());
     let model = open(&path, &Silent).unwrap();
     let head = model.spec.lm_head.as_ref().unwrap_or(&model.spec.embed);
-    let matrices = model.spec.layers.iter().flat_map(|l| [&l.attn.q, &l.attn.k, &l.attn.v, &l.attn.o]);
+    let matrices = model.spec.layers.iter().filter_map(|l| l.attn.heads()).flat_map(|a| [&a.q, &a.k, &a.v, &a.o]);
     for leaf in matrices.chain([head]) {
         let (sums, tokens) = stats.moments(&leaf.name).unwrap().unwrap();
         assert_eq!((sums.len(), tokens), (leaf.shape[1], stats.origin().tokens), "{}", leaf.name);

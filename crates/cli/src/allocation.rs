@@ -6,7 +6,7 @@ use crate::{recipe, units};
 use ashlar_convert::allocate::predict::{Basis, Prediction};
 use ashlar_convert::allocate::{AllocateError, Allocation, Inputs, Marginal, allocate, predict_choices};
 use ashlar_convert::stats::Importance;
-use ashlar_convert::{ConvertError, Origin, Plan};
+use ashlar_convert::{ConvertError, Knowledge, Origin, Plan};
 use ashlar_recipe::{Choices, Size};
 use ashlar_tensor::Report;
 use clap::Args;
@@ -59,6 +59,8 @@ pub struct Request<'a> {
     pub target: TargetArgs,
     /// What is known of the model's activations.
     pub stats: Option<&'a Importance>,
+    /// Whether quantizers will know the Hessian of every matrix, whatever `stats` hold.
+    pub hessians: bool,
     /// Predict the KL as well where there is no budget.
     pub predict: bool,
     /// Threads; `None` for all cores.
@@ -78,7 +80,9 @@ impl Request<'_> {
         let usage = self.stats.map(|s| s.file() as &dyn ashlar_recipe::ExpertUsage);
         let mut choices = recipe.choose(&model.spec, model.store(), usage).or_usage()?;
         let size = |choices: &Choices| plan(model, choices, String::new()).map(|p| p.total_bytes);
-        let inputs = Inputs { store: model.store(), stats: self.stats, size: &size, threads: self.threads };
+        let hessian = |tensor: &str| self.hessians || self.stats.is_some_and(|s| s.hessian_of(tensor).is_some());
+        let inputs =
+            Inputs { store: model.store(), stats: self.stats, hessian: &hessian, size: &size, threads: self.threads };
         let allocation = match recipe.budget() {
             Some(budget) => {
                 let params =

@@ -57,9 +57,10 @@ impl Model {
         } else {
             Source::Checkpoint(Checkpoint::open(path)?)
         };
-        let spec = ashlar_arch::model_spec(source.config()).with_context(|| path.display().to_string())?;
-        let tensors = source.store().entries().iter().map(|e| (e.name.as_str(), e.shape.as_slice()));
-        let ignored = ashlar_arch::check(&spec, tensors).with_context(|| path.display().to_string())?;
+        let mut spec = ashlar_arch::model_spec(source.config()).with_context(|| path.display().to_string())?;
+        let tensors = || source.store().entries().iter().map(|e| (e.name.as_str(), e.shape.as_slice()));
+        spec.adopt(tensors());
+        let ignored = ashlar_arch::check(&spec, tensors()).with_context(|| path.display().to_string())?;
         check_formats(&spec, source.store())?;
         Ok(Self { path: path.to_owned(), source, spec, ignored })
     }

@@ -74,6 +74,8 @@ pub struct Inputs<'a> {
     pub store: &'a dyn TensorStore,
     /// What the model's activations are like.
     pub stats: Option<&'a Importance>,
+    /// Whether the quantizer of a tensor will know its Hessian.
+    pub hessian: &'a (dyn Fn(&str) -> bool + Sync),
     /// The exact bytes of a pack with these choices.
     pub size: &'a dyn Fn(&Choices) -> Result<u64, ConvertError>,
     /// Threads; `None` for all cores. They change nothing.

@@ -3,7 +3,7 @@
 use crate::stats::StatsError;
 use ashlar_formats::FormatError;
 use ashlar_pack::PackError;
-use ashlar_quantize::UnknownMethod;
+use ashlar_quantize::{FactorError, UnknownMethod};
 use ashlar_simd::IsaError;
 use ashlar_tensor::StoreError;
 use std::path::PathBuf;
@@ -40,7 +40,26 @@ pub enum ConvertError {
         /// What is wrong: expected and got.
         what: String,
     },
-    /// The memory bound is too small for a single row block.
+    /// A recipe wants a method that needs the Hessian of a weight's inputs, and there is none.
+    #[error(
+        "tensor `{tensor}`{more}: method gptq needs the Hessian of the inputs; give statistics that hold it (`--stats` with a \
+         file of `ashlar calibrate --hessians`, or `--calibrate`), or use `method: auto`, which takes what there is"
+    )]
+    NoHessian {
+        /// The tensor.
+        tensor: String,
+        /// How many more, as text.
+        more: String,
+    },
+    /// A Hessian that cannot be factored.
+    #[error("tensor `{tensor}`: {source}")]
+    Hessian {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        source: FactorError,
+    },
+    /// The memory bound is too small for a single row block, or for the Hessians in use.
     #[error(
         "--memory {given} bytes is too small: `{tensor}` needs {needed} bytes at once; give at least --memory {needed}"
     )]

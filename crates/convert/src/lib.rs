@@ -3,7 +3,8 @@
 //! [`plan`] turns a model, its store and a recipe's choices into a [`Plan`]: every size and offset, from headers alone.
 //! [`convert`] carries it out: read rows → decode to f32 → quantize → write at the known offset, on all cores, within a
 //! bound of memory, resumable, and byte-identical however many threads took part. [`verify`] checks a pack and compares
-//! it with its source. [`stats`] reads what `ashlar calibrate` learned of a model's activations.
+//! it with its source. [`stats`] reads what `ashlar calibrate` learned of a model's activations; [`Knowledge`] is how it,
+//! or whoever else knows something, tells the quantizers.
 //!
 //! [`allocate`] chooses formats for a budget.
 //!
@@ -13,8 +14,11 @@
 
 pub mod allocate;
 mod budget;
+mod conversion;
 mod error;
+mod factors;
 mod jobs;
+mod knowledge;
 mod measure;
 mod pipeline;
 mod plan;
@@ -26,8 +30,9 @@ mod tile;
 mod verify;
 mod work;
 
+pub use conversion::{Conversion, Options, convert, convert_through};
 pub use error::ConvertError;
+pub use knowledge::Knowledge;
 pub use measure::{ClassSummary, Loss, Summary};
-pub use pipeline::{Options, convert, convert_through};
 pub use plan::{ClassTotal, Memory, Origin, Plan, PlannedTensor, plan};
 pub use verify::{Comparison, VerifyReport, verify};

@@ -1,7 +1,9 @@
 //! [`Plan`]: what a conversion will do and how large its result will be, from headers alone.
 
 use crate::error::ConvertError;
-use crate::stats::Importance;
+use crate::factors;
+use crate::jobs::jobs;
+use crate::knowledge::Knowledge;
 use crate::work::{Step, Work};
 use ashlar_arch::{Class, Leaf, ModelSpec, Proj};
 use ashlar_pack::{Hash, Layout, Pack, RecordSpec, TensorSpec, plan_layout};
@@ -10,7 +12,7 @@ use ashlar_source::Checkpoint;
 use ashlar_tensor::TensorStore;
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -104,12 +106,14 @@ pub struct ClassTotal {
     pub source_bytes: u64,
     /// Formats in the pack, with the number of tensors of each.
     pub formats: BTreeMap<String, usize>,
+    /// Quantizers, with the number of tensors of each; empty where all bits are kept.
+    pub methods: BTreeMap<&'static str, usize>,
 }
 
 /// What a conversion needs in memory.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Memory {
-    /// Buffers of the most demanding tile: the least that `--memory` can be.
+    /// Buffers of the most demanding tile, and the factored Hessians in use beside it: the least that `--memory` can be.
     pub largest_tile_bytes: u64,
     /// The tensor it belongs to.
     pub largest_tile: String,
@@ -141,7 +145,7 @@ pub struct Plan {
     #[serde(skip)]
     pub(crate) origin: Origin,
     #[serde(skip)]
-    pub(crate) stats: Option<Arc<Importance>>,
+    pub(crate) knowledge: Option<Arc<dyn Knowledge>>,
     #[serde(skip)]
     pub(crate) layout: Layout,
     /// In file order, like `tensors`.
@@ -249,7 +253,7 @@ fn summarize(origin: Origin, layout: Layout, works: Vec<Work>) -> Plan {
     }
     let params: u64 = works.iter().map(|w| w.entry.elements()).sum();
     let side_bytes = origin.side_files.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
-    Plan {
+    let mut plan = Plan {
         total_bytes: layout.bytes(),
         side_bytes,
         source_bytes: works.iter().map(|w| w.entry.bytes()).sum(),
@@ -257,13 +261,19 @@ fn summarize(origin: Origin, layout: Layout, works: Vec<Work>) -> Plan {
         bpw: bpw(layout.bytes(), params),
         classes: totals(&tensors, &works),
         shards: layout.shards.iter().map(|s| (s.file.clone(), s.bytes)).collect(),
-        memory: memory(&layout, &works),
+        memory: Memory { largest_tile_bytes: 0, largest_tile: String::new(), fixed_bytes: 0 },
         tensors,
         origin,
-        stats: None,
+        knowledge: None,
         layout,
         works,
-    }
+    };
+    plan.memory = memory(&plan);
+    plan
+}
+
+fn more(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" and {count} more") }
 }
 
 fn bpw(bytes: u64, params: u64) -> f64 {
@@ -276,6 +286,8 @@ fn totals(tensors: &[PlannedTensor], works: &[Work]) -> Vec<ClassTotal> {
         let members = || tensors.iter().zip(works).filter(|(t, _)| t.class == class);
         let mut formats = BTreeMap::new();
         members().for_each(|(t, _)| *formats.entry(t.format.clone()).or_insert(0) += 1);
+        let mut methods = BTreeMap::new();
+        members().filter_map(|(t, _)| t.method).for_each(|m| *methods.entry(m).or_insert(0) += 1);
         let (params, bytes) = (members().map(|(_, w)| w.entry.elements()).sum(), members().map(|(t, _)| t.bytes).sum());
         if !formats.is_empty() {
             let source_bytes = members().map(|(_, w)| w.entry.bytes()).sum();
@@ -287,15 +299,18 @@ fn totals(tensors: &[PlannedTensor], works: &[Work]) -> Vec<ClassTotal> {
                 bpw: bpw(bytes, params),
                 source_bytes,
                 formats,
+                methods,
             });
         }
     }
     classes
 }
 
-fn memory(layout: &Layout, works: &[Work]) -> Memory {
+fn memory(plan: &Plan) -> Memory {
+    let (layout, works) = (&plan.layout, plan.works.as_slice());
     let tiles = works.iter().flat_map(|w| w.tiles().take(1).map(move |rows| (w.memory(&rows), w.entry.name.as_str())));
     let (largest_tile_bytes, largest_tile) = tiles.max_by_key(|(bytes, _)| *bytes).unwrap_or((0, ""));
+    let largest_tile_bytes = largest_tile_bytes + factors::bound(plan, &jobs(plan, &HashSet::new()), 1);
     let headers: usize = layout.shards.iter().map(|s| s.header.len()).sum();
     // A tensor's entry, work item and manifest line take about 4 KiB; a record in progress 3 KiB per tile.
     let tiles: u64 = works.iter().map(|w| w.entry.bytes() >> 20).max().unwrap_or(0);
@@ -316,28 +331,49 @@ impl Plan {
         Ok(())
     }
 
-    /// The same conversion with quantizers that know which columns matter. Also returns what the user should know:
-    /// which tensors are quantized without statistics.
-    #[must_use]
-    pub fn with_stats(mut self, stats: Importance) -> (Self, Vec<String>) {
-        let quantized = |w: &&mut Work| matches!(w.step, Step::Encode { .. });
+    /// The same conversion with quantizers that know which columns matter, and how. Also returns what the user should
+    /// know: which tensors are quantized without statistics.
+    ///
+    /// # Errors
+    /// As [`Plan::check_methods`].
+    pub fn with_knowledge(mut self, knowledge: Arc<dyn Knowledge>) -> Result<(Self, Vec<String>), ConvertError> {
         let mut without = Vec::new();
-        for work in self.works.iter_mut().filter(quantized) {
-            work.weighted = stats.knows(&work.entry.name);
+        for work in self.works.iter_mut().filter(|w| matches!(w.step, Step::Encode { .. })) {
+            work.learn(&*knowledge)?;
             if !work.weighted {
-                without.push(work.entry.name.clone());
+                without.push(work.entry.name.as_str());
             }
         }
-        self.memory = memory(&self.layout, &self.works);
-        self.stats = Some(Arc::new(stats));
         let note = match without.as_slice() {
             [] => Vec::new(),
             [first, rest @ ..] => {
-                let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-                vec![format!("no statistics for `{first}`{more}: all columns count the same there")]
+                vec![format!("no statistics for `{first}`{}: all columns count the same there", more(rest.len()))]
             }
         };
-        (self, note)
+        for (tensor, work) in self.tensors.iter_mut().zip(&self.works) {
+            tensor.method = work.method();
+        }
+        self.classes = totals(&self.tensors, &self.works);
+        self.memory = memory(&self);
+        self.knowledge = Some(knowledge);
+        self.check_methods()?;
+        Ok((self, note))
+    }
+
+    /// Whether every method that the recipe names has what it needs.
+    ///
+    /// # Errors
+    /// [`ConvertError::NoHessian`] for a method that needs the Hessian of inputs that no statistics hold.
+    pub fn check_methods(&self) -> Result<(), ConvertError> {
+        let mut lacking = self.works.iter().filter(|w| w.lacks_hessian());
+        let Some(first) = lacking.next() else { return Ok(()) };
+        Err(ConvertError::NoHessian { tensor: first.entry.name.clone(), more: more(lacking.count()) })
+    }
+
+    /// The tensors whose quantizers need a Hessian.
+    #[must_use]
+    pub fn guided(&self) -> HashSet<&str> {
+        self.works.iter().filter(|w| w.factored().is_some()).map(|w| w.entry.name.as_str()).collect()
     }
 
     /// The resolved recipe that goes into the pack.

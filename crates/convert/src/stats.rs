@@ -5,24 +5,31 @@
 //! ([`Importance`]). Refuses: how statistics are gathered (`calibrate`), how they steer codes (`quantize`).
 
 mod file;
+mod hessian;
 mod importance;
 mod merge;
 mod sensitivity;
 mod write;
 
 pub use file::{Routing, StatsFile};
-pub use importance::{Importance, SHRINK_TOKENS};
+pub use hessian::{spread, upper_values};
+pub use importance::{Importance, SHRINK_TOKENS, hash, importance, provenance};
 pub use merge::{merge, merge_origins};
 pub use sensitivity::{Sensitivities, Sensitivity, add_sensitivities};
-pub use write::{Array, Data, write};
+pub use write::{Array, Data, check_room, write, write_sharing};
 
 use ashlar_source::SourceError;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Version of the file; in its metadata under [`VERSION_KEY`].
 const VERSION: &str = "1";
 const VERSION_KEY: &str = "ashlar.statistics";
 const ORIGIN_KEY: &str = "origin";
+const SHARES_KEY: &str = "hessian.shares";
+
+/// Weights that read the same inputs as another, whose Hessian is theirs too: weight → that other.
+pub type Shares = BTreeMap<String, String>;
 
 /// A text that went through the model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +69,19 @@ pub enum StatsError {
         action: &'static str,
         /// The cause.
         source: std::io::Error,
+    },
+    /// No room on the disk.
+    #[error(
+        "{path}: needs {needed} bytes while it is written, the disk has {free}; leave out --hessians (`ashlar convert --calibrate` \
+         uses them without writing them down), or write elsewhere"
+    )]
+    DiskFull {
+        /// The file.
+        path: String,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
     },
     /// A safetensors file without activation statistics, or of another version.
     #[error("{path}: is no statistics file of this version: {what}; make one with `ashlar calibrate`")]

@@ -1,11 +1,11 @@
 //! One tile of one tensor: read, decode, quantize, in buffers that are used again.
 
 use crate::error::ConvertError;
-use crate::stats::Importance;
+use crate::knowledge::Knowledge;
 use crate::work::{Step, Work};
 use ashlar_formats::{FormatError, Layout, Planes};
 use ashlar_pack::PageBuffer;
-use ashlar_quantize::{Stats, Target, Tile, TileError};
+use ashlar_quantize::{Factor, Stats, Target, Tile, TileError};
 use ashlar_simd::Isa;
 use ashlar_tensor::{Entry, Order, TensorStore};
 use std::ops::Range;
@@ -22,13 +22,13 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     /// Reads the importance of a tensor's columns, unless the last tile was of the same tensor.
-    fn learn(&mut self, work: &Work, stats: Option<&Importance>) -> Result<(), ConvertError> {
-        let Some(stats) = stats.filter(|_| work.weighted) else {
+    fn learn(&mut self, work: &Work, knowledge: Option<&dyn Knowledge>) -> Result<(), ConvertError> {
+        let Some(knowledge) = knowledge.filter(|_| work.weighted) else {
             self.importance = None;
             return Ok(());
         };
         if self.importance.as_ref().is_none_or(|(name, _)| *name != work.entry.name) {
-            self.importance = stats.of(&work.entry.name)?.map(|i| (work.entry.name.clone(), i));
+            self.importance = knowledge.importance(&work.entry.name)?.map(|i| (work.entry.name.clone(), i));
         }
         Ok(())
     }
@@ -49,21 +49,29 @@ impl Buffers {
     }
 }
 
-/// Reads the tile `rows` and turns it into the pack's planes, with `stats` if the tensor has any. Returns what quantizing lost, or `None` where bits are
-/// kept.
+/// What may guide a tile's quantizer.
+#[derive(Clone, Copy)]
+pub(crate) struct Guide<'a> {
+    pub knowledge: Option<&'a dyn Knowledge>,
+    /// The factored Hessian of the tensor's inputs, where its quantizer needs one.
+    pub factor: Option<&'a Factor>,
+}
+
+/// Reads the tile `rows` and turns it into the pack's planes, guided by what is known of the tensor's inputs. Returns
+/// what quantizing lost, or `None` where bits are kept.
 pub(crate) fn process(
     work: &Work,
     rows: &Range<usize>,
     store: &dyn TensorStore,
-    stats: Option<&Importance>,
+    guide: Guide<'_>,
     isa: Isa,
     buffers: &mut Buffers,
 ) -> Result<Option<TileError>, ConvertError> {
-    buffers.learn(work, stats)?;
+    buffers.learn(work, guide.knowledge)?;
     read_planes(store, &work.entry, &work.source, rows, &mut buffers.source)?;
     let Buffers { source, values, target, importance } = buffers;
     let importance = importance.as_ref().map(|(_, i)| i.as_slice());
-    let stats = Stats { importance, ..Stats::default() };
+    let stats = Stats { importance, factor: guide.factor };
     let slices: Vec<&[u8]> = source.iter().map(|p| &**p).collect();
     let planes = Planes { order: work.entry.order, n: work.n, k: work.k, first_row: rows.start, data: &slices };
     let values_error =
@@ -81,6 +89,8 @@ pub(crate) fn process(
         match work.step {
             Step::Copy | Step::Reorder => check_finite(values, work.k, step.start).map_err(values_error)?,
             Step::Encode { quantizer, sigma } => {
+                let lacking = quantizer.needs_hessian() && stats.factor.is_none();
+                let quantizer = if lacking { work.without_hessian()? } else { quantizer };
                 let mut out = parts(&work.target, rows, &step, target);
                 let tile = Tile { values, k: work.k, first_row: step.start };
                 let to = Target { spec: &work.to, outlier_sigma: sigma };

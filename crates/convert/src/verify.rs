@@ -86,7 +86,8 @@ pub fn verify(
     let threads = threads.unwrap_or_else(pool::default_threads);
     let mut found = VerifyReport { damage: pack.verify(threads, report)?, ..VerifyReport::default() };
     let isa = Isa::detect()?;
-    let model = model_spec(pack.config()).map_err(|e| ConvertError::Arch(e.to_string()))?;
+    let mut model = model_spec(pack.config()).map_err(|e| ConvertError::Arch(e.to_string()))?;
+    model.adopt(pack.entries().iter().map(|e| (e.name.as_str(), e.shape.as_slice())));
     let classes: HashMap<&str, &'static str> =
         model.tensors().map(|l| (l.name.as_str(), l.role.class.name())).collect();
     let mut checks = Vec::new();

@@ -1,6 +1,7 @@
 //! What has to be done to one tensor.
 
 use crate::error::ConvertError;
+use crate::knowledge::Knowledge;
 use ashlar_formats::{Layout, OutlierRule, Spec};
 use ashlar_pack::Content;
 use ashlar_quantize::Quantizer;
@@ -12,6 +13,10 @@ use std::ops::Range;
 const TILE_BYTES: u64 = 2 << 20;
 /// Bytes of f32 values decoded at once: they are written and read again, so they had better stay in the L2 cache.
 const STEP_BYTES: usize = 128 << 10;
+/// Rows of a tile, at least, whose columns are rounded with feedback: the factor is read once for several row blocks.
+const FEEDBACK_ROWS: usize = 128;
+/// Values of vectors that such a quantizer keeps per row it works on.
+const FEEDBACK_VALUES: usize = 4;
 
 /// How a tensor gets from source to pack.
 #[derive(Clone, Copy)]
@@ -38,6 +43,10 @@ pub(crate) struct Work {
     pub step: Step,
     /// Whether the plan's statistics know its columns.
     pub weighted: bool,
+    /// The method that the recipe asks for; `None` where bits are kept.
+    asked: Option<&'static str>,
+    /// The inputs whose Hessian the plan's statistics have.
+    inputs: Option<String>,
 }
 
 impl Work {
@@ -71,15 +80,47 @@ impl Work {
             None if entry.order == Order::X16 || is_plain(&target) => Step::Copy,
             None => Step::Reorder,
             Some(method) => {
-                let method = if method == "auto" { ashlar_quantize::auto(&to) } else { method };
-                let quantizer = ashlar_quantize::quantizer(method)?;
+                let quantizer = chosen(method, &to, false)?;
                 quantizer.supports(&to).map_err(format(&text))?;
                 let sigma = choice.outliers.map_or(OutlierRule::DEFAULT_SIGMA, |o| o.sigma);
                 Step::Encode { quantizer, sigma }
             }
         };
-        let class = choice.leaf.role.class.name();
-        Ok(Self { entry: entry.clone(), n, k, class, from, to, source, target, step, weighted: false })
+        let (class, entry) = (choice.leaf.role.class.name(), entry.clone());
+        Ok(Self { entry, n, k, class, from, to, source, target, step, weighted: false, asked: method, inputs: None })
+    }
+
+    /// Takes note of what is known about the inputs; `auto` chooses its method by it.
+    pub fn learn(&mut self, knowledge: &dyn Knowledge) -> Result<(), ConvertError> {
+        let (Step::Encode { sigma, .. }, Some(asked)) = (self.step, self.asked) else { return Ok(()) };
+        self.weighted = knowledge.knows(&self.entry.name);
+        self.inputs = knowledge.hessian_of(&self.entry.name);
+        self.step = Step::Encode { quantizer: chosen(asked, &self.to, self.inputs.is_some())?, sigma };
+        Ok(())
+    }
+
+    /// Whether the converter chose the method.
+    pub fn is_auto(&self) -> bool {
+        self.asked == Some(AUTO)
+    }
+
+    /// What quantizes where a Hessian that was promised is missing: `auto` without one.
+    pub fn without_hessian(&self) -> Result<&'static dyn Quantizer, ConvertError> {
+        chosen(AUTO, &self.to, false)
+    }
+
+    fn needs_factor(&self) -> bool {
+        matches!(self.step, Step::Encode { quantizer, .. } if quantizer.needs_hessian())
+    }
+
+    /// The inputs whose factored Hessian its quantizer needs; `None` if it needs none, or there is none.
+    pub fn factored(&self) -> Option<&str> {
+        self.inputs.as_deref().filter(|_| self.needs_factor())
+    }
+
+    /// Whether its quantizer cannot work.
+    pub fn lacks_hessian(&self) -> bool {
+        self.needs_factor() && self.inputs.is_none()
     }
 
     /// How the pack stores it.
@@ -132,13 +173,17 @@ impl Work {
     pub fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (n, block) = (self.n, self.row_block());
         let row_bytes = (self.source.bytes() / n.max(1) as u64).max(1);
-        let rows = ((TILE_BYTES / row_bytes) as usize / block).max(1) * block;
+        let least = if self.needs_factor() { FEEDBACK_ROWS } else { 1 };
+        let rows = (((TILE_BYTES / row_bytes) as usize).max(least) / block).max(1) * block;
         (0..n.div_ceil(rows)).map(move |i| i * rows..((i + 1) * rows).min(n))
     }
 
-    /// Rows decoded at once.
+    /// Rows decoded at once: with feedback a whole tile.
     pub fn step_rows(&self) -> usize {
         let block = self.row_block();
+        if self.needs_factor() {
+            return self.n.next_multiple_of(block);
+        }
         (STEP_BYTES / (self.k * 4).max(1) / block).max(1) * block
     }
 
@@ -152,13 +197,24 @@ impl Work {
         Self::tile_bytes(&self.source, rows)
     }
 
-    /// Bytes of all buffers that a tile needs: source, f32, target, importance.
+    /// Bytes of all buffers that a tile needs: source, f32, target, importance; the factored Hessian is shared, and not
+    /// among them.
     pub fn memory(&self, rows: &Range<usize>) -> u64 {
         let values = (self.step_rows().min(rows.len()) * self.k * 4) as u64;
         // Moments as read, in f64, and as handed to the quantizer.
         let importance = if self.weighted { 20 * self.k as u64 } else { 0 };
-        self.source_bytes(rows) + values + importance + Self::tile_bytes(&self.target, rows)
+        let feedback = if self.needs_factor() { FEEDBACK_ROWS * FEEDBACK_VALUES * 4 * self.k } else { 0 };
+        self.source_bytes(rows) + values + importance + feedback as u64 + Self::tile_bytes(&self.target, rows)
     }
+}
+
+/// The recipe's word for a method that the converter chooses.
+const AUTO: &str = "auto";
+
+/// The quantizer of a recipe's method.
+fn chosen(method: &str, to: &Spec, hessian: bool) -> Result<&'static dyn Quantizer, ConvertError> {
+    let method = if method == AUTO { ashlar_quantize::auto_with(to, hessian) } else { method };
+    Ok(ashlar_quantize::quantizer(method)?)
 }
 
 fn is_plain(layout: &Layout) -> bool {

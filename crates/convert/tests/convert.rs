@@ -16,9 +16,19 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 #[test]
 fn every_family_converts_verifies_and_is_as_large_as_planned() {
-    for name in ["tiny/llama", "tiny/qwen2", "tiny/qwen3", "tiny/qwen3_moe", "tiny/mixtral", "demo-moe"] {
+    let dense = ["tiny/llama", "tiny/qwen2", "tiny/qwen3"];
+    let sparse = [
+        "tiny/qwen2_moe",
+        "tiny/qwen3_moe",
+        "tiny/mixtral",
+        "tiny/gpt_oss",
+        "tiny/deepseek_v2",
+        "tiny/deepseek_v4",
+        "demo-moe",
+    ];
+    for name in dense.into_iter().chain(sparse) {
         let (checkpoint, dir) = (fixture(name), tempfile::tempdir().unwrap());
-        let recipe = if name.contains("mo") || name.contains("mix") { MIXED } else { Q8 };
+        let recipe = if sparse.contains(&name) { MIXED } else { Q8 };
         let plan = planned(&checkpoint, recipe, DEFAULT_SHARD_BYTES);
         let out = dir.path().join("pack");
         let summary = run(&plan, &checkpoint, &out, 2);

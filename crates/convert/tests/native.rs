@@ -202,3 +202,21 @@ fn a_pack_whose_planes_do_not_fit_its_shapes_is_refused_before_anything_is_alloc
     let error = verify(&Pack::open(pack.dir()).unwrap(), None, Some(2), &Silent).unwrap_err().to_string();
     assert!(error.contains("up_proj") && error.contains("needs"), "{error}");
 }
+
+/// Released naming and precision: FP8 blocks with ragged edges, MXFP4 blocks and scales of fused experts, packed FP4, integer
+/// tables, next-token layers.
+#[test]
+fn native_checkpoints_are_kept_bit_by_bit() {
+    for (name, format, count) in
+        [("tiny/deepseek_v3", "fp8:128x128,f32", 140), ("tiny/gpt_oss", "mxfp4", 96), ("tiny/deepseek_v4", "mxfp4", 96)]
+    {
+        let (checkpoint, dir) = (fixture(name), tempfile::tempdir().unwrap());
+        let out = dir.path().join("pack");
+        run(&planned(&checkpoint, KEEP, DEFAULT_SHARD_BYTES), &checkpoint, &out, 2);
+        let pack = Pack::open(&out).unwrap();
+        assert_eq!(pack.entries().len(), checkpoint.entries().len(), "{name}");
+        assert_eq!(pack.entries().iter().filter(|e| e.format == format).count(), count, "{name}");
+        let report = verify(&pack, Some(&checkpoint), Some(2), &Silent).unwrap();
+        assert!(report.ok() && report.compared.iter().all(|c| c.exact && c.must_be_exact), "{name}: {report:?}");
+    }
+}

@@ -8,7 +8,7 @@
 
 use ashlar_backend::{Backend, Batch, BufferId, Op, Projection, Weight, WeightId};
 use ashlar_cpu::Cpu;
-use ashlar_formats::Spec;
+use ashlar_formats::{Grid, Spec};
 use ashlar_simd::{Isa, Kernel, Simd};
 use ashlar_tensor::{AlignedBytes, Bytes, Order, PlaneKind};
 use std::hint::black_box;
@@ -25,6 +25,11 @@ const FORMATS: &[&str] = &[
     "i4:g64,zp",
     "i4:g128",
     "iq4nl",
+    "k4",
+    "k3",
+    "k2",
+    "k2h",
+    "q6",
     "mxfp4",
     "nf4:g64",
     "nf4:g64+o13",
@@ -185,6 +190,9 @@ fn random(spec: &Spec, seed: u32) -> Weight {
     let planes = layout.planes.iter().map(|plane| {
         let mut bytes = AlignedBytes::zeroed(plane.bytes as usize).unwrap();
         match plane.kind {
+            PlaneKind::Scales if matches!(spec.grid(), Ok(Grid::TwoLevel(_))) => {
+                bytes.as_chunks_mut::<4>().0.iter_mut().for_each(|b| *b = next().to_le_bytes());
+            }
             PlaneKind::Scales | PlaneKind::OuterScales => {
                 let kind = spec.scale.unwrap();
                 (0..bytes.len() / kind.size()).for_each(|i| kind.store(0.015_625, &mut bytes, i));

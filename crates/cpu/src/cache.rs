@@ -56,6 +56,11 @@ impl Cache {
         Ok(())
     }
 
+    /// Positions that a slot holds.
+    pub fn held(&self, slot: usize) -> usize {
+        self.held.get(slot).copied().unwrap_or_default()
+    }
+
     /// Keys and values of the first `len` positions of a slot (len × width each).
     pub fn slot(&self, slot: usize, len: usize) -> (&[f32], &[f32]) {
         let range = slot * self.capacity * self.width..(slot * self.capacity + len) * self.width;

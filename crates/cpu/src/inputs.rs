@@ -22,7 +22,7 @@ pub struct Rounded {
     groups: usize,
     /// rows × groups
     int8: Vec<Int8Group>,
-    /// rows × k
+    /// rows × k, if asked for
     values: Vec<f32>,
 }
 
@@ -45,6 +45,16 @@ pub struct Int8Group {
     pub scale: f32,
     /// −Σ codes
     pub minus_sum: i32,
+    /// The same of the first and of the second 16.
+    pub minus_sums: [i32; 2],
+}
+
+impl Int8Group {
+    /// −Σ codes of part `part` of `parts`, 1 or 2.
+    #[inline(always)]
+    pub fn minus(&self, parts: usize, part: usize) -> i32 {
+        if parts == 1 { self.minus_sum } else { self.minus_sums[part] }
+    }
 }
 
 impl<'a> Inputs<'a> {
@@ -58,7 +68,7 @@ impl<'a> Inputs<'a> {
         self.f32.len() / self.k.max(1)
     }
 
-    /// One row of f32 values, rounded or not.
+    /// One row of f32 values, rounded or not. Rounded ones must have been asked for.
     #[inline(always)]
     pub fn values(&self, row: usize, form: Form) -> &'a [f32] {
         let all = match (form, self.rounded) {
@@ -76,19 +86,20 @@ impl<'a> Inputs<'a> {
 }
 
 impl Rounded {
-    /// Rounds every row of `x` (rows × k) as [`ashlar_backend::round_int8`] does, to the same bits.
-    pub fn round(&mut self, pool: &Pool, isa: Isa, x: &[f32], k: usize) {
+    /// Rounds every row of `x` (rows × k) as [`ashlar_backend::round_int8`] does, to the same bits. Only with
+    /// `with_values` the rounded values can be read, too.
+    pub fn round(&mut self, pool: &Pool, isa: Isa, x: &[f32], k: usize, with_values: bool) {
         let rows = x.len() / k.max(1);
         self.groups = k.div_ceil(INT8_GROUP);
-        let groups = self.groups;
+        let (groups, width) = (self.groups, if with_values { k } else { 0 });
         self.int8.resize(rows * groups, Int8Group::default());
-        self.values.resize(rows * k, 0.0);
+        self.values.resize(rows * width, 0.0);
         let (int8, values) = (Shards::new(&mut self.int8), Shards::new(&mut self.values));
         let body = |row: usize| {
             // SAFETY: every row is one index of the pool, and its groups are its own.
             let int8 = unsafe { int8.slice(row * groups..(row + 1) * groups) };
             // SAFETY: as above.
-            let values = unsafe { values.slice(row * k..(row + 1) * k) };
+            let values = unsafe { values.slice(row * width..(row + 1) * width) };
             isa.run(RoundRow { x: &x[row * k..(row + 1) * k], int8, values });
         };
         pool.run(rows, &body);
@@ -98,6 +109,7 @@ impl Rounded {
 struct RoundRow<'a> {
     x: &'a [f32],
     int8: &'a mut [Int8Group],
+    /// As long as x, or empty.
     values: &'a mut [f32],
 }
 
@@ -105,44 +117,54 @@ impl Kernel for RoundRow<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let groups = self.x.chunks(INT8_GROUP).zip(self.values.chunks_mut(INT8_GROUP));
-        for ((x, values), out) in groups.zip(self.int8) {
-            let mut group = [0.0f32; INT8_GROUP];
-            group[..x.len()].copy_from_slice(x);
-            let codes = round_group(s, &group, &mut out.scale);
-            out.minus_sum = -codes.iter().sum::<i32>();
-            for (word, codes) in out.words.iter_mut().zip(codes.as_chunks::<4>().0) {
-                *word = i32::from_le_bytes(codes.map(|c| c as u8));
-            }
-            for (v, code) in values.iter_mut().zip(codes) {
-                *v = code as f32 * out.scale;
+        let (whole, rest) = self.x.as_chunks::<INT8_GROUP>();
+        for (x, out) in whole.iter().zip(&mut *self.int8) {
+            *out = round_group(s, x);
+        }
+        if let (false, Some(out)) = (rest.is_empty(), self.int8.last_mut()) {
+            let mut group = [0.0; INT8_GROUP];
+            group[..rest.len()].copy_from_slice(rest);
+            *out = round_group(s, &group);
+        }
+        for (values, group) in self.values.chunks_mut(INT8_GROUP).zip(&*self.int8) {
+            for (v, code) in values.iter_mut().zip(group.words.iter().flat_map(|w| w.to_le_bytes())) {
+                *v = f32::from(code.cast_signed()) * group.scale;
             }
         }
     }
 }
 
-/// Codes of one group; the formula, operation by operation, of [`ashlar_backend::round_int8`].
+/// One group; the formula, operation by operation, of [`ashlar_backend::round_int8`].
 #[inline(always)]
-fn round_group<S: Simd>(s: S, x: &[f32; INT8_GROUP], scale: &mut f32) -> [i32; INT8_GROUP] {
-    let mut max = 0.0f32;
-    for v in x {
-        let v = v.abs();
-        max = if v > max { v } else { max };
+fn round_group<S: Simd>(s: S, x: &[f32; INT8_GROUP]) -> Int8Group {
+    // Plain code, no closures: what is not inlined for certain is compiled without the ISA.
+    let halves = x.as_chunks::<16>().0;
+    let mut greatest = s.splat(0.0);
+    for x in halves {
+        // A NaN is no maximum: `max` gives the second operand.
+        greatest = s.max(s.as_f32(s.and(s.bits(s.load(x)), s.splat_i32(i32::MAX))), greatest);
     }
+    let max = s.greatest(greatest);
     let inverse = 127.0 / max;
-    let mut codes = [0; INT8_GROUP];
+    let mut group = Int8Group::default();
     if !inverse.is_finite() {
-        *scale = 0.0;
-        return codes;
+        return group;
     }
-    *scale = max / 127.0;
+    group.scale = max / 127.0;
     let factor = s.splat(inverse);
-    for (x, codes) in x.as_chunks::<16>().0.iter().zip(codes.as_chunks_mut::<16>().0) {
-        // A NaN, which any comparison lets fall through to the second operand, becomes −127 rather than a wild code.
+    for (half, x) in halves.iter().enumerate() {
+        // For the same reason a NaN becomes −127 rather than a wild code.
         let v = s.min(s.max(s.mul(s.load(x), factor), s.splat(-127.0)), s.splat(127.0));
-        s.store_i32(s.to_i32(v), codes);
+        let codes = s.to_i32(v);
+        let mut bytes = [0; 16];
+        s.store_i8(codes, &mut bytes);
+        for (word, bytes) in group.words[4 * half..4 * half + 4].iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = i32::from_le_bytes(*bytes);
+        }
+        group.minus_sums[half] = -s.sum_i32(codes);
     }
-    codes
+    group.minus_sum = group.minus_sums[0] + group.minus_sums[1];
+    group
 }
 
 #[cfg(test)]
@@ -159,7 +181,7 @@ mod tests {
         for isa in Isa::available() {
             let pool = Pool::new(2);
             let mut rounded = Rounded::default();
-            rounded.round(&pool, isa, &x, k);
+            rounded.round(&pool, isa, &x, k, true);
             let inputs = Inputs::new(&x, k, Some(&rounded));
             for row in 0..3 {
                 let x = &x[row * k..(row + 1) * k];
@@ -169,7 +191,9 @@ mod tests {
                     let scale = round_int8(x, &mut want[..x.len()]);
                     let codes: Vec<i8> = got[g].words.iter().flat_map(|w| w.to_le_bytes().map(|b| b as i8)).collect();
                     assert_eq!((codes.as_slice(), got[g].scale), (want.as_slice(), scale), "{isa} row {row} group {g}");
-                    assert_eq!(-got[g].minus_sum, want.iter().map(|c| i32::from(*c)).sum::<i32>());
+                    let sum = |codes: &[i8]| codes.iter().map(|c| i32::from(*c)).sum::<i32>();
+                    assert_eq!(got[g].minus(1, 0), -sum(&want));
+                    assert_eq!([0, 1].map(|half| got[g].minus(2, half)), [-sum(&want[..16]), -sum(&want[16..])]);
                 }
                 let mut want = x.to_vec();
                 round_row(&mut want);

@@ -1,5 +1,6 @@
 //! A weight on this backend: its planes as they lie, and the kernels that read them.
 
+use crate::gemv::levels::Levels;
 use crate::gemv::table::{self, Entry};
 use crate::gemv::{Multiply, PANEL, any};
 use crate::inputs::Form;
@@ -15,6 +16,8 @@ pub struct Loaded {
     pub layout: Layout,
     /// The values, if it is a vector (n = 1): a norm or a bias.
     pub vector: Vec<f32>,
+    /// What its codes stand for, if they are indices or integers.
+    pub levels: Option<Levels>,
     entry: Option<&'static Entry>,
     mode: ActivationMode,
 }
@@ -41,7 +44,8 @@ impl Loaded {
         }
         let entry = table::entry(&weight.spec, weight.order);
         let mode = activations(&weight.spec, mode);
-        Ok(Self { weight, layout, vector, entry, mode })
+        let levels = weight.spec.grid().ok().and_then(|grid| Levels::of(&grid));
+        Ok(Self { weight, layout, vector, levels, entry, mode })
     }
 
     /// The bytes of a plane.
@@ -67,6 +71,11 @@ impl Loaded {
             (ActivationMode::Int8, Some(entry)) => entry.rounded.map_or(Form::F32, |(form, _)| form),
             (ActivationMode::Int8, None) => Form::Rounded,
         }
+    }
+
+    /// Whether it reads rounded inputs as f32 values.
+    pub fn reads_rounded_values(&self) -> bool {
+        self.form() == Form::Rounded || (self.form() == Form::Int8 && self.weight.spec.outlier_slots > 0)
     }
 
     /// The kernel for inputs of that form.

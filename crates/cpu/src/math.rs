@@ -1,5 +1,6 @@
 //! Elementwise functions and reductions over rows of f32, the same bits on every ISA.
 
+use ashlar_arch::Activation;
 use ashlar_simd::{Kernel, Simd};
 
 /// e^x. Relative error below 3e-7 for −87 < x < 88; 0 below −88; clamped above 88.3; NaN gives 0.
@@ -125,20 +126,42 @@ pub fn rms_norm<S: Simd>(s: S, row: &mut [f32], weight: &[f32], eps: f32) {
     zip_map(s, row, weight, &TimesBoth(s.splat(1.0 / (mean + eps).sqrt())));
 }
 
-/// `gate = silu(gate) · up`
-pub struct SiluMul<'a> {
+/// `gate = activation(gate, up)`, as [`ashlar_backend::gated`] defines it.
+pub struct Gated<'a> {
     /// In and out.
     pub gate: &'a mut [f32],
     /// As long as `gate`.
     pub up: &'a [f32],
+    /// Which one.
+    pub activation: Activation,
 }
 
-impl Kernel for SiluMul<'_> {
+impl Kernel for Gated<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        zip_map(s, self.gate, self.up, &SiluTimes);
+        match self.activation {
+            Activation::Silu => zip_map(s, self.gate, self.up, &SiluTimes),
+            Activation::ClampedSilu { limit } => {
+                clamp(self.gate, limit);
+                let up: Vec<f32> = self.up.iter().map(|u| u.clamp(-limit.abs(), limit.abs())).collect();
+                zip_map(s, self.gate, &up, &SiluTimes);
+            }
+            // g · sigmoid(a · g) is silu(a · g) / a.
+            Activation::ClampedSwish { limit, alpha } => {
+                clamp(self.gate, limit);
+                self.gate.iter_mut().for_each(|g| *g *= alpha);
+                let up: Vec<f32> = self.up.iter().map(|u| (u.clamp(-limit.abs(), limit.abs()) + 1.0) / alpha).collect();
+                zip_map(s, self.gate, &up, &SiluTimes);
+            }
+        }
     }
+}
+
+/// Values above `limit` become `limit`.
+#[inline(always)]
+fn clamp(values: &mut [f32], limit: f32) {
+    values.iter_mut().for_each(|v| *v = v.min(limit));
 }
 
 /// `y += x · factor`

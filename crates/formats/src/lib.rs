@@ -12,6 +12,7 @@ pub mod fp8;
 mod grid;
 mod grouped;
 mod i4;
+mod integer;
 mod k;
 mod layout;
 mod lut4;

@@ -3,6 +3,7 @@
 use crate::float::Float;
 use crate::fp8::Fp8;
 use crate::i4::I4;
+use crate::integer::Integer;
 use crate::k::{FOUR_BITS, THREE_BITS, TWO_BITS, TWO_BITS_HIGH};
 use crate::lut4::{IQ4NL, MXFP4, NF4};
 use crate::q6::Q6;
@@ -28,12 +29,15 @@ static REGISTRY: &[&dyn Format] = &[
     &Q8,
 ];
 
+/// What models hold besides weights: kept, never chosen.
+static KEPT: &[&dyn Format] = &[&Integer];
+
 /// The format of that id.
 ///
 /// # Errors
 /// [`FormatError::Unknown`].
 pub fn format(id: &str) -> Result<&'static dyn Format, FormatError> {
-    REGISTRY.iter().find(|f| f.id() == id).copied().ok_or_else(|| FormatError::Unknown(id.to_owned()))
+    REGISTRY.iter().chain(KEPT).find(|f| f.id() == id).copied().ok_or_else(|| FormatError::Unknown(id.to_owned()))
 }
 
 /// The ids of all formats, alphabetical.

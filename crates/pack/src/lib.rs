@@ -20,6 +20,7 @@ mod manifest;
 mod partial;
 mod publish;
 mod reader;
+mod unpublished;
 mod verify;
 mod writer;
 
@@ -34,5 +35,6 @@ pub use layout::{
 pub use manifest::{MANIFEST_FILE, Manifest, SealedRecord, VERSION, pack_config};
 pub use partial::Target;
 pub use reader::Pack;
+pub use unpublished::Unpublished;
 pub use verify::Damage;
-pub use writer::{Direct, WriteAt, Writer};
+pub use writer::{Direct, WriteAt, Writer, free_bytes};

@@ -14,6 +14,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub(crate) const JOURNAL: &str = "journal";
+/// Names of files that must not outlive `OUT.partial` begin so.
+pub(crate) const SCRATCH: &str = ".ashlar-scratch-";
 /// Bound on the journal's size: 300 bytes a record, a million records.
 const MAX_JOURNAL: u64 = 1 << 29;
 
@@ -105,7 +107,11 @@ fn is_foreign(name: &str, is_dir: bool) -> bool {
 
 /// What no conversion leaves in a partial directory whose journal cannot be read.
 fn is_stranger(name: &str, is_dir: bool) -> bool {
-    is_dir || !(name == JOURNAL || name == MANIFEST_FILE || (name.ends_with(".safetensors") && is_own(name)))
+    is_dir
+        || !(name == JOURNAL
+            || name == MANIFEST_FILE
+            || name.starts_with(SCRATCH)
+            || (name.ends_with(".safetensors") && is_own(name)))
 }
 
 /// A name in `dir` for which `test(name, is_dir)` holds.
@@ -234,6 +240,14 @@ fn clear(dir: &Path) -> Result<(), PackError> {
 pub(crate) fn delete(dir: &Path) -> Result<(), PackError> {
     clear(dir)?;
     fs::remove_dir(dir).map_err(PackError::io(dir, "remove it"))
+}
+
+/// Removes what must not be published.
+pub(crate) fn sweep(dir: &Path) -> Result<(), PackError> {
+    while let Some(name) = find(dir, |name, is_dir| !is_dir && name.starts_with(SCRATCH))? {
+        remove(&dir.join(name))?;
+    }
+    Ok(())
 }
 
 fn remove(file: &Path) -> Result<(), PackError> {

@@ -29,6 +29,7 @@ pub(crate) fn publish(
     Pack::open(dir)?;
     // Looked at again: hours may have passed.
     target.check()?;
+    partial::sweep(dir)?;
     rename(dir, target)?;
     let journal = target.out.join(JOURNAL);
     fs::remove_file(&journal).map_err(PackError::io(&journal, "remove it"))?;

@@ -2,7 +2,7 @@
 
 use crate::error::PackError;
 use crate::header::{self, HeaderEntry};
-use crate::layout::{PADDING, Tensor};
+use crate::layout::{PADDING, Record, Tensor};
 use crate::manifest::{MANIFEST_FILE, MAX_MANIFEST, Manifest, SealedRecord};
 use crate::publish::is_own;
 use ashlar_tensor::{Bytes, Dtype, Entry, Order, Plane, StoreError, TensorStore};
@@ -52,7 +52,8 @@ impl Pack {
         for ((name, bytes), tensors) in manifest.shards.iter().zip(expected) {
             files.push(open_shard(&dir.join(name), *bytes, tensors)?);
         }
-        let (entries, places) = entries(&manifest);
+        let file = |shard: usize| manifest.shards.get(shard).map(|(name, _)| name.clone()).unwrap_or_default();
+        let (entries, places) = entries(manifest.records.iter().map(|r| &r.record), file);
         if let Some(w) = entries.windows(2).find_map(|w| w.first().zip(w.last()).filter(|(a, b)| a.name == b.name)) {
             return Err(PackError::malformed(&path, format!("tensor `{}` occurs twice", w.0.name)));
         }
@@ -171,11 +172,15 @@ impl TensorStore for Pack {
     }
 }
 
-fn entries(manifest: &Manifest) -> (Vec<Entry>, Vec<(usize, usize)>) {
+/// Every tensor of `records`, sorted by name, and its record and place there; `file` names shards.
+pub(crate) fn entries<'a>(
+    records: impl Iterator<Item = &'a Record>,
+    file: impl Fn(usize) -> String,
+) -> (Vec<Entry>, Vec<(usize, usize)>) {
     let mut all = Vec::new();
-    for (r, sealed) in manifest.records.iter().enumerate() {
-        let file = manifest.shards.get(sealed.record.shard).map(|(name, _)| name.clone()).unwrap_or_default();
-        for (i, t) in sealed.record.tensors.iter().enumerate() {
+    for (r, record) in records.enumerate() {
+        let file = file(record.shard);
+        for (i, t) in record.tensors.iter().enumerate() {
             let entry = Entry {
                 name: t.name.clone(),
                 shape: t.shape.clone(),

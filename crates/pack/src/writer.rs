@@ -4,7 +4,8 @@ use crate::error::PackError;
 use crate::journal::{self, Done, Fingerprint};
 use crate::layout::{Layout, Record};
 use crate::manifest::{Manifest, SealedRecord};
-use crate::partial::{JOURNAL, Partial, Target, claim};
+use crate::partial::{JOURNAL, Partial, SCRATCH, Target, claim};
+use crate::unpublished::Unpublished;
 use crate::{direct, partial, publish, verify};
 use ashlar_tensor::Report;
 use std::collections::BTreeMap;
@@ -140,6 +141,19 @@ impl<'a> Writer<'a> {
         self.sink.write_all_at(file, bytes, offset).map_err(|e| self.explain(e, &path, "write to it"))
     }
 
+    /// The tensors written so far, to be read back.
+    #[must_use]
+    pub fn written(&self) -> Unpublished<'_> {
+        Unpublished::new(self.layout, &self.files)
+    }
+
+    /// A file in `OUT.partial` for what the caller must find again after a kill. It is removed when the pack is published
+    /// or discarded.
+    #[must_use]
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.partial.dir.join(format!("{SCRATCH}{name}"))
+    }
+
     /// Notes in the journal that a record is complete.
     ///
     /// # Errors
@@ -253,7 +267,11 @@ fn missing_bytes(dir: &Path, layout: &Layout) -> u64 {
     layout.shards.iter().map(|s| s.bytes.saturating_sub(present(&s.file))).sum()
 }
 
-fn free_bytes(dir: &Path) -> io::Result<u64> {
+/// Bytes free on the disk that holds `dir`, for users without privileges.
+///
+/// # Errors
+/// What the operating system reports.
+pub fn free_bytes(dir: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(dir)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

@@ -163,14 +163,16 @@ pub fn auto(spec: &Spec) -> &'static str {
     }
 }
 
-/// What `method: auto` means where the statistics may hold Hessians: `gptq` for codes of up to 3 bits with one, else
-/// [`auto`].
+/// What `method: auto` means where the statistics may hold Hessians: `gptq` for codes of up to 4 bits with one (it
+/// takes a third off the KL divergence of `k4` and `i4`, as of `k3`; `docs/statistics.md`), else [`auto`].
 #[must_use]
 pub fn auto_with(spec: &Spec, hessian: bool) -> &'static str {
-    match spec.grid() {
-        Ok(Grid::TwoLevel(g)) if hessian && g.code_bits() <= 3 => Gptq.id(),
-        _ => auto(spec),
-    }
+    let bits = match spec.grid() {
+        Ok(Grid::TwoLevel(g)) => g.code_bits(),
+        Ok(Grid::Groups(g)) => g.width.bits(),
+        _ => return auto(spec),
+    };
+    if hessian && bits <= 4 && Gptq.supports(spec).is_ok() { Gptq.id() } else { auto(spec) }
 }
 
 /// Shared checks of every method: shapes of the tile, the statistics and the output slices.

@@ -9,7 +9,7 @@ use crate::selector::{Compiled, Extent};
 use crate::set::{AUTO, State, Want};
 use crate::usage::ExpertUsage;
 use crate::{RecipeError, hints};
-use ashlar_arch::{Class, Leaf, ModelSpec};
+use ashlar_arch::{Class, Leaf, ModelSpec, Role};
 use ashlar_formats::Options;
 use ashlar_tensor::TensorStore;
 use std::collections::BTreeSet;
@@ -84,9 +84,15 @@ impl Recipe {
     }
 }
 
-/// Matrices that no quantized format applies to, besides vectors: tiny, and errors in them are errors of routing.
-fn stays_float(class: Class) -> bool {
-    matches!(class, Class::Router | Class::Norm)
+/// Matrices that no quantized format applies to, besides vectors: tiny, and errors in them are errors of routing, of the
+/// residual stream, or of what is pooled and chosen.
+#[must_use]
+pub fn stays_float(role: Role) -> bool {
+    match role.class {
+        Class::Router | Class::Norm | Class::Hyper => true,
+        Class::Compressor | Class::Indexer => role.proj.is_none(),
+        _ => false,
+    }
 }
 
 struct Decider<'a> {
@@ -182,7 +188,7 @@ impl<'a> Decider<'a> {
     ) -> Vec<Action> {
         let rule = state.format_by.and_then(|i| self.recipe.rules.get(i));
         let solves = rule.zip(self.recipe.budget.as_ref()).is_some_and(|(rule, budget)| budget.solves(rule));
-        if !solves || leaf.shape.len() != 2 || stays_float(leaf.role.class) {
+        if !solves || leaf.shape.len() != 2 || stays_float(leaf.role) {
             return Vec::new();
         }
         let specs = match budget::candidates(state, (n, k)) {
@@ -226,7 +232,7 @@ impl<'a> Decider<'a> {
             }
             return Action::Keep;
         };
-        if !float && (leaf.shape.len() != 2 || stays_float(leaf.role.class)) {
+        if !float && (leaf.shape.len() != 2 || stays_float(leaf.role)) {
             self.stays(leaf, id, state, trace);
             return Action::Keep;
         }
@@ -261,14 +267,18 @@ impl<'a> Decider<'a> {
     fn stays(&mut self, leaf: &Leaf, id: &str, state: &State<'_>, trace: &mut Vec<String>) {
         let class = leaf.role.class;
         let rule = state.format_by.and_then(|i| self.recipe.rules.get(i));
-        if stays_float(class) && rule.is_some_and(|r| r.selector.names_class(class)) {
+        if stays_float(leaf.role) && rule.is_some_and(|r| r.selector.names_class(class)) {
             let what = format!(
                 "class {class} has no `format: {id}`: it is tiny and stays in floating point; use keep, bf16, f16 or f32"
             );
             self.fitter.refuse(state.format_by, &leaf.name, what);
         }
         self.stayed += 1;
-        let what = if leaf.shape.len() == 2 { "the router" } else { "a vector" };
+        let what = match class {
+            _ if leaf.shape.len() != 2 => "a vector",
+            Class::Router => "the router",
+            _ => "a small matrix",
+        };
         trace.push(format!("{what} is never quantized: kept"));
     }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 /// Quantizers a recipe may name. `auto` lets the converter choose by format; the others are the ids of
 /// `ashlar-quantize`, which this crate may not depend on (a test of the command line holds the two lists together).
-pub const METHODS: &[&str] = &["auto", "rtn", "search"];
+pub const METHODS: &[&str] = &["auto", "gptq", "rtn", "search"];
 
 /// What leaves a tier, a device or a method to the program; undoes what earlier rules said.
 pub const AUTO: &str = "auto";

@@ -41,8 +41,21 @@ pub fn store(model: &ModelSpec, format: impl Fn(&str) -> &'static str) -> Header
     Headers(entries)
 }
 
-pub const FIXTURES: [&str; 6] =
-    ["tiny/llama", "tiny/qwen2", "tiny/qwen3", "tiny/qwen3_moe", "tiny/mixtral", "demo-moe"];
+pub const FIXTURES: [&str; 13] = [
+    "tiny/llama",
+    "tiny/qwen2",
+    "tiny/qwen3",
+    "tiny/qwen2_moe",
+    "tiny/qwen3_moe",
+    "tiny/mixtral",
+    "tiny/gpt_oss",
+    "tiny/deepseek_v2",
+    "tiny/deepseek_v3",
+    "tiny/deepseek_v3_bf16",
+    "tiny/deepseek_v4",
+    "tiny/deepseek_v4_bf16",
+    "demo-moe",
+];
 
 pub fn fixture(name: &str) -> Result<ModelSpec, Box<dyn Error>> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name).join("config.json");

@@ -62,4 +62,8 @@ impl Resources for Loader<'_> {
     fn cache(&mut self, kv_width: usize) -> Result<CacheId, RuntimeError> {
         Ok(self.backend.alloc_cache(self.sequences, self.context, kv_width)?)
     }
+
+    fn entries(&mut self, width: usize, ratio: usize) -> Result<CacheId, RuntimeError> {
+        Ok(self.backend.alloc_cache(self.sequences, self.context / ratio.max(1), width)?)
+    }
 }

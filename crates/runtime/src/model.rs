@@ -93,7 +93,7 @@ impl Model {
         }
         let chunk = options.chunk.min(context);
         let mut loader = Loader::new(&*store, &mut *backend, report, [options.sequences, context, chunk]);
-        report.begin("load", spec.tensors().filter_map(|leaf| store.entry(&leaf.name)).map(|e| e.bytes()).sum());
+        report.begin("load", spec.loaded().filter_map(|leaf| store.entry(&leaf.name)).map(|e| e.bytes()).sum());
         let program = build(&spec, &mut loader);
         report.end();
         let program = program?;

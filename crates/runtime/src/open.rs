@@ -43,9 +43,10 @@ pub fn open(path: &Path, report: &dyn Report) -> Result<Opened, RuntimeError> {
         (Box::new(checkpoint), config, dir, identity)
     };
     let arch = |source| RuntimeError::Arch { path: path.display().to_string(), source };
-    let spec = ashlar_arch::model_spec(&config).map_err(arch)?;
-    let tensors = store.entries().iter().map(|e| (e.name.as_str(), e.shape.as_slice()));
-    for ignored in ashlar_arch::check(&spec, tensors).map_err(arch)? {
+    let mut spec = ashlar_arch::model_spec(&config).map_err(arch)?;
+    let tensors = || store.entries().iter().map(|e| (e.name.as_str(), e.shape.as_slice()));
+    spec.adopt(tensors());
+    for ignored in ashlar_arch::check(&spec, tensors()).map_err(arch)? {
         report.note(&format!("tensor `{ignored}` is not used by this architecture and is ignored"));
     }
     Ok(Opened { store, config, spec, dir, is_pack, identity })

@@ -94,6 +94,10 @@ impl Simd for Portable {
         v[0]
     }
     #[inline(always)]
+    fn greatest(self, v: [f32; 16]) -> f32 {
+        v.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    }
+    #[inline(always)]
     fn pick(self, table: [f32; 16], index: [i32; 16]) -> [f32; 16] {
         from_fn(|i| table[(index[i] & 15) as usize])
     }
@@ -111,12 +115,28 @@ impl Simd for Portable {
         [x; 16]
     }
     #[inline(always)]
+    fn halves(self, low: i32, high: i32) -> [i32; 16] {
+        from_fn(|i| if i < 8 { low } else { high })
+    }
+    #[inline(always)]
+    fn load_u8(self, x: &[u8; 16]) -> [i32; 16] {
+        x.map(i32::from)
+    }
+    #[inline(always)]
     fn load_i32(self, x: &[i32; 16]) -> [i32; 16] {
         *x
     }
     #[inline(always)]
     fn store_i32(self, v: [i32; 16], out: &mut [i32; 16]) {
         *out = v;
+    }
+    #[inline(always)]
+    fn store_i8(self, v: [i32; 16], out: &mut [u8; 16]) {
+        *out = v.map(|lane| lane as u8);
+    }
+    #[inline(always)]
+    fn sum_i32(self, v: [i32; 16]) -> i32 {
+        v.into_iter().fold(0, i32::wrapping_add)
     }
     #[inline(always)]
     fn to_f32(self, v: [i32; 16]) -> [f32; 16] {
@@ -135,6 +155,10 @@ impl Simd for Portable {
         from_fn(|i| a[i] & b[i])
     }
     #[inline(always)]
+    fn or(self, a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
+        from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
     fn shl(self, v: [i32; 16], n: u32) -> [i32; 16] {
         from_fn(|i| v[i].wrapping_shl(n))
     }
@@ -146,6 +170,10 @@ impl Simd for Portable {
     fn sar(self, v: [i32; 16], n: u32) -> [i32; 16] {
         from_fn(|i| v[i].wrapping_shr(n))
     }
+    #[inline(always)]
+    fn shr_each(self, v: [i32; 16], n: [i32; 16]) -> [i32; 16] {
+        from_fn(|i| v[i].cast_unsigned().wrapping_shr(n[i].cast_unsigned()).cast_signed())
+    }
 
     #[inline(always)]
     fn bytes(self, x: &[u8; 64]) -> [u8; 64] {
@@ -154,6 +182,18 @@ impl Simd for Portable {
     #[inline(always)]
     fn lanes(self, v: [u8; 64]) -> [i32; 16] {
         from_fn(|i| i32::from_le_bytes([v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]]))
+    }
+    #[inline(always)]
+    fn as_bytes(self, v: [i32; 16]) -> [u8; 64] {
+        from_fn(|i| v[i / 4].to_le_bytes()[i % 4])
+    }
+    #[inline(always)]
+    fn repeat(self, x: &[u8; 16]) -> [u8; 64] {
+        from_fn(|i| x[i % 16])
+    }
+    #[inline(always)]
+    fn select(self, mask: u64, yes: [u8; 64], no: [u8; 64]) -> [u8; 64] {
+        from_fn(|i| if mask >> i & 1 == 1 { yes[i] } else { no[i] })
     }
     #[inline(always)]
     fn low_nibbles(self, v: [u8; 64]) -> [u8; 64] {

@@ -58,6 +58,7 @@ impl Kernel for AllOps<'_> {
         f(low);
         f(high);
         f(s.splat(s.sum(a)));
+        f(s.splat(s.greatest(a)));
         f(s.load_f16(half));
         f(s.load_bf16(half));
         let bytes = s.bytes(&o.bytes);
@@ -69,6 +70,25 @@ impl Kernel for AllOps<'_> {
         {
             f(s.as_f32(s.shr(v, 9)));
         }
+        let counts = s.and(lanes, s.splat_i32(31));
+        let first: &[u8; 16] = o.bytes.first_chunk().unwrap();
+        let mask = u64::from_le_bytes(*o.bytes.last_chunk().unwrap());
+        for v in [
+            s.or(lanes, s.bits(a)),
+            s.shr_each(lanes, counts),
+            s.halves(i32::from(o.x[0]) * 77_777, i32::from(o.x[1])),
+            s.load_u8(first),
+            s.lanes(s.as_bytes(s.bits(c))),
+            s.lanes(s.lookup(s.repeat(first), s.low_nibbles(bytes))),
+            s.lanes(s.select(mask, bytes, s.high_nibbles(bytes))),
+        ] {
+            f(s.as_f32(s.shr(v, 9)));
+            f(s.as_f32(s.and(v, s.splat_i32(0x1ff))));
+        }
+        let mut stored = [0; 16];
+        s.store_i8(s.sar(lanes, 24), &mut stored);
+        f(s.to_f32(s.load_u8(&stored)));
+        f(s.as_f32(s.splat_i32(s.sum_i32(lanes) & 0xffff)));
         let x = i32::from_le_bytes(o.x.map(i8::cast_unsigned));
         let start = s.splat_i32(-S::OFFSET * o.x.iter().map(|&x| i32::from(x)).sum::<i32>());
         let (low, high) = (s.low_nibbles(bytes), s.high_nibbles(bytes));
@@ -78,6 +98,8 @@ impl Kernel for AllOps<'_> {
         }
         f(s.to_f32(s.dot_small(s.splat_i32(7), low, x)));
         f(s.to_f32(s.dot_small(s.splat_i32(7), high, x)));
+        let seven_bits = s.as_bytes(s.and(lanes, s.splat_i32(0x7f7f_7f7f)));
+        f(s.to_f32(s.dot_small(s.splat_i32(7), seven_bits, x)));
         out
     }
 }

@@ -62,6 +62,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn zip(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32);
     /// Sum of the lanes: halves are added until one is left (i with i + 8, + 4, + 2, + 1).
     fn sum(self, v: Self::F32) -> f32;
+    /// The greatest lane; none may be NaN.
+    fn greatest(self, v: Self::F32) -> f32;
     /// `table[index & 15]` per lane, for a table of 16 entries.
     fn pick(self, table: Self::F32, index: Self::I32) -> Self::F32;
     /// Nearest integer, ties to even; for |x| < 2³¹.
@@ -71,10 +73,18 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
     /// `x` in every lane.
     fn splat_i32(self, x: i32) -> Self::I32;
+    /// `low` in lanes 0 to 7, `high` in the others.
+    fn halves(self, low: i32, high: i32) -> Self::I32;
     /// Lane i = `x[i]`.
     fn load_i32(self, x: &[i32; 16]) -> Self::I32;
+    /// Lane i = `x[i]`, with zeros above.
+    fn load_u8(self, x: &[u8; 16]) -> Self::I32;
     /// `out[i]` = lane i.
     fn store_i32(self, v: Self::I32, out: &mut [i32; 16]);
+    /// `out[i]` = the lowest byte of lane i, for lanes within −128…127.
+    fn store_i8(self, v: Self::I32, out: &mut [u8; 16]);
+    /// Sum of the lanes, wrapping.
+    fn sum_i32(self, v: Self::I32) -> i32;
     /// The nearest f32 of each lane.
     fn to_f32(self, v: Self::I32) -> Self::F32;
     /// Lanes as the bits of f32.
@@ -83,31 +93,41 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// a & b
     fn and(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// a | b
+    fn or(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// v << n, 0 ≤ n < 32.
     fn shl(self, v: Self::I32, n: u32) -> Self::I32;
     /// v >> n with zeros.
     fn shr(self, v: Self::I32, n: u32) -> Self::I32;
     /// v >> n with the sign.
     fn sar(self, v: Self::I32, n: u32) -> Self::I32;
+    /// Lane i = vᵢ >> nᵢ with zeros, 0 ≤ nᵢ < 32.
+    fn shr_each(self, v: Self::I32, n: Self::I32) -> Self::I32;
 
     /// 64 bytes.
     fn bytes(self, x: &[u8; 64]) -> Self::U8;
     /// Bytes 4i … 4i + 3 as a little-endian lane i.
     fn lanes(self, v: Self::U8) -> Self::I32;
+    /// The inverse of [`Simd::lanes`].
+    fn as_bytes(self, v: Self::I32) -> Self::U8;
+    /// The 16 bytes four times: a table for [`Simd::lookup`].
+    fn repeat(self, x: &[u8; 16]) -> Self::U8;
+    /// Byte i = yesᵢ where bit i of `mask` is set, else noᵢ.
+    fn select(self, mask: u64, yes: Self::U8, no: Self::U8) -> Self::U8;
     /// The low 4 bits of every byte.
     fn low_nibbles(self, v: Self::U8) -> Self::U8;
     /// The high 4 bits of every byte.
     fn high_nibbles(self, v: Self::U8) -> Self::U8;
     /// Two's-complement bytes as [`Simd::dot`] wants weights.
     fn weights(self, v: Self::U8) -> Self::U8;
-    /// A table of 16 signed bytes for [`Simd::lookup`].
+    /// A table of 16 signed bytes for [`Simd::lookup`], which finds them as [`Simd::dot`] wants weights.
     fn table(self, values: &[i8; 16]) -> Self::U8;
-    /// The table's value for every byte of `index` (each < 16), as [`Simd::dot`] wants weights.
+    /// The table's value for every byte of `index` (each < 16).
     fn lookup(self, table: Self::U8, index: Self::U8) -> Self::U8;
     /// acc + Σ of 4 products per lane: (w + OFFSET) · x, exactly. `w` comes from [`Simd::weights`] or [`Simd::lookup`];
     /// `x` holds 4 signed bytes (little-endian), each in −127…127, the same for all lanes.
     fn dot(self, acc: Self::I32, w: Self::U8, x: i32) -> Self::I32;
-    /// acc + Σ of 4 products per lane: w · x, exactly, for unsigned w < 64 and x as in [`Simd::dot`].
+    /// acc + Σ of 4 products per lane: w · x, exactly, for unsigned w < 128 and x as in [`Simd::dot`].
     fn dot_small(self, acc: Self::I32, w: Self::U8, x: i32) -> Self::I32;
 }
 

@@ -1,11 +1,12 @@
 //! An open checkpoint: entries from the headers, bytes by positioned reads or maps.
 
 use crate::find::{INDEX, SINGLE, Weights, find, side_files};
-use crate::fp8;
 use crate::header::{Header, TensorInfo};
 use crate::index::{MAX_INDEX, check_shard, parse_index};
 use crate::shard::Shard;
+use crate::strided::{self, Stride};
 use crate::{SourceError, config};
+use crate::{fp8, fused, nibbles};
 use ashlar_tensor::{AlignedBytes, Bytes, Dtype, Entry, Order, Plane, PlaneKind, StoreError, TensorStore};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -35,6 +36,10 @@ struct Place {
     bytes: u64,
     /// Bytes of one element: what a map must be aligned to.
     element: u64,
+    /// Where its rows do not follow one another.
+    stride: Option<Stride>,
+    /// Whether it holds 4-bit codes in pairs, see [`nibbles`].
+    pairs: bool,
 }
 
 /// A tensor of some shard, before weights and scales are paired.
@@ -129,15 +134,16 @@ impl TensorStore for Checkpoint {
         if end > place.bytes {
             return Err(StoreError::Range { tensor: entry.name.clone(), plane, offset, end, bytes: place.bytes });
         }
-        let offset = place.offset.saturating_add(offset);
-        shard.read_exact_at(out, offset).map_err(|e| read_error(shard, entry, offset, out.len() as u64, e))
+        let len = out.len() as u64;
+        let read = if place.pairs { place.read_codes(shard, offset, out) } else { place.read(shard, offset, out) };
+        read.map_err(|e| read_error(shard, entry, place.offset.saturating_add(offset), len, e))
     }
 
     fn map(&self, entry: &Entry, plane: usize) -> Result<Bytes, StoreError> {
         let (shard, place) = self.place(entry, plane)?;
         let fail = |e| read_error(shard, entry, place.offset, place.bytes, e);
-        if !place.offset.is_multiple_of(place.element) {
-            // The header has an odd length (old exporters): a copy is the price of aligned values.
+        if !place.offset.is_multiple_of(place.element) || place.stride.is_some() || place.pairs {
+            // The header has an odd length (old exporters), or the bytes lie in another order: a copy is the price.
             let len = usize::try_from(place.bytes).ok();
             let mut copy =
                 len.and_then(AlignedBytes::zeroed).ok_or_else(|| fail(std::io::ErrorKind::OutOfMemory.into()))?;
@@ -229,39 +235,165 @@ impl Opening {
         let (mut entries, mut places) = (Vec::new(), Vec::new());
         for found in self.found.values() {
             let Found { info, .. } = found;
-            if let Some(weight) = info.name.strip_suffix(fp8::SUFFIX) {
-                self.check_scale(found, weight)?;
+            if self.fused(found, &mut entries, &mut places)? {
                 continue;
             }
+            if let Some((weight, surely)) = fp8::weight_of(&info.name)
+                && (surely || self.is_scaled(&weight))
+            {
+                self.check_scale(found, &weight)?;
+                continue;
+            }
+            let mut shape = info.shape.clone();
             let (format, kinds) = match info.dtype {
                 Dtype::F8E4M3 => {
                     let scale = self.scale_of(found)?;
                     let block = fp8::block_size(config, &info.name)?;
                     let format = fp8::format(&self.file(found), info, &self.file(scale), &scale.info, block)?;
-                    (format, vec![(PlaneKind::Codes, found), (PlaneKind::Scales, scale)])
+                    (format, vec![(PlaneKind::Codes, found.place()), (PlaneKind::Scales, scale.place())])
                 }
-                dtype => (dtype.name().to_ascii_lowercase(), vec![(PlaneKind::Values, found)]),
+                Dtype::I8 if self.is_scaled(&info.name) => {
+                    let scale = self.scale_of(found)?;
+                    let k = fp8::packed_inputs(&self.file(found), info, &scale.info)?;
+                    if let Some(last) = shape.last_mut() {
+                        *last = k;
+                    }
+                    let codes = Place { pairs: true, ..found.place() };
+                    ("mxfp4".to_owned(), vec![(PlaneKind::Codes, codes), (PlaneKind::Scales, scale.place())])
+                }
+                dtype => (dtype.name().to_ascii_lowercase(), vec![(PlaneKind::Values, found.place())]),
             };
             entries.push(Entry {
                 name: info.name.clone(),
-                shape: info.shape.clone(),
+                shape,
                 format,
                 order: Order::Rows,
-                planes: kinds.iter().map(|(kind, f)| Plane { kind: *kind, bytes: f.place().bytes }).collect(),
+                planes: kinds.iter().map(|(kind, place)| Plane { kind: *kind, bytes: place.bytes }).collect(),
                 file: self.file(found),
             });
-            places.push(kinds.iter().map(|(_, f)| f.place()).collect());
+            places.push(kinds.into_iter().map(|(_, place)| place).collect());
         }
-        Ok((entries, places))
+        // The names of fused experts are new ones.
+        let mut both: Vec<_> = entries.into_iter().zip(places).collect();
+        both.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        let twice = |pair: &&[(Entry, Vec<Place>)]| matches!(pair, [(a, _), (b, _)] if a.name == b.name);
+        if let Some([(one, _), ..]) = both.windows(2).find(twice) {
+            return Err(SourceError::FusedTwice { file: one.file.clone(), name: one.name.clone() });
+        }
+        Ok(both.into_iter().unzip())
     }
 
-    /// The scales of an FP8 weight.
+    /// Lists the experts of a fused tensor; false if it is none.
+    fn fused(
+        &self,
+        found: &Found,
+        entries: &mut Vec<Entry>,
+        places: &mut Vec<Vec<Place>>,
+    ) -> Result<bool, SourceError> {
+        let name = found.info.name.as_str();
+        let stem = |end: &str| Some((name.strip_suffix(end)?, name.strip_suffix(end).and_then(fused::split)?));
+        let other = |stem: &str, end: &str| self.found.get(&format!("{stem}{end}"));
+        if let Some((stem, _)) = stem(fused::SCALES).filter(|_| found.info.dtype == Dtype::U8) {
+            return match other(stem, fused::BLOCKS) {
+                Some(_) => Ok(true),
+                None => Err(self.half(found, stem, fused::BLOCKS)),
+            };
+        }
+        if let Some((stem, at)) = stem(fused::BLOCKS).filter(|_| found.info.dtype == Dtype::U8) {
+            let scales = other(stem, fused::SCALES).ok_or_else(|| self.half(found, stem, fused::SCALES))?;
+            self.fused_weights(found, scales, at, entries, places)?;
+            return Ok(true);
+        }
+        if let Some((stem, at)) = stem(fused::BIAS).filter(|(stem, _)| other(stem, fused::BLOCKS).is_some()) {
+            debug_assert!(!stem.is_empty());
+            self.fused_biases(found, at, entries, places)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn half(&self, found: &Found, stem: &str, end: &str) -> SourceError {
+        let (file, tensor) = (self.file(found), found.info.name.clone());
+        SourceError::FusedHalf { file, tensor, expected: format!("{stem}{end}") }
+    }
+
+    fn fused_weights(
+        &self,
+        blocks: &Found,
+        scales: &Found,
+        (path, name): (&str, &str),
+        entries: &mut Vec<Entry>,
+        places: &mut Vec<Vec<Place>>,
+    ) -> Result<(), SourceError> {
+        let file = self.file(blocks);
+        let sizes = fused::sizes(&file, &blocks.info, &scales.info)?;
+        let parts = fused::projections(name);
+        let n = sizes.n.checked_div(parts.len()).unwrap_or(0);
+        fused::check_count(&file, &blocks.info, entries.len().saturating_add(sizes.experts.saturating_mul(2)))?;
+        for expert in 0..sizes.experts {
+            for (projection, rows) in &parts {
+                let part = |found: &Found, row: usize| found.place().expert(expert, sizes.n, row as u64, *rows);
+                let codes = Place { pairs: true, ..part(blocks, sizes.blocks.saturating_mul(nibbles::BLOCK)) };
+                let planes = [(PlaneKind::Codes, codes), (PlaneKind::Scales, part(scales, sizes.blocks))];
+                entries.push(Entry {
+                    name: format!("{path}.{expert}.{projection}.weight"),
+                    shape: vec![n, sizes.blocks.saturating_mul(32)],
+                    format: "mxfp4".to_owned(),
+                    order: Order::Rows,
+                    planes: planes.iter().map(|(kind, p)| Plane { kind: *kind, bytes: p.bytes }).collect(),
+                    file: file.clone(),
+                });
+                places.push(planes.into_iter().map(|(_, place)| place).collect());
+            }
+        }
+        Ok(())
+    }
+
+    fn fused_biases(
+        &self,
+        bias: &Found,
+        (path, name): (&str, &str),
+        entries: &mut Vec<Entry>,
+        places: &mut Vec<Vec<Place>>,
+    ) -> Result<(), SourceError> {
+        let file = self.file(bias);
+        let [experts, n] = fused::bias_sizes(&file, &bias.info)?;
+        let parts = fused::projections(name);
+        fused::check_count(&file, &bias.info, entries.len().saturating_add(experts.saturating_mul(2)))?;
+        for expert in 0..experts {
+            for (projection, rows) in &parts {
+                let place = bias.place().expert(expert, n, bias.info.dtype.size() as u64, *rows);
+                entries.push(Entry {
+                    name: format!("{path}.{expert}.{projection}.bias"),
+                    shape: vec![n.checked_div(parts.len()).unwrap_or(0)],
+                    format: bias.info.dtype.name().to_ascii_lowercase(),
+                    order: Order::Rows,
+                    planes: vec![Plane { kind: PlaneKind::Values, bytes: place.bytes }],
+                    file: file.clone(),
+                });
+                places.push(vec![place]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a weight of that name in codes of 8 or 4 bits, with scales of E8M0 or under FP8's usual name.
+    fn is_scaled(&self, weight: &str) -> bool {
+        let scales = || fp8::scale_names(weight).into_iter().filter_map(|name| self.found.get(&name));
+        match self.found.get(weight).map(|w| w.info.dtype) {
+            Some(Dtype::F8E4M3) => true,
+            Some(Dtype::I8) => scales().any(|scale| scale.info.dtype == Dtype::F8E8M0),
+            _ => false,
+        }
+    }
+
+    /// The scales of a weight that has some.
     fn scale_of(&self, weight: &Found) -> Result<&Found, SourceError> {
-        let expected = format!("{}{}", weight.info.name, fp8::SUFFIX);
-        self.found.get(&expected).ok_or_else(|| SourceError::ScaleMissing {
+        let names = fp8::scale_names(&weight.info.name);
+        names.iter().find_map(|name| self.found.get(name)).ok_or_else(|| SourceError::ScaleMissing {
             file: self.file(weight),
             tensor: weight.info.name.clone(),
-            expected,
+            expected: names.into_iter().next().unwrap_or_default(),
         })
     }
 
@@ -269,6 +401,7 @@ impl Opening {
     fn check_scale(&self, scale: &Found, weight: &str) -> Result<(), SourceError> {
         let got = match self.found.get(weight).map(|w| w.info.dtype) {
             Some(Dtype::F8E4M3) => return Ok(()),
+            Some(Dtype::I8) if self.is_scaled(weight) => return Ok(()),
             Some(other) => format!("one of dtype {other}"),
             None => "none".to_owned(),
         };
@@ -284,6 +417,50 @@ impl Found {
             offset: self.data_start.saturating_add(self.info.begin),
             bytes: self.info.end.saturating_sub(self.info.begin),
             element: self.info.dtype.size() as u64,
+            stride: None,
+            pairs: false,
+        }
+    }
+}
+
+impl Place {
+    /// Bytes of the plane from `offset` on, as the file has them.
+    fn read(&self, shard: &Shard, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        match self.stride {
+            Some(stride) => strided::read(shard, self.offset, stride, offset, out),
+            None => shard.read_exact_at(out, self.offset.saturating_add(offset)),
+        }
+    }
+
+    /// As [`Place::read`], of codes in pairs.
+    fn read_codes(&self, shard: &Shard, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        let block = nibbles::BLOCK as u64;
+        let before = offset.checked_rem(block).and_then(|b| usize::try_from(b).ok()).unwrap_or(0);
+        if before == 0 && out.len().is_multiple_of(nibbles::BLOCK) {
+            self.read(shard, offset, out)?;
+            nibbles::to_halves(out);
+            return Ok(());
+        }
+        // Part of a block cannot be reordered alone.
+        let mut whole = vec![0; before.saturating_add(out.len()).next_multiple_of(nibbles::BLOCK)];
+        self.read(shard, offset.saturating_sub(before as u64), &mut whole)?;
+        nibbles::to_halves(&mut whole);
+        for (to, from) in out.iter_mut().zip(whole.iter().skip(before)) {
+            *to = *from;
+        }
+        Ok(())
+    }
+
+    /// The rows `rows` of one expert, of a plane that holds `n` rows of `row` bytes for each.
+    fn expert(self, expert: usize, n: usize, row: u64, rows: fused::Rows) -> Self {
+        let expert_bytes = (n as u64).saturating_mul(row);
+        let first = expert_bytes.saturating_mul(expert as u64).saturating_add(rows.first.saturating_mul(row));
+        let stride = (rows.step > 1).then(|| Stride { row, pitch: row.saturating_mul(rows.step) });
+        Self {
+            offset: self.offset.saturating_add(first),
+            bytes: expert_bytes.checked_div(rows.step).unwrap_or(0),
+            stride,
+            ..self
         }
     }
 }

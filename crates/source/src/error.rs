@@ -186,9 +186,30 @@ pub enum SourceError {
     )]
     Fp8Shape { file: String, tensor: String, got: Vec<usize> },
 
+    /// Packed 4-bit codes that are no matrix.
+    #[error(
+        "{file}: tensor `{tensor}` holds 4-bit codes as I8 of shape {got:?}, expected [n, k/2] with k a multiple of 32; export the checkpoint again"
+    )]
+    Fp4Shape { file: String, tensor: String, got: Vec<usize> },
+
     /// No usable block size for FP8 weights.
     #[error(
         "config.json: quantization_config.weight_block_size is {got}, expected two positive integers such as [128, 128], since tensor `{tensor}` is F8_E4M3; download config.json again"
     )]
     BlockSize { tensor: String, got: String },
+
+    // -- fused experts -------------------------------------------------------------------------------------------
+    /// Codes without scales or scales without codes.
+    #[error(
+        "{file}: tensor `{tensor}` is one half of an MXFP4 weight, expected the other one as `{expected}`, got none; download the missing shard or export again"
+    )]
+    FusedHalf { file: String, tensor: String, expected: String },
+
+    /// Fused experts whose shapes do not agree.
+    #[error("{file}: tensor `{tensor}` holds fused experts as {got}, expected {expected}; export the checkpoint again")]
+    Fused { file: String, tensor: String, expected: String, got: String },
+
+    /// A fused expert beside a tensor of its own.
+    #[error("{file}: tensor `{name}` is stored both alone and among fused experts, expected once; export again")]
+    FusedTwice { file: String, name: String },
 }

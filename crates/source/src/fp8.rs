@@ -13,6 +13,51 @@ use serde_json::Value;
 /// What the name of a scale tensor ends with.
 pub const SUFFIX: &str = "_scale_inv";
 
+/// What it ends with in DeepSeek-V4's releases, in place of `weight`.
+const SCALE: &str = ".scale";
+const WEIGHT: &str = ".weight";
+
+/// Names that the scales of a weight may have.
+pub fn scale_names(weight: &str) -> Vec<String> {
+    let other = weight.strip_suffix(WEIGHT).map(|stem| format!("{stem}{SCALE}"));
+    std::iter::once(format!("{weight}{SUFFIX}")).chain(other).collect()
+}
+
+/// The weight that a tensor of scales belongs to, by its name; the second form is one only if such a weight exists.
+pub fn weight_of(scale: &str) -> Option<(String, bool)> {
+    match scale.strip_suffix(SUFFIX) {
+        Some(weight) => Some((weight.to_owned(), true)),
+        None => scale.strip_suffix(SCALE).map(|stem| (format!("{stem}{WEIGHT}"), false)),
+    }
+}
+
+/// Whether `scale` (in `file`) holds one exponent per 32 inputs of `codes`, two 4-bit codes a byte; gives the weight's
+/// inputs. As DeepSeek-V4 stores experts: I8 `[n, k/2]`, F8_E8M0 `[n, k/32]`; that is `mxfp4`.
+pub fn packed_inputs(file: &str, codes: &TensorInfo, scale: &TensorInfo) -> Result<usize, SourceError> {
+    let expected = match codes.shape.as_slice() {
+        &[n, bytes] if bytes > 0 && bytes.is_multiple_of(16) => [n, bytes / 16],
+        _ => {
+            let (file, tensor, got) = (file.to_owned(), codes.name.clone(), codes.shape.clone());
+            return Err(SourceError::Fp4Shape { file, tensor, got });
+        }
+    };
+    if scale.shape != expected {
+        return Err(SourceError::ScaleShape {
+            file: file.to_owned(),
+            tensor: scale.name.clone(),
+            got: scale.shape.clone(),
+            expected,
+            weight: format!("{:?} bytes of two codes, 32 codes to a scale", codes.shape),
+        });
+    }
+    let [_, groups] = expected;
+    groups.checked_mul(32).ok_or_else(|| SourceError::Fp4Shape {
+        file: file.to_owned(),
+        tensor: codes.name.clone(),
+        got: codes.shape.clone(),
+    })
+}
+
 /// Largest block side that is believed: beyond it the block is the whole weight.
 const MAX_BLOCK: u64 = 1 << 31;
 

@@ -1,8 +1,8 @@
 //! Checkpoints: a Hugging Face directory (or one safetensors file with its `config.json`) as a
 //! [`TensorStore`](ashlar_tensor::TensorStore).
 //!
-//! Owns: the safetensors header ([`Header`]), the shard index, `config.json` as JSON, FP8 weights paired with their block
-//! scales, positioned reads and lazy maps. Refuses: what a config means (`arch`), what bits mean (`formats`), packs
+//! Owns: the safetensors header ([`Header`]), the shard index, `config.json` as JSON, FP8 and packed FP4 weights paired with
+//! their scales, fused experts taken apart, positioned reads and lazy maps. Refuses: what a config means (`arch`), what bits mean (`formats`), packs
 //! (`pack`), anything that is not safetensors.
 //!
 //! Every input is taken to be hostile. Sizes and offsets come from the file and are believed only after they have been
@@ -23,9 +23,12 @@ mod config;
 mod error;
 mod find;
 mod fp8;
+mod fused;
 mod header;
 mod index;
+mod nibbles;
 mod shard;
+mod strided;
 mod tensor_file;
 #[cfg(test)]
 mod testing;

@@ -4,7 +4,7 @@
 
 use crate::blocks::{Frame, MoeNames};
 use crate::config::{Config, MAX_SIZE};
-use crate::{ArchError, ModelSpec};
+use crate::{ArchError, Ffn, ModelSpec};
 
 const NAMES: MoeNames =
     MoeNames { router: "block_sparse_moe.gate.weight", experts: "block_sparse_moe.experts", projs: ["w1", "w3", "w2"] };
@@ -15,7 +15,7 @@ pub fn spec(family: &'static str, config: Config<'_>) -> Result<ModelSpec, ArchE
     let window = config.optional_size("sliding_window", 1..=MAX_SIZE)?;
     let sizes = frame.moe_sizes("intermediate_size", true)?;
     let layers = (0..frame.layers)
-        .map(|i| frame.layer(i, frame.attention(i, &heads, window), frame.moe(i, &sizes, &NAMES)))
+        .map(|i| frame.layer(i, frame.attention(i, &heads, window), Ffn::Moe(frame.moe(i, &sizes, &NAMES))))
         .collect();
     frame.model(family, layers)
 }

@@ -1,8 +1,13 @@
 //! One file per family: a pure function from a config to a [`ModelSpec`]. The only place that knows family names.
 
+mod deepseek_v2;
+mod deepseek_v3;
+mod deepseek_v4;
+mod gpt_oss;
 mod llama;
 mod mixtral;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
 #[cfg(test)]
@@ -24,9 +29,15 @@ struct Family {
 
 /// All families, alphabetical.
 const FAMILIES: &[Family] = &[
+    Family { name: "deepseek_v2", architectures: &["DeepseekV2ForCausalLM"], spec: deepseek_v2::spec },
+    Family { name: "deepseek_v3", architectures: &["DeepseekV3ForCausalLM"], spec: deepseek_v3::spec },
+    Family { name: "deepseek_v4", architectures: &["DeepseekV4ForCausalLM"], spec: deepseek_v4::spec },
+    Family { name: "gpt_oss", architectures: &["GptOssForCausalLM"], spec: gpt_oss::spec },
+    Family { name: "kimi_k2", architectures: &[], spec: deepseek_v3::spec },
     Family { name: "llama", architectures: &["LlamaForCausalLM"], spec: llama::spec },
     Family { name: "mixtral", architectures: &["MixtralForCausalLM"], spec: mixtral::spec },
     Family { name: "qwen2", architectures: &["Qwen2ForCausalLM"], spec: qwen2::spec },
+    Family { name: "qwen2_moe", architectures: &["Qwen2MoeForCausalLM"], spec: qwen2_moe::spec },
     Family { name: "qwen3", architectures: &["Qwen3ForCausalLM"], spec: qwen3::spec },
     Family { name: "qwen3_moe", architectures: &["Qwen3MoeForCausalLM"], spec: qwen3_moe::spec },
 ];

@@ -28,13 +28,39 @@ fn header(name: &str) -> Result<Tensors, Box<dyn Error>> {
     Ok(tensors)
 }
 
-const FIXTURES: [&str; 6] = ["tiny/llama", "tiny/qwen2", "tiny/qwen3", "tiny/qwen3_moe", "tiny/mixtral", "demo-moe"];
+const FIXTURES: [&str; 13] = [
+    "tiny/llama",
+    "tiny/qwen2",
+    "tiny/qwen3",
+    "tiny/qwen2_moe",
+    "tiny/qwen3_moe",
+    "tiny/mixtral",
+    "tiny/gpt_oss",
+    "tiny/deepseek_v2",
+    "tiny/deepseek_v3",
+    "tiny/deepseek_v3_bf16",
+    "tiny/deepseek_v4",
+    "tiny/deepseek_v4_bf16",
+    "demo-moe",
+];
 
 #[test]
 fn every_tensor_of_every_fixture_is_known_with_its_shape() -> Outcome {
-    for name in FIXTURES {
-        let spec = model_spec(&config(name)?)?;
-        let tensors = header(name)?;
+    // That of gpt_oss is fused: `source` takes it apart, and the end-to-end tests open it.
+    for name in FIXTURES.into_iter().filter(|n| *n != "tiny/gpt_oss") {
+        let mut spec = model_spec(&config(name)?)?;
+        let mut tensors = header(name)?;
+        // `source` lists scales with their weights, and packed codes by the values they hold.
+        let scales: Vec<String> =
+            tensors.iter().filter_map(|(n, _)| n.strip_suffix(".scale").map(str::to_owned)).collect();
+        tensors.retain(|(name, _)| !name.ends_with("_scale_inv") && !name.ends_with(".scale"));
+        for (name, shape) in &mut tensors {
+            let scaled = name.strip_suffix(".weight").is_some_and(|stem| scales.iter().any(|s| s == stem));
+            if scaled && name.contains(".ffn.experts.") {
+                shape[1] *= 2;
+            }
+        }
+        spec.adopt(tensors.iter().map(|(n, s)| (n.as_str(), s.as_slice())));
         let ignored = check(&spec, tensors.iter().map(|(n, s)| (n.as_str(), s.as_slice())))
             .map_err(|e| format!("{name}: {e}"))?;
         assert_eq!(ignored, Vec::<String>::new(), "{name}");
@@ -105,6 +131,74 @@ fn mixtral_8x7b() -> Value {
     })
 }
 
+fn deepseek_v3() -> Value {
+    json!({
+        "architectures": ["DeepseekV3ForCausalLM"], "hidden_size": 7168, "intermediate_size": 18432,
+        "moe_intermediate_size": 2048, "num_hidden_layers": 61, "num_attention_heads": 128, "q_lora_rank": 1536,
+        "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+        "first_k_dense_replace": 3, "moe_layer_freq": 1, "n_routed_experts": 256, "num_experts_per_tok": 8,
+        "n_shared_experts": 1, "n_group": 8, "topk_group": 4, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+        "norm_topk_prob": true, "routed_scaling_factor": 2.5, "rms_norm_eps": 1e-6, "rope_theta": 10000,
+        "rope_scaling": {"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0,
+            "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096},
+        "vocab_size": 129_280, "max_position_embeddings": 163_840, "num_nextn_predict_layers": 1,
+        "tie_word_embeddings": false
+    })
+}
+
+/// Moonshot's own names for the same architecture.
+fn kimi_k2() -> Value {
+    let changes = json!({
+        "model_type": "kimi_k2", "num_attention_heads": 64, "first_k_dense_replace": 1, "n_routed_experts": 384,
+        "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.827, "rope_theta": 50000, "vocab_size": 163_840,
+        "num_nextn_predict_layers": 0
+    });
+    let mut config = deepseek_v3();
+    let changes = changes.as_object().cloned().unwrap_or_default();
+    changes.into_iter().for_each(|(key, value)| config[&key] = value);
+    config
+}
+
+fn deepseek_v4_flash() -> Value {
+    let ratios: Vec<usize> = (0..43)
+        .map(|i| {
+            if i < 2 {
+                0
+            } else if i % 2 == 0 {
+                4
+            } else {
+                128
+            }
+        })
+        .chain([0])
+        .collect();
+    json!({
+        "architectures": ["DeepseekV4ForCausalLM"], "hidden_size": 4096, "num_hidden_layers": 43,
+        "num_attention_heads": 64, "num_key_value_heads": 1, "head_dim": 512, "qk_rope_head_dim": 64,
+        "q_lora_rank": 1024, "o_lora_rank": 1024, "o_groups": 8, "sliding_window": 128, "compress_ratios": ratios,
+        "index_n_heads": 64, "index_head_dim": 128, "index_topk": 512, "moe_intermediate_size": 2048,
+        "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 6, "num_hash_layers": 3,
+        "hc_mult": 4, "hc_eps": 1e-6, "hc_sinkhorn_iters": 20, "swiglu_limit": 10.0, "scoring_func": "sqrtsoftplus",
+        "topk_method": "noaux_tc", "norm_topk_prob": true, "routed_scaling_factor": 1.5, "rms_norm_eps": 1e-6,
+        "rope_theta": 10000, "compress_rope_theta": 160_000, "rope_scaling": {"type": "yarn", "factor": 16,
+            "beta_fast": 32, "beta_slow": 1, "original_max_position_embeddings": 65536},
+        "vocab_size": 129_280, "max_position_embeddings": 1_048_576, "num_nextn_predict_layers": 1,
+        "tie_word_embeddings": false
+    })
+}
+
+fn gpt_oss_20b() -> Value {
+    json!({
+        "architectures": ["GptOssForCausalLM"], "hidden_size": 2880, "intermediate_size": 2880,
+        "num_hidden_layers": 24, "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64,
+        "num_local_experts": 32, "num_experts_per_tok": 4, "vocab_size": 201_088, "rms_norm_eps": 1e-5,
+        "sliding_window": 128, "attention_bias": true, "swiglu_limit": 7.0, "rope_theta": 150_000,
+        "rope_scaling": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+            "original_max_position_embeddings": 4096, "truncate": false},
+        "max_position_embeddings": 131_072, "tie_word_embeddings": false
+    })
+}
+
 fn of(model: &ModelSpec, class: Class) -> u64 {
     model.counts().get(&class).map_or(0, |c| c.1)
 }
@@ -128,12 +222,53 @@ fn parameter_counts_are_those_of_the_published_models() -> Outcome {
     assert_eq!((of(&moe, Class::Attn), of(&moe, Class::Norm)), (905_969_664, 210_944));
 
     assert_eq!(model_spec(&mixtral_8x7b())?.params(), 46_702_792_704);
+
+    let v3 = model_spec(&deepseek_v3())?;
+    assert_eq!(v3.params(), 671_026_419_200);
+    assert_eq!((of(&v3, Class::Attn), of(&v3, Class::SharedExpert)), (11_413_422_080, 2_554_331_136));
+    assert_eq!((of(&v3, Class::Experts), of(&v3, Class::Router)), (653_908_770_816, 106_445_312));
+    assert_eq!(model_spec(&kimi_k2())?.params(), 1_026_408_232_448);
+    assert_eq!(model_spec(&gpt_oss_20b())?.params(), 20_914_757_184);
+
+    let v4 = model_spec(&deepseek_v4_flash())?;
+    assert_eq!(of(&v4, Class::Experts), 277_025_390_592);
+    assert_eq!((of(&v4, Class::SharedExpert), of(&v4, Class::Hyper)), (1_082_130_432, 33_884_439));
+    let pooled: u64 = [Class::Attn, Class::Compressor, Class::Indexer].map(|class| of(&v4, class)).iter().sum();
+    assert_eq!(pooled, 5_086_228_160);
+    // Three tables from tokens to experts are not parameters.
+    assert_eq!(v4.params() - 3 * 775_680, 284_332_240_471);
+    // The release has 1565, 1576 and 1569 tensors in the layers of the three kinds; 776 of them, 777 with an indexer, are
+    // scales.
+    assert_eq!(v4.tensors().count(), 6 + 2 * (1565 - 776) + 21 * (1576 - 777) + 20 * (1569 - 776));
+    Ok(())
+}
+
+/// The figures of the release: 192^-½ · (0.1 ln 40 + 1)².
+#[test]
+fn latent_attention_scales_its_scores_by_mscale() -> Outcome {
+    let model = model_spec(&deepseek_v3())?;
+    let crate::Mixer::Latent(attention) = &model.layers[0].attn else { return Err("latent".into()) };
+    assert!((attention.scale - 0.135_234).abs() < 1e-6, "{}", attention.scale);
+    assert_eq!(model.mtp_prefixes, ["model.layers.61."]);
+    Ok(())
+}
+
+#[test]
+fn next_token_layers_are_adopted_as_they_are_or_not_at_all() -> Outcome {
+    let mut model = model_spec(&deepseek_v3())?;
+    let before = model.tensors().count();
+    let shape: &[usize] = &[7168, 14336];
+    model.adopt([("model.layers.61.eh_proj.weight", shape), ("model.layers.60.eh_proj.weight", shape)]);
+    let added: Vec<_> = model.tensors().skip(before).map(|l| (l.name.as_str(), l.role.class)).collect();
+    assert_eq!(added, [("model.layers.61.eh_proj.weight", Class::Mtp)]);
+    model.adopt([]);
+    assert_eq!(model.tensors().count(), before);
     Ok(())
 }
 
 #[test]
 fn llama31_rope_is_read() -> Outcome {
-    let rope = model_spec(&llama_31_8b())?.layers[0].attn.rope.clone();
+    let rope = model_spec(&llama_31_8b())?.layers[0].attn.rope().clone();
     assert_eq!(rope.theta, 5e5);
     let expected =
         RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position: 8192.0 };
@@ -153,7 +288,7 @@ fn message(config: &Value) -> String {
 #[test]
 fn a_window_counts_only_where_the_config_switches_it_on() -> Outcome {
     let windows = |config: &Value| -> Result<Vec<_>, ArchError> {
-        Ok(model_spec(config)?.layers.iter().map(|l| l.attn.window).collect())
+        Ok(model_spec(config)?.layers.iter().map(|l| l.attn.heads().and_then(|a| a.window)).collect())
     };
     let qwen = with(qwen25_7b(), "num_hidden_layers", json!(4));
     assert_eq!(windows(&qwen)?, [None; 4]);
@@ -204,6 +339,26 @@ fn refusals_name_key_expected_and_got() {
     assert!(message(&wide).contains("`num_attention_heads`: expected at most"));
 }
 
+#[test]
+fn compressed_attention_is_read_layer_by_layer() -> Outcome {
+    let model = model_spec(&deepseek_v4_flash())?;
+    let kind = |layer: usize| match &model.layers[layer].attn {
+        crate::Mixer::Compressed(a) => {
+            (a.compressor.as_ref().map_or(0, |c| c.ratio), a.indexer.is_some(), a.rope.theta)
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([0, 2, 3, 42].map(kind), [(0, false, 1e4), (4, true, 1.6e5), (128, false, 1.6e5), (4, true, 1.6e5)]);
+    assert_eq!(model.residual_width(), 4 * 4096);
+    let flash = deepseek_v4_flash();
+    assert!(
+        message(&with(flash.clone(), "compress_ratios", json!([0, 4]))).contains("at least num_hidden_layers (43)")
+    );
+    assert!(message(&with(flash.clone(), "compress_ratios", json!(vec![5; 43]))).contains("0, 4 or 128"));
+    assert!(message(&with(flash, "o_groups", json!(7))).contains("a divisor of num_attention_heads (64)"));
+    Ok(())
+}
+
 /// A few bytes of config must not make gigabytes of names.
 #[test]
 fn absurd_numbers_of_tensors_are_refused() {
@@ -219,7 +374,7 @@ fn an_unknown_architecture_gets_the_list_and_the_nearest() {
         "{text}"
     );
     assert!(text.contains("MixtralForCausalLM, Qwen2ForCausalLM"), "{text}");
-    assert_eq!(families().count(), 5);
+    assert_eq!(families().count(), 11);
 }
 
 #[test]
@@ -322,7 +477,7 @@ proptest! {
         if let Ok(spec) = model_spec(&config) {
             prop_assert!(spec.params() > 0);
             prop_assert!(spec.tensors().all(|t| t.shape.iter().all(|&d| d > 0)));
-            prop_assert!(spec.layers.iter().all(|l| l.attn.num_heads % l.attn.num_kv_heads == 0));
+            prop_assert!(spec.layers.iter().filter_map(|l| l.attn.heads()).all(|a| a.num_heads % a.num_kv_heads == 0));
         }
     }
 }

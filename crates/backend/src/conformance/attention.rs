@@ -2,7 +2,7 @@
 
 use super::bench::{Bench, Pair};
 use super::{Stop, Suite};
-use crate::{Batch, BufferId, CacheId, Op, SequenceRows};
+use crate::{AttentionOptions, Batch, BufferId, CacheId, Op, SequenceRows, WeightId};
 
 #[derive(Clone, Copy)]
 struct Shape {
@@ -10,6 +10,8 @@ struct Shape {
     num_kv_heads: usize,
     head_dim: usize,
     window: Option<usize>,
+    sinks: bool,
+    values_in_keys: Option<usize>,
 }
 
 struct Operands {
@@ -18,6 +20,7 @@ struct Operands {
     v: Pair<BufferId>,
     out: Pair<BufferId>,
     cache: Pair<CacheId>,
+    sinks: Option<Pair<WeightId>>,
 }
 
 const CAPACITY: usize = 80;
@@ -25,15 +28,38 @@ const CAPACITY: usize = 80;
 pub fn cases(suite: &mut Suite<'_>) {
     let shapes = [(4, 4, 32, None), (8, 2, 16, None), (6, 2, 64, Some(5)), (4, 1, 128, Some(1)), (2, 2, 24, Some(200))];
     for (num_heads, num_kv_heads, head_dim, window) in shapes {
-        let shape = Shape { num_heads, num_kv_heads, head_dim, window };
-        let name = format!("attention heads={num_heads}/{num_kv_heads} head_dim={head_dim} window={window:?}");
-        suite.case(format!("{name} one sequence"), |b| one_sequence(b, shape));
-        suite.case(format!("{name} two sequences"), |b| two_sequences(b, shape));
-        suite.case(format!("{name} limits"), |b| limits(b, shape));
+        of(suite, Shape { num_heads, num_kv_heads, head_dim, window, sinks: false, values_in_keys: None });
     }
 }
 
+/// With what only some models have.
+pub fn options(suite: &mut Suite<'_>) {
+    for (num_heads, num_kv_heads, head_dim, window) in [(8, 2, 32, None), (4, 4, 24, Some(6))] {
+        of(suite, Shape { num_heads, num_kv_heads, head_dim, window, sinks: true, values_in_keys: None });
+    }
+    for (num_heads, num_kv_heads, head_dim, values) in [(4, 1, 144, 128), (6, 2, 40, 40), (20, 1, 24, 7)] {
+        let values_in_keys = Some(values);
+        of(suite, Shape { num_heads, num_kv_heads, head_dim, window: None, sinks: values == 40, values_in_keys });
+    }
+}
+
+fn of(suite: &mut Suite<'_>, shape: Shape) {
+    let Shape { num_heads, num_kv_heads, head_dim, window, sinks, values_in_keys } = shape;
+    let mut with = if sinks { " sinks".to_owned() } else { String::new() };
+    if let Some(values) = values_in_keys {
+        with += &format!(" values_in_keys={values}");
+    }
+    let name = format!("attention heads={num_heads}/{num_kv_heads} head_dim={head_dim} window={window:?}{with}");
+    suite.case(format!("{name} one sequence"), |b| one_sequence(b, shape));
+    suite.case(format!("{name} two sequences"), |b| two_sequences(b, shape));
+    suite.case(format!("{name} limits"), |b| limits(b, shape));
+}
+
 impl Shape {
+    fn out(self) -> usize {
+        self.num_heads * self.values_in_keys.unwrap_or(self.head_dim)
+    }
+
     fn operands(self, b: &mut Bench) -> Result<Operands, Stop> {
         let (q, kv) = (self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim);
         let rows = CAPACITY + 10;
@@ -41,8 +67,9 @@ impl Shape {
             q: b.buffer(rows, q)?,
             k: b.buffer(rows, kv)?,
             v: b.buffer(rows, kv)?,
-            out: b.buffer(rows, q)?,
+            out: b.buffer(rows, self.out())?,
             cache: b.cache(2, CAPACITY, kv)?,
+            sinks: if self.sinks { Some(b.vector(self.num_heads, 0.5)?) } else { None },
         })
     }
 
@@ -57,6 +84,11 @@ impl Shape {
             head_dim: self.head_dim,
             scale: (self.head_dim as f32).sqrt().recip(),
             window: self.window,
+            options: AttentionOptions {
+                sinks: o.sinks.map(|p| p[s]),
+                values_in_keys: self.values_in_keys,
+                entries: None,
+            },
             out: o.out[s],
         }
     }
@@ -70,7 +102,7 @@ impl Shape {
     fn step(self, b: &mut Bench, o: &Operands, batch: &Batch) -> Result<(), Stop> {
         self.fill(b, o, batch.rows())?;
         b.run(batch, |s| self.op(o, s))?;
-        b.compare(o.out, self.num_heads * self.head_dim)
+        b.compare(o.out, self.out())
     }
 }
 
@@ -92,7 +124,7 @@ fn two_sequences(b: &mut Bench, shape: Shape) -> Result<(), Stop> {
         vec![part(0, 0..33, 4), part(1, 33..34, 7)],
     ] {
         let rows = sequences.last().map_or(0, |s| s.rows.end);
-        shape.step(b, &o, &Batch { tokens: vec![0; rows], sequences, outputs: Vec::new() })?;
+        shape.step(b, &o, &Batch { tokens: vec![0; rows], sequences, ..Batch::default() })?;
     }
     Ok(())
 }

@@ -6,14 +6,19 @@
 
 mod attention;
 mod bench;
+mod block_linear;
+mod compress;
 mod embed;
 mod gated_linear;
+mod head_norm_rope;
+mod hyper;
 mod linear;
 mod moe;
 mod qk_norm_rope;
 mod random;
 mod rms_norm;
 mod select_rows;
+mod sigmoid_gate;
 mod weights;
 
 use crate::Backend;
@@ -113,6 +118,14 @@ pub fn run(make: &mut dyn FnMut() -> Box<dyn Backend>, tolerances: &Tolerances) 
     attention::cases(&mut suite);
     moe::cases(&mut suite);
     select_rows::cases(&mut suite);
+    attention::options(&mut suite);
+    moe::options(&mut suite);
+    sigmoid_gate::cases(&mut suite);
+    head_norm_rope::cases(&mut suite);
+    block_linear::cases(&mut suite);
+    hyper::cases(&mut suite);
+    compress::cases(&mut suite);
+    moe::tables(&mut suite);
     suite.report
 }
 
@@ -203,7 +216,16 @@ mod tests {
     #[test]
     fn an_error_of_three_parts_in_a_hundred_thousand_is_found_in_every_op() {
         let report = run(&mut || Box::new(Wrong(Reference::default())), &Tolerances::default());
-        for op in ["embed", "rms_norm", "linear", "gated_linear", "qk_norm_rope", "attention", "moe", "select_rows"] {
+        let ops = ["embed", "rms_norm", "linear", "gated_linear", "qk_norm_rope", "attention", "moe", "select_rows"];
+        for op in ops.into_iter().chain([
+            "sigmoid_gate",
+            "head_norm_rope",
+            "block_linear",
+            "block_linear_transposed",
+            "repeat",
+            "hyper_mix",
+            "compress",
+        ]) {
             assert!(report.failures().iter().any(|f| f.starts_with(op)), "{op}");
         }
     }

@@ -1,7 +1,7 @@
 //! Causal grouped-query attention over the KV cache.
 
 use super::{Reference, linear::dot};
-use crate::{BackendError, Batch, BufferId, CacheId, SequenceRows};
+use crate::{BackendError, Batch, BufferId, CacheId, Entries, SequenceRows};
 
 const OP: &str = "attention";
 
@@ -12,6 +12,18 @@ pub struct Heads {
     pub dim: usize,
     pub scale: f32,
     pub window: Option<usize>,
+    /// One per query head; empty for none.
+    pub sinks: Vec<f32>,
+    /// Values are the first so many entries of keys.
+    pub values_in_keys: Option<usize>,
+    /// Pooled keys.
+    pub entries: Option<Entries>,
+}
+
+impl Heads {
+    fn value_dim(&self) -> usize {
+        self.values_in_keys.unwrap_or(self.dim)
+    }
 }
 
 /// Keys and values of one layer; a slot's vectors grow with its sequence.
@@ -35,7 +47,7 @@ impl Cache {
     }
 
     /// Cuts the slot back to `part.position` and appends the rows of k and v.
-    fn append(&mut self, part: &SequenceRows, k: &[f32], v: &[f32]) -> Result<&Slot, BackendError> {
+    pub fn append(&mut self, part: &SequenceRows, k: &[f32], v: &[f32]) -> Result<(), BackendError> {
         let (width, count) = (self.width, self.slots.len());
         let end = part.position.saturating_add(part.rows.len());
         if end > self.capacity {
@@ -54,19 +66,40 @@ impl Cache {
             kept.truncate(part.position * width);
             kept.extend_from_slice(new);
         }
-        Ok(slot)
+        Ok(())
+    }
+
+    /// Values per position.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Keys of a slot, positions × width.
+    pub fn keys(&self, slot: usize) -> &[f32] {
+        self.slots.get(slot).map_or(&[], |s| &s.keys)
+    }
+
+    /// Values of a slot, positions × width.
+    pub fn values(&self, slot: usize) -> &[f32] {
+        self.slots.get(slot).map_or(&[], |s| &s.values)
     }
 }
 
 pub fn run(
     r: &mut Reference,
     [q, k, v]: [BufferId; 3],
-    cache: CacheId,
+    cache_id: CacheId,
     heads: &Heads,
     out: BufferId,
     batch: &Batch,
 ) -> Result<(), BackendError> {
-    if heads.kv == 0 || heads.dim == 0 || !heads.q.is_multiple_of(heads.kv) || heads.window == Some(0) {
+    if heads.kv == 0
+        || heads.dim == 0
+        || !heads.q.is_multiple_of(heads.kv)
+        || heads.window == Some(0)
+        || heads.value_dim() > heads.dim
+        || heads.entries.is_some() && (heads.kv != 1 || heads.values_in_keys.is_none())
+    {
         let what = format!(
             "{} query heads over {} key/value heads of {}, window {:?}",
             heads.q, heads.kv, heads.dim, heads.window
@@ -75,46 +108,77 @@ pub fn run(
     }
     let (q_width, kv_width) = (heads.q * heads.dim, heads.kv * heads.dim);
     let mut inputs = [Vec::new(), Vec::new(), Vec::new()];
-    for ((id, width), input) in [(q, q_width), (k, kv_width), (v, kv_width)].into_iter().zip(&mut inputs) {
+    let count = if heads.values_in_keys.is_some() { 2 } else { 3 };
+    let wanted = [(q, q_width), (k, kv_width), (v, kv_width)];
+    for ((id, width), input) in wanted.into_iter().take(count).zip(&mut inputs) {
         let buffer = r.input(id, width, OP)?;
         buffer.expect_rows(batch.rows(), OP)?;
         *input = buffer.values.clone();
     }
     let [q, k, v] = inputs;
-    let missing = || BackendError::Operand { op: OP, what: format!("no cache {}", cache.0) };
-    let cache = r.caches.get_mut(cache.0 as usize).ok_or_else(missing)?;
-    if cache.width != kv_width {
-        let what = format!("the cache is {} wide, keys are {kv_width}", cache.width);
-        return Err(BackendError::Operand { op: OP, what });
-    }
-    let mut y = Vec::with_capacity(q.len());
+    let cache = r.cache_mut(cache_id, kv_width, OP)?;
     for part in &batch.sequences {
         let kv = part.rows.start * kv_width..part.rows.end * kv_width;
-        let slot = cache.append(part, &k[kv.clone()], &v[kv])?;
+        cache.append(part, &k[kv.clone()], v.get(kv).unwrap_or_default())?;
+    }
+    let cache = r.cache(cache_id, kv_width, OP)?;
+    let mut y = Vec::with_capacity(q.len());
+    for part in &batch.sequences {
+        let Some(slot) = cache.slots.get(part.slot) else { continue };
         for (i, row) in part.rows.clone().enumerate() {
             let q = &q[row * q_width..(row + 1) * q_width];
-            y.extend(attend(q, slot, part.position + i, heads));
+            let position = part.position + i;
+            let first = heads.window.map_or(0, |w| (position + 1).saturating_sub(w));
+            let at = |j: usize| j * kv_width..(j + 1) * kv_width;
+            let values = if heads.values_in_keys.is_some() { &slot.keys } else { &slot.values };
+            let mut seen: Vec<[&[f32]; 2]> = (first..=position).map(|j| [&slot.keys[at(j)], &values[at(j)]]).collect();
+            if let Some(entries) = heads.entries {
+                seen.extend(visible(r, entries, part.slot, position, row, kv_width)?.into_iter().map(|e| [e, e]));
+            }
+            y.extend(attend(q, &seen, heads));
         }
     }
-    r.store(out, q_width, y, OP)
+    r.store(out, heads.q * heads.value_dim(), y, OP)
 }
 
-/// All heads of one token at `position`.
-fn attend(q: &[f32], slot: &Slot, position: usize, heads: &Heads) -> Vec<f32> {
-    let first = heads.window.map_or(0, |w| (position + 1).saturating_sub(w));
-    let (dim, width) = (heads.dim, heads.kv * heads.dim);
+/// The entries that a token attends to.
+fn visible(
+    r: &Reference,
+    entries: Entries,
+    slot: usize,
+    position: usize,
+    row: usize,
+    width: usize,
+) -> Result<Vec<&[f32]>, BackendError> {
+    let keys = r.cache(entries.cache, width, OP)?.keys(slot);
+    let complete = (position + 1) / entries.ratio.max(1);
+    let numbers: Vec<usize> = match entries.selected {
+        Some(id) => r.buffer(id, OP)?.row(row).iter().filter(|n| **n >= 0.0).map(|n| *n as usize).collect(),
+        None => (0..complete).collect(),
+    };
+    let entry = |n: usize| {
+        let found = keys.get(n * width..(n + 1) * width).filter(|_| n < complete);
+        let what = || format!("entry {n} of {complete} at position {position}");
+        found.ok_or_else(|| BackendError::Operand { op: OP, what: what() })
+    };
+    numbers.into_iter().map(entry).collect()
+}
+
+/// All heads of one token; `seen` are the keys and values it attends to, all heads of each.
+fn attend(q: &[f32], seen: &[[&[f32]; 2]], heads: &Heads) -> Vec<f32> {
+    let dim = heads.dim;
     let mut y = Vec::with_capacity(q.len());
     for (h, q) in q.chunks(dim).enumerate() {
-        let start = h / (heads.q / heads.kv) * dim;
-        let at = |j: usize| j * width + start..j * width + start + dim;
-        let score = |j: usize| dot(q, &slot.keys[at(j)]) * f64::from(heads.scale);
-        let scores: Vec<f64> = (first..=position).map(score).collect();
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let at = h / (heads.q / heads.kv) * dim..(h / (heads.q / heads.kv) + 1) * dim;
+        let score = |key: &[f32]| dot(q, &key[at.clone()]) * f64::from(heads.scale);
+        let scores: Vec<f64> = seen.iter().map(|[key, _]| score(key)).collect();
+        let sink = heads.sinks.get(h).map_or(f64::NEG_INFINITY, |s| f64::from(*s));
+        let max = scores.iter().copied().fold(sink, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-        let sum: f64 = weights.iter().sum();
-        let mut acc = vec![0.0f64; dim];
-        for (w, j) in weights.iter().zip(first..) {
-            for (a, v) in acc.iter_mut().zip(&slot.values[at(j)]) {
+        let sum = weights.iter().sum::<f64>() + (sink - max).exp();
+        let mut acc = vec![0.0f64; heads.value_dim()];
+        for (w, [_, value]) in weights.iter().zip(seen) {
+            for (a, v) in acc.iter_mut().zip(&value[at.clone()]) {
                 *a += w * f64::from(*v);
             }
         }

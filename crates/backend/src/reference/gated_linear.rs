@@ -1,8 +1,8 @@
-//! `out = activation(x · gateᵀ) · (x · upᵀ)`: the first half of a gated MLP.
+//! `out = activation(x · gateᵀ, x · upᵀ)`: the first half of a gated MLP.
 
 use super::linear::{matmul, matvec};
 use super::{Matrix, Reference};
-use crate::{BackendError, BufferId, MatmulInput, Observer, WeightId};
+use crate::{BackendError, BufferId, MatmulInput, Observer, WeightId, gated};
 use ashlar_arch::Activation;
 
 pub fn run(
@@ -25,9 +25,14 @@ pub fn run(
     r.store(out, n, h, "gated_linear")
 }
 
-/// One row.
-pub fn hidden(x: &[f32], gate: &Matrix, up: &Matrix, activation: Activation) -> Vec<f32> {
-    matvec(x, gate).iter().zip(matvec(x, up)).map(|(g, u)| gated(*g, u, activation)).collect()
+/// One row, with biases of gate and up where there are any.
+pub fn hidden(x: &[f32], [gate, up]: [&Matrix; 2], biases: Option<[&[f32]; 2]>, activation: Activation) -> Vec<f32> {
+    let (mut g, mut u) = (matvec(x, gate), matvec(x, up));
+    if let Some([gate, up]) = biases {
+        g.iter_mut().zip(gate).for_each(|(v, b)| *v += b);
+        u.iter_mut().zip(up).for_each(|(v, b)| *v += b);
+    }
+    g.iter().zip(&u).map(|(g, u)| gated(*g, *u, activation)).collect()
 }
 
 pub fn check_pair(gate: &Matrix, up: &Matrix, op: &'static str) -> Result<(), BackendError> {
@@ -36,11 +41,4 @@ pub fn check_pair(gate: &Matrix, up: &Matrix, op: &'static str) -> Result<(), Ba
     }
     let what = format!("`{}` is {} × {}, but `{}` is {} × {}", gate.name, gate.n, gate.k, up.name, up.n, up.k);
     Err(BackendError::Operand { op, what })
-}
-
-fn gated(gate: f32, up: f32, activation: Activation) -> f32 {
-    let g = f64::from(gate);
-    match activation {
-        Activation::Silu => (g / (1.0 + (-g).exp()) * f64::from(up)) as f32,
-    }
 }

@@ -5,14 +5,20 @@
 //! In [`ActivationMode::Int8`] the inputs of quantized weights are rounded exactly as fast kernels round them.
 
 mod attention;
+mod block_linear;
 mod buffer;
+mod compress;
 mod embed;
 mod gated_linear;
+mod head_norm_rope;
+mod hyper;
 mod linear;
 mod moe;
 mod qk_norm_rope;
 mod rms_norm;
+mod select_entries;
 mod select_rows;
+mod sigmoid_gate;
 #[cfg(test)]
 mod tests;
 
@@ -79,6 +85,17 @@ impl Reference {
             return Err(BackendError::Operand { op, what });
         }
         Ok(&w.values)
+    }
+
+    /// A cache whose keys must be `width` wide.
+    fn cache(&self, id: CacheId, width: usize, op: &'static str) -> Result<&Cache, BackendError> {
+        let found = self.caches.get(id.0 as usize).filter(|c| c.width() == width);
+        found.ok_or_else(|| BackendError::Operand { op, what: format!("no cache {} of width {width}", id.0) })
+    }
+
+    fn cache_mut(&mut self, id: CacheId, width: usize, op: &'static str) -> Result<&mut Cache, BackendError> {
+        let found = self.caches.get_mut(id.0 as usize).filter(|c| c.width() == width);
+        found.ok_or_else(|| BackendError::Operand { op, what: format!("no cache {} of width {width}", id.0) })
     }
 
     fn buffer(&self, id: BufferId, op: &'static str) -> Result<&Buffer, BackendError> {
@@ -164,19 +181,53 @@ impl Backend for Reference {
                 qk_norm_rope::run(self, *q, *q_norm, *eps, &table, batch)?;
                 qk_norm_rope::run(self, *k, *k_norm, *eps, &table, batch)
             }
-            Op::Attention { q, k, v, cache, num_heads, num_kv_heads, head_dim, scale, window, out } => {
+            Op::Attention { q, k, v, cache, num_heads, num_kv_heads, head_dim, scale, window, options, out } => {
+                let sinks = options.sinks.map(|id| self.vector(id, *num_heads, "attention").map(<[f32]>::to_vec));
                 let heads = attention::Heads {
                     q: *num_heads,
                     kv: *num_kv_heads,
                     dim: *head_dim,
                     scale: *scale,
                     window: *window,
+                    sinks: sinks.transpose()?.unwrap_or_default(),
+                    values_in_keys: options.values_in_keys,
+                    entries: options.entries,
                 };
                 attention::run(self, [*q, *k, *v], *cache, &heads, *out, batch)
             }
-            Op::Moe { x, router, routing, experts, activation, out } => {
-                moe::run(self, [*x, *out], *router, *routing, experts, *activation, observer)
+            Op::Moe { x, router, routing, options, experts, activation, out } => {
+                let router = moe::Router { weight: *router, routing: *routing, options: *options };
+                moe::run(self, [*x, *out], &router, experts, *activation, batch, observer)
             }
+            Op::HeadNormRope { x, head_dim, norm, rope } => {
+                head_norm_rope::run(self, *x, *head_dim, *norm, rope.as_ref(), batch)
+            }
+            Op::BlockLinear { x, weight, blocks, out } => {
+                block_linear::run(self, [*x, *out], *weight, *blocks, observer)
+            }
+            Op::BlockLinearTransposed { x, weight, blocks, meets, out } => {
+                block_linear::transposed(self, [*x, *meets, *out], *weight, *blocks, observer)
+            }
+            Op::Compress { kv, gate, position, norm, eps, rope, ratio, overlap, tokens, entries } => {
+                let pool = compress::Pool {
+                    position: *position,
+                    norm: *norm,
+                    eps: *eps,
+                    rope,
+                    ratio: *ratio,
+                    overlap: *overlap,
+                };
+                compress::run(self, [*kv, *gate], &pool, [*tokens, *entries], batch)
+            }
+            Op::SelectEntries { q, weights, entries, ratio, num_heads, out } => {
+                select_entries::run(self, [*q, *weights, *out], *entries, *ratio, *num_heads, batch)
+            }
+            Op::Repeat { x, out } => hyper::repeat(self, *x, *out),
+            Op::HyperMix { x, mix, base, scale, lanes, coefficients, out } => {
+                hyper::mix(self, *x, [*mix, *base, *scale], *lanes, [*coefficients, Some(*out)], observer)
+            }
+            Op::HyperAdd { x, z, coefficients, lanes } => hyper::add(self, [*x, *z, *coefficients], *lanes),
+            Op::SigmoidGate { x, weight, y } => sigmoid_gate::run(self, *x, *weight, *y, observer),
             Op::SelectRows { x, out } => select_rows::run(self, *x, *out, batch),
         }
     }

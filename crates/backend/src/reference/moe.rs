@@ -1,53 +1,69 @@
-//! `out += Σ over chosen experts of weight · down(activation(gate(x)) · up(x))`.
+//! `out += Σ over chosen experts of weight · down(activation(gate(x), up(x)))`.
 //!
-//! Router logits are f32 (inputs never rounded); p = softmax over all experts; the top_k greatest logits are chosen,
-//! equal ones by the lower index; with `normalize` their p are divided by the sum of the chosen.
+//! Router logits are f32 (inputs never rounded); who is chosen and how it counts is [`route`]'s.
 
 use super::gated_linear::{check_pair, hidden};
 use super::linear::{dot, matvec};
 use super::{Matrix, Reference};
 use crate::{
-    ActivationMode, BackendError, BufferId, ExpertWeights, INT8_GROUP, MatmulInput, Observer, Routed, WeightId,
+    ActivationMode, BackendError, Batch, BufferId, ExpertWeights, INT8_GROUP, MatmulInput, MoeOptions, Observer,
+    Routed, WeightId, check_routing, route, weights_of,
 };
 use ashlar_arch::{Activation, Routing};
 
 const OP: &str = "moe";
 
+/// The router and what it decides by.
+pub struct Router {
+    pub weight: WeightId,
+    pub routing: Routing,
+    pub options: MoeOptions,
+}
+
 pub fn run(
     r: &mut Reference,
     [x, out]: [BufferId; 2],
-    router: WeightId,
-    routing: Routing,
+    router: &Router,
     experts: &[ExpertWeights],
     activation: Activation,
+    batch: &Batch,
     mut observer: Option<&mut dyn Observer>,
 ) -> Result<(), BackendError> {
     let input = r.buffer(x, OP)?;
     let width = input.width();
-    let router = r.weight(router, OP)?;
-    check(r, router, routing, experts, width)?;
+    let (weight, routing) = (r.weight(router.weight, OP)?, router.routing);
+    check(r, weight, routing, experts, width)?;
+    let vector = |id: Option<WeightId>| id.map(|id| r.vector(id, experts.len(), OP)).transpose();
+    let (router_bias, choice_bias) = (vector(router.options.router_bias)?, vector(router.options.choice_bias)?);
+    let table = router.options.table.map(|id| r.weight(id, OP)).transpose()?;
     let mut y = Vec::with_capacity(input.values.len());
     let mut slack = Vec::with_capacity(input.rows());
     for row in 0..input.rows() {
         let x = input.row(row);
-        let logits: Vec<f32> = (0..router.n).map(|e| dot(x, router.row(e)) as f32).collect();
+        let bias = |e: usize| router_bias.and_then(|b| b.get(e)).map_or(0.0, |b| f64::from(*b));
+        let logits: Vec<f32> = (0..weight.n).map(|e| (dot(x, weight.row(e)) + bias(e)) as f32).collect();
         let mut sum = vec![0.0f64; width];
         let mut row_slack = 0.0;
-        let routes = route(&logits, routing);
+        let routes = match table {
+            Some(table) => weights_of(&logits, table_row(table, batch, row, [experts.len(), routing.top_k])?, &routing),
+            None => route(&logits, choice_bias, &routing),
+        };
         if let Some(observer) = &mut observer {
-            observe_routes(*observer, router, &routes, x);
+            observe_routes(*observer, weight, &routes, x);
         }
         for (e, weight) in routes {
             let Some(expert) = experts.get(e) else { continue };
             let (gate, up, down) = (r.weight(expert.gate, OP)?, r.weight(expert.up, OP)?, r.weight(expert.down, OP)?);
-            let h = hidden(x, gate, up, activation);
+            let biases = biases(r, expert)?;
+            let h = hidden(x, [gate, up], biases.map(|[g, u, _]| [g, u]), activation);
             if let Some(observer) = &mut observer {
                 observer.matmul_input(&MatmulInput::whole(&[&gate.name, &up.name], x, width));
                 let gates = Some(&[weight as f32] as &[f32]);
                 observer.matmul_input(&MatmulInput { gates, ..MatmulInput::whole(&[&down.name], &h, down.k) });
             }
-            for (s, v) in sum.iter_mut().zip(matvec(&h, down)) {
-                *s += weight * f64::from(v);
+            let bias = |i: usize| biases.and_then(|[.., down]| down.get(i)).map_or(0.0, |b| f64::from(*b));
+            for (i, (s, v)) in sum.iter_mut().zip(matvec(&h, down)).enumerate() {
+                *s += weight * (f64::from(v) + bias(i));
             }
             row_slack += weight * near_ties(&h, down);
         }
@@ -57,6 +73,27 @@ pub fn run(
     r.add(out, width, y, OP)?;
     r.slack = slack;
     Ok(())
+}
+
+/// The experts that the table names for a row's token.
+fn table_row(
+    table: &Matrix,
+    batch: &Batch,
+    row: usize,
+    [experts, top_k]: [usize; 2],
+) -> Result<Vec<usize>, BackendError> {
+    let id = batch.ids().get(row).map(|id| *id as usize);
+    let found = id.filter(|id| *id < table.n).map(|id| table.row(id).iter().map(|e| *e as usize).collect::<Vec<_>>());
+    let found = found.filter(|names| names.iter().all(|e| *e < experts) && names.len() == top_k);
+    let what = || format!("`{}` names no {top_k} of {experts} experts for token {id:?} of row {row}", table.name);
+    found.ok_or_else(|| BackendError::Operand { op: OP, what: what() })
+}
+
+/// Of gate, up and down.
+fn biases<'r>(r: &'r Reference, expert: &ExpertWeights) -> Result<Option<[&'r [f32]; 3]>, BackendError> {
+    let Some([gate, up, down]) = expert.biases else { return Ok(None) };
+    let of = |bias, weight| r.vector(bias, r.weight(weight, OP)?.n, OP);
+    Ok(Some([of(gate, expert.gate)?, of(up, expert.up)?, of(down, expert.down)?]))
 }
 
 fn observe_routes(observer: &mut dyn Observer, router: &Matrix, routes: &[(usize, f64)], x: &[f32]) {
@@ -78,11 +115,10 @@ fn check(
         let what = format!("`{}` is {} × {}, expected {} × {width}", router.name, router.n, router.k, experts.len());
         return bad(what);
     }
-    if routing.top_k == 0 || routing.top_k > experts.len() {
-        return bad(format!("top_k {} of {} experts", routing.top_k, experts.len()));
-    }
+    check_routing(&routing, experts.len(), OP)?;
     for e in experts {
         let (gate, up, down) = (r.weight(e.gate, OP)?, r.weight(e.up, OP)?, r.weight(e.down, OP)?);
+        biases(r, e)?;
         check_pair(gate, up, OP)?;
         if gate.k != width || (down.n, down.k) != (width, gate.n) {
             let what = format!("`{}` is {} × {}, expected {width} × {}", down.name, down.n, down.k, gate.n);
@@ -90,20 +126,6 @@ fn check(
         }
     }
     Ok(())
-}
-
-/// The chosen experts and their weights, best first.
-pub fn route(logits: &[f32], routing: Routing) -> Vec<(usize, f64)> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let p: Vec<f64> = logits.iter().map(|l| (f64::from(*l) - f64::from(max)).exp()).collect();
-    let total: f64 = p.iter().sum();
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    // A stable sort keeps the lower index first among equals.
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-    order.truncate(routing.top_k);
-    let chosen: f64 = order.iter().map(|&e| p[e]).sum();
-    let divisor = if routing.normalize { chosen } else { total };
-    order.into_iter().map(|e| (e, p[e] / divisor)).collect()
 }
 
 /// By how much an output of `down` may change because some of `h` lie within 1e-5 of the group's maximum from a

@@ -3,8 +3,9 @@
 use super::{JOINT, SensitivityOptions, groups};
 use crate::CalibrateError;
 use crate::error::io;
+use crate::walk::batch;
 use ashlar_arch::ModelSpec;
-use ashlar_backend::{ActivationMode, Backend, Batch, Op, SequenceRows, Weight, WeightId};
+use ashlar_backend::{ActivationMode, Backend, Op, Weight, WeightId};
 use ashlar_convert::allocate::groups::GroupKey;
 use ashlar_formats::Spec;
 use ashlar_runtime::program::{Part, PartProgram, Resources, build_part};
@@ -119,7 +120,7 @@ impl Run<'_> {
         let file = File::open(path).map_err(io(path, "open"))?;
         let bytes = Bytes::map_file(&file).map_err(io(path, "map"))?;
         let name = path.display().to_string();
-        let (n, k) = (self.rows(), self.model.spec.hidden_size);
+        let (n, k) = (self.rows(), self.model.spec.residual_width());
         Ok(Weight { name, spec: Spec::plain("f32"), order: Order::Rows, n, k, planes: vec![bytes] })
     }
 
@@ -197,18 +198,4 @@ pub fn read_from(ops: &mut [Op], states: WeightId) {
     if let Some(Op::Embed { table, .. }) = ops.first_mut() {
         *table = states;
     }
-}
-
-/// Whole windows, each a sequence of its own. Tokens are row numbers from `first_row` on, where that is given.
-fn batch(windows: &[Vec<u32>], first_row: Option<usize>) -> Batch {
-    let mut batch = Batch::default();
-    for (slot, window) in windows.iter().enumerate() {
-        let start = batch.tokens.len();
-        match first_row {
-            Some(first) => batch.tokens.extend((0..window.len()).map(|i| (first + start + i) as u32)),
-            None => batch.tokens.extend(window),
-        }
-        batch.sequences.push(SequenceRows { slot, rows: start..batch.tokens.len(), position: 0 });
-    }
-    batch
 }

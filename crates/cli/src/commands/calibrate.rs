@@ -1,6 +1,7 @@
 //! `ashlar calibrate`: what the weights of a model see, for `convert --stats`.
 
-use crate::args::Globals;
+use super::convert;
+use crate::args::{Globals, MemoryArgs};
 use crate::device;
 use crate::exit::{CommandResult, Failure, Outcome};
 use crate::interrupt::Interrupt;
@@ -34,6 +35,7 @@ const LISTED: usize = 12;
   ashlar calibrate Qwen3-30B-A3B -o qwen.stats
   ashlar calibrate Qwen3-30B-A3B --text mine.txt --text code.txt -o mine.stats
   ashlar calibrate Qwen3-30B-A3B --sensitivity -o qwen.stats
+  ashlar calibrate small-model --hessians -o small.stats
   ashlar calibrate --merge qwen.stats mine.stats -o both.stats
   ashlar convert Qwen3-30B-A3B -o out --recipe 4bit-experts --stats both.stats")]
 pub struct Calibrate {
@@ -55,6 +57,11 @@ pub struct Calibrate {
     /// Use at most N tokens, in windows spread evenly over the text
     #[arg(long, value_name = "N")]
     pub tokens: Option<usize>,
+    /// Also store the Hessian of the inputs of every matrix, which `method: gptq` needs: 2 bytes × columns² each, one for
+    /// q, k and v, one for a router and its experts' gate and up, one for every expert's down. That is 1.8 MB per matrix
+    /// of 2048 columns and expert of 768, 9 GB for a model of 30B-A3B; `convert --calibrate` needs no such file
+    #[arg(long, conflicts_with = "merge")]
+    pub hessians: bool,
     /// Experts that saw fewer tokens than this are named
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub min_tokens: u64,
@@ -71,6 +78,8 @@ pub struct Calibrate {
     /// Threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     /// Replace an existing file
     #[arg(long)]
     pub force: bool,
@@ -124,10 +133,12 @@ impl Calibrate {
     /// Returns the layers that an earlier run had done.
     fn gather(&self, src: &Path, report: &dyn Report) -> Result<usize, Failure> {
         check_path(src)?;
-        let texts = self.texts()?;
+        let texts = texts(&self.text)?;
         let options = Options {
             ctx: self.ctx,
             tokens: self.tokens,
+            hessians: self.hessians,
+            memory: self.memory.memory,
             device: self.device.clone(),
             threads: self.threads.map(NonZeroUsize::get),
             force: self.force,
@@ -174,8 +185,6 @@ impl Calibrate {
     }
 
     fn summary(&self, file: &StatsFile, few: &[Starved], resumed: usize) -> anyhow::Result<Value> {
-        let few: Vec<Value> =
-            few.iter().map(|s| json!({"layer": s.layer, "expert": s.expert, "tokens": s.tokens})).collect();
         let origin = file.origin();
         Ok(json!({
             "output": self.output.display().to_string(),
@@ -186,7 +195,7 @@ impl Calibrate {
             "tensors": tensors(file),
             "experts": experts(file),
             "min_tokens": self.min_tokens,
-            "starved": few,
+            "starved": starved_json(few),
             "resumed_layers": resumed,
         }))
     }
@@ -202,26 +211,51 @@ impl Calibrate {
             write!(text, " ({resumed} layers were there from an earlier run)")?;
         }
         text.push('\n');
-        let experts = experts(file);
-        if experts > 0 && few.is_empty() {
-            writeln!(text, "coverage: each of {experts} experts saw at least {} tokens", self.min_tokens)?;
-        } else if experts > 0 {
-            writeln!(
-                text,
-                "coverage: {} of {experts} experts saw fewer than {} tokens; more text would help them, until then they lean on the others of their layer:",
-                few.len(),
-                self.min_tokens
-            )?;
-            for s in few.iter().take(LISTED) {
-                writeln!(text, "  layer {}, expert {}: {} tokens", s.layer, s.expert, s.tokens)?;
-            }
-            if few.len() > LISTED {
-                writeln!(text, "  … and {} more (--json lists all)", few.len() - LISTED)?;
-            }
-        }
+        text += &coverage(few, experts(file), self.min_tokens)?;
         writeln!(text, "use it:   ashlar convert SRC -o OUT --recipe R --stats {out}")?;
         Ok(text)
     }
+}
+
+/// The texts at these paths, or ours.
+///
+/// # Errors
+/// A text that cannot be read is the user's mistake.
+pub fn texts(paths: &[PathBuf]) -> Result<Vec<Input>, Failure> {
+    if paths.is_empty() {
+        return Ok(default_texts());
+    }
+    paths.iter().map(|path| read(path)).collect::<Result<_, _>>().map_err(Failure::usage)
+}
+
+/// Experts that saw too few tokens, for a program.
+#[must_use]
+pub fn starved_json(few: &[Starved]) -> Vec<Value> {
+    few.iter().map(|s| json!({"layer": s.layer, "expert": s.expert, "tokens": s.tokens})).collect()
+}
+
+/// Which of `experts` experts saw fewer than `min_tokens` tokens, for a person; nothing if there are none at all.
+///
+/// # Errors
+/// None in practice: writing to a text does not fail.
+pub fn coverage(few: &[Starved], experts: usize, min_tokens: u64) -> anyhow::Result<String> {
+    let mut text = String::new();
+    if experts > 0 && few.is_empty() {
+        writeln!(text, "coverage: each of {experts} experts saw at least {min_tokens} tokens")?;
+    } else if experts > 0 {
+        writeln!(
+            text,
+            "coverage: {} of {experts} experts saw fewer than {min_tokens} tokens; more text would help them, until then they lean on the others of their layer:",
+            few.len(),
+        )?;
+        for s in few.iter().take(LISTED) {
+            writeln!(text, "  layer {}, expert {}: {} tokens", s.layer, s.expert, s.tokens)?;
+        }
+        if few.len() > LISTED {
+            writeln!(text, "  … and {} more (--json lists all)", few.len() - LISTED)?;
+        }
+    }
+    Ok(text)
 }
 
 fn read(path: &Path) -> anyhow::Result<Input> {
@@ -241,11 +275,14 @@ fn experts(file: &StatsFile) -> usize {
 }
 
 /// Tells mistakes of the user's from failures.
-fn failure(error: CalibrateError) -> Failure {
+pub fn failure(error: CalibrateError) -> Failure {
     match error {
-        CalibrateError::Exists { .. } | CalibrateError::OtherRun { .. } | CalibrateError::Text { .. } => {
-            Failure::usage(error)
-        }
+        CalibrateError::Convert(error) => convert::failure(*error),
+        CalibrateError::Exists { .. }
+        | CalibrateError::OtherRun { .. }
+        | CalibrateError::HessianSize { .. }
+        | CalibrateError::StreamMemory { .. }
+        | CalibrateError::Text { .. } => Failure::usage(error),
         CalibrateError::Runtime(error) => device::failure(error),
         error => error.into(),
     }

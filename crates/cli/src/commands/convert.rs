@@ -1,5 +1,6 @@
 //! `ashlar convert`: a checkpoint or pack becomes a pack.
 
+use super::calibrate;
 use crate::allocation::{Decided, Request, TargetArgs};
 use crate::args::{Globals, MemoryArgs};
 use crate::exit::{CommandResult, Failure, Outcome};
@@ -8,8 +9,9 @@ use crate::model::{Model, Source, format_list};
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
 use crate::{allocation, output, units};
+use ashlar_calibrate::{Stream, StreamOptions, StreamSummary};
 use ashlar_convert::stats::Importance;
-use ashlar_convert::{ConvertError, Options, Plan, Summary};
+use ashlar_convert::{ConvertError, Knowledge, Options, Plan, Summary};
 use ashlar_pack::PackError;
 use ashlar_simd::Isa;
 use ashlar_tensor::Report;
@@ -18,6 +20,7 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Convert a checkpoint into a pack, by a recipe
 ///
@@ -29,7 +32,9 @@ use std::path::{Path, PathBuf};
   ashlar convert Qwen3-30B-A3B -o Qwen3-30B-A3B-4bit --recipe 4bit-experts
   ashlar convert Qwen3-30B-A3B -o mixed --recipe my.yaml --memory 4GiB --threads 8
   ashlar convert Qwen3-30B-A3B -o better --recipe 4bit-experts --stats qwen.stats
-  ashlar convert Qwen3-30B-A3B -o small --target-bpw 2.7 --stats qwen.stats")]
+  ashlar convert Qwen3-30B-A3B -o small --target-bpw 2.7 --stats qwen.stats
+  ashlar convert Qwen3-30B-A3B -o best --recipe 4bit-experts --calibrate
+  ashlar convert Qwen3-30B-A3B -o mine --recipe my.yaml --calibrate mine.txt code.txt --tokens 65536")]
 pub struct Convert {
     /// A checkpoint folder, or a pack to be quantized again
     pub src: PathBuf,
@@ -44,6 +49,13 @@ pub struct Convert {
     /// What `ashlar calibrate` wrote for SRC: quantizers then spare the columns that matter
     #[arg(long, value_name = "S")]
     pub stats: Option<PathBuf>,
+    /// Calibrate on the way, layer by layer, on these texts in UTF-8 (without any: on the text that comes with the
+    /// program). Each layer sees what came through the converted layers before it; `method: gptq` needs no file of Hessians.
+    /// With --stats as well, those only tell how often experts are used
+    #[arg(long, value_name = "TEXT", num_args = 0..)]
+    pub calibrate: Option<Vec<PathBuf>>,
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
     #[command(flatten)]
     pub memory: MemoryArgs,
     /// Threads [default: one per core]
@@ -69,20 +81,23 @@ impl Convert {
     pub fn run(&self, globals: Globals) -> CommandResult {
         let model = Model::open(&self.src)?;
         let stats = open_stats(self.stats.as_deref(), &model)?;
-        let progress = Progress::new(globals.quiet, Unit::Bytes);
+        let progress = Progress::new(globals.quiet, if self.calibrate.is_some() { Unit::Tokens } else { Unit::Bytes });
+        let stats = stats.map(Arc::new);
         let request = Request {
             recipe: self.recipe.as_deref(),
             target: self.target,
-            stats: stats.as_ref(),
+            stats: stats.as_deref(),
+            hessians: self.calibrate.is_some(),
             predict: false,
             threads: self.threads.map(NonZeroUsize::get),
         };
         let decided = request.decide(&model, &progress)?;
-        let plan = decided.plan(&model)?;
-        let (plan, unknown) = match stats {
-            Some(stats) => plan.with_stats(stats),
-            None => (plan, Vec::new()),
+        let stream = self.stream(&progress)?;
+        let known = match &stream {
+            Some(stream) => Some(stream.knowledge()),
+            None => stats.map(|s| s as Arc<dyn Knowledge>),
         };
+        let (plan, unknown) = weigh(decided.plan(&model)?, known)?;
         if let Source::Checkpoint(checkpoint) = &model.source {
             checkpoint.notes().iter().for_each(|note| progress.note(note));
         }
@@ -110,14 +125,92 @@ impl Convert {
             force: self.force,
             restart: self.restart,
         };
-        let summary =
-            ashlar_convert::convert(&plan, model.store(), &self.output, &options, &progress).map_err(failure)?;
+        let (summary, calibrated) = match &stream {
+            Some(stream) => {
+                let done = stream.convert(&plan, &self.output, &options, &progress).map_err(calibrate::failure)?;
+                (done.conversion.clone(), Some(done))
+            }
+            None => (
+                ashlar_convert::convert(&plan, model.store(), &self.output, &options, &progress).map_err(failure)?,
+                None,
+            ),
+        };
         if self.json {
-            output::print_json(&summary_json(&plan, &summary, &decided, &self.output))?;
+            let mut json = summary_json(&plan, &summary, &decided, &self.output);
+            if let (Some(done), Value::Object(all)) = (&calibrated, &mut json) {
+                all.insert("calibration".into(), self.calibration.json(done));
+            }
+            output::print_json(&json)?;
         } else {
-            output::print(&text(&plan, &summary, &decided, &self.output))?;
+            let coverage = calibrated.as_ref().map(|done| self.calibration.text(done)).transpose()?;
+            output::print(&(text(&plan, &summary, &decided, &self.output) + &coverage.unwrap_or_default()))?;
         }
         Ok(Outcome::Done)
+    }
+
+    /// The model and the texts of `--calibrate`.
+    fn stream(&self, report: &dyn Report) -> Result<Option<Stream>, Failure> {
+        let Some(texts) = &self.calibrate else { return Ok(None) };
+        let threads = self.threads.map(NonZeroUsize::get);
+        let stream = Stream::open(&self.src, &calibrate::texts(texts)?, self.calibration.options(threads), report);
+        stream.map(Some).map_err(calibrate::failure)
+    }
+}
+
+/// How `--calibrate` goes about it.
+#[derive(Args, Debug)]
+pub struct CalibrationArgs {
+    /// Tokens per window of --calibrate
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "calibrate")]
+    pub ctx: usize,
+    /// Use at most N tokens for --calibrate, in windows spread evenly over the text
+    #[arg(long, value_name = "N", requires = "calibrate")]
+    pub tokens: Option<usize>,
+    /// Experts that saw fewer tokens than this while calibrating are named
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "calibrate")]
+    pub min_tokens: u64,
+    /// Also leave the statistics that --calibrate gathers (moments and routing) in a file
+    #[arg(long, value_name = "F", requires = "calibrate")]
+    pub save_stats: Option<PathBuf>,
+}
+
+impl CalibrationArgs {
+    fn options(&self, threads: Option<usize>) -> StreamOptions {
+        StreamOptions {
+            ctx: self.ctx,
+            tokens: self.tokens,
+            device: "auto".into(),
+            threads,
+            save_stats: self.save_stats.clone(),
+            min_tokens: self.min_tokens,
+        }
+    }
+
+    fn json(&self, done: &StreamSummary) -> Value {
+        json!({
+            "tokens": done.tokens,
+            "experts": done.experts,
+            "min_tokens": self.min_tokens,
+            "starved": calibrate::starved_json(&done.starved),
+            "resumed_parts": done.resumed_parts,
+        })
+    }
+
+    fn text(&self, done: &StreamSummary) -> anyhow::Result<String> {
+        let mut text = format!("calibrated on {} tokens\n", units::thousands(done.tokens));
+        text += &calibrate::coverage(&done.starved, done.experts, self.min_tokens)?;
+        Ok(text)
+    }
+}
+
+/// The plan with quantizers that use what is known, and which tensors nothing is known of.
+///
+/// # Errors
+/// A method that needs more than is known is the user's mistake.
+pub fn weigh(plan: Plan, known: Option<Arc<dyn Knowledge>>) -> Result<(Plan, Vec<String>), Failure> {
+    match known {
+        Some(known) => plan.with_knowledge(known).map_err(failure),
+        None => plan.check_methods().map(|()| (plan, Vec::new())).map_err(failure),
     }
 }
 
@@ -134,6 +227,7 @@ pub fn open_stats(path: Option<&Path>, model: &Model) -> Result<Option<Importanc
 pub fn failure(error: ConvertError) -> Failure {
     match error {
         ConvertError::Memory { .. }
+        | ConvertError::NoHessian { .. }
         | ConvertError::Pack(PackError::Exists { .. } | PackError::OtherInputs { .. } | PackError::Locked { .. }) => {
             Failure::usage(error)
         }
@@ -160,6 +254,7 @@ fn summary_json(plan: &Plan, summary: &Summary, decided: &Decided, out: &Path) -
                 "bytes": total.bytes,
                 "bpw": total.bpw,
                 "formats": total.formats,
+                "methods": total.methods,
                 "nmse": cost.nmse,
                 "relative_error": relative_error(cost.nmse),
                 "max_abs_error": cost.loss.max_abs,
@@ -185,9 +280,10 @@ fn summary_json(plan: &Plan, summary: &Summary, decided: &Decided, out: &Path) -
 /// Size and error per class.
 #[must_use]
 pub fn cost_table(plan: &Plan, summary: &Summary) -> String {
-    let mut table = Table::new(&["class", ">tensors", ">bytes", ">bpw", ">error", ">NMSE", "formats"]);
+    let mut table = Table::new(&["class", ">tensors", ">bytes", ">bpw", ">error", ">NMSE", "formats", "method"]);
     for (total, cost) in plan.classes.iter().zip(&summary.classes) {
         let formats = total.formats.iter().map(|(f, n)| (f.clone(), *n as u64)).collect();
+        let methods = total.methods.iter().map(|(m, n)| ((*m).to_owned(), *n as u64)).collect();
         let kept = cost.kept == cost.tensors;
         table.row([
             total.class.to_owned(),
@@ -197,6 +293,7 @@ pub fn cost_table(plan: &Plan, summary: &Summary) -> String {
             if kept { "kept".to_owned() } else { format!("{:.3} %", 100.0 * relative_error(cost.nmse)) },
             if kept { "0".to_owned() } else { format!("{:.2e}", cost.nmse) },
             format_list(&formats),
+            format_list(&methods),
         ]);
     }
     table.render()

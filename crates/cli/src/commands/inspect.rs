@@ -66,6 +66,8 @@ impl Facts {
         };
         let size = |leaf: &ashlar_arch::Leaf| leaf.shape.iter().map(|&d| d as u64).product::<u64>();
         let parameters = classes.iter().map(|c| c.parameters).sum();
+        // Next-token layers do not run.
+        let next: u64 = model.spec.mtp.iter().map(size).sum();
         // Experts that a token does not visit; all of a layer have the same size.
         let idle: u64 = moes()
             .filter_map(|moe| {
@@ -75,7 +77,7 @@ impl Facts {
             .sum();
         Self {
             parameters,
-            active: parameters.saturating_sub(idle),
+            active: parameters.saturating_sub(idle).saturating_sub(next),
             bytes: classes.iter().map(|c| c.bytes).sum(),
             experts: moes().next().map(|m| (m.experts.len(), m.routing.top_k, moes().count())),
             license: license(&model.path),

@@ -1,6 +1,6 @@
 //! `ashlar plan`: what a conversion would do and how large its result would be, from headers alone.
 
-use super::convert::open_stats;
+use super::convert::{open_stats, weigh};
 use crate::allocation::{Decided, Request, TargetArgs};
 use crate::args::{Globals, MemoryArgs};
 use crate::exit::{CommandResult, OrUsage, Outcome};
@@ -8,11 +8,13 @@ use crate::model::{Model, format_list};
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
 use crate::{allocation, output, recipe, units};
-use ashlar_convert::{ConvertError, Plan};
+use ashlar_calibrate::PartKnowledge;
+use ashlar_convert::{ConvertError, Knowledge, Plan};
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Show how large a recipe makes each part of a model, before a weight is read
 ///
@@ -38,6 +40,9 @@ pub struct PlanCommand {
     /// What `ashlar calibrate` wrote for SRC: predictions, targets and `experts: {top: 25%}` go by it
     #[arg(long, value_name = "S")]
     pub stats: Option<PathBuf>,
+    /// Plan for `convert --calibrate`, which knows the inputs of every matrix
+    #[arg(long)]
+    pub calibrate: bool,
     /// Tell which rules decided about this tensor, and nothing else
     #[arg(long, value_name = "TENSOR")]
     pub explain: Option<String>,
@@ -65,11 +70,12 @@ impl PlanCommand {
             return Ok(Outcome::Done);
         };
         let model = Model::open(src)?;
-        let stats = open_stats(self.stats.as_deref(), &model)?;
+        let stats = open_stats(self.stats.as_deref(), &model)?.map(Arc::new);
         let request = Request {
             recipe: self.recipe.as_deref(),
             target: self.target,
-            stats: stats.as_ref(),
+            stats: stats.as_deref(),
+            hessians: self.calibrate,
             predict: stats.is_some() && self.explain.is_none(),
             threads: None,
         };
@@ -79,21 +85,28 @@ impl PlanCommand {
             output::print(&format!("{text}\n"))?;
             return Ok(Outcome::Done);
         }
-        let plan = decided.plan(&model)?;
+        let known = if self.calibrate {
+            Some(Arc::new(PartKnowledge::new(&model.spec, String::new())) as Arc<dyn Knowledge>)
+        } else {
+            stats.map(|s| s as Arc<dyn Knowledge>)
+        };
+        let (plan, unknown) = weigh(decided.plan(&model)?, known)?;
+        let warnings = allocation::warnings(&plan);
+        let notes: Vec<&String> = decided.choices.notes.iter().chain(&unknown).chain(&warnings).collect();
         let fits = plan.check_memory(self.memory.memory);
         if let Some(path) = &self.emit {
             output::write_atomic(path, plan.recipe().as_bytes())?;
         }
         if self.json {
-            output::print_json(&json(&plan, &decided, fits.is_ok()))?;
+            output::print_json(&json(&plan, &decided, &notes, fits.is_ok()))?;
         } else {
-            output::print(&text(&plan, &decided, fits.as_ref().err()))?;
+            output::print(&text(&plan, &decided, &notes, fits.as_ref().err()))?;
         }
         Ok(if fits.is_ok() { Outcome::Done } else { Outcome::Wanting })
     }
 }
 
-fn json(plan: &Plan, decided: &Decided, fits: bool) -> Value {
+fn json(plan: &Plan, decided: &Decided, notes: &[&String], fits: bool) -> Value {
     json!({
         "total_bytes": plan.total_bytes,
         "side_bytes": plan.side_bytes,
@@ -104,16 +117,12 @@ fn json(plan: &Plan, decided: &Decided, fits: bool) -> Value {
         "classes": plan.classes,
         "shards": plan.shards,
         "memory": plan.memory,
-        "notes": notes(plan, decided),
+        "notes": notes,
         "allocation": decided.allocation,
     })
 }
 
-fn notes(plan: &Plan, decided: &Decided) -> Vec<String> {
-    decided.choices.notes.iter().cloned().chain(allocation::warnings(plan)).collect()
-}
-
-fn text(plan: &Plan, decided: &Decided, misfit: Option<&ConvertError>) -> String {
+fn text(plan: &Plan, decided: &Decided, notes: &[&String], misfit: Option<&ConvertError>) -> String {
     let mut out = plan_table(plan);
     let shards = plan.shards.len();
     let _ = writeln!(
@@ -133,7 +142,7 @@ fn text(plan: &Plan, decided: &Decided, misfit: Option<&ConvertError>) -> String
     if let Some(allocation) = &decided.allocation {
         out.push_str(&allocation::text(allocation));
     }
-    for note in notes(plan, decided) {
+    for note in notes {
         let _ = writeln!(out, "note: {note}");
     }
     if let Some(error) = misfit {
@@ -146,9 +155,10 @@ fn text(plan: &Plan, decided: &Decided, misfit: Option<&ConvertError>) -> String
 #[must_use]
 pub fn plan_table(plan: &Plan) -> String {
     let classes = &plan.classes;
-    let mut table = Table::new(&["class", ">tensors", ">parameters", ">from", ">to", ">bpw", "formats"]);
+    let mut table = Table::new(&["class", ">tensors", ">parameters", ">from", ">to", ">bpw", "formats", "method"]);
     for c in classes {
         let formats = c.formats.iter().map(|(f, n)| (f.clone(), *n as u64)).collect();
+        let methods = c.methods.iter().map(|(m, n)| ((*m).to_owned(), *n as u64)).collect();
         table.row([
             c.class.to_owned(),
             units::thousands(c.tensors as u64),
@@ -157,6 +167,7 @@ pub fn plan_table(plan: &Plan) -> String {
             units::bytes(c.bytes),
             format!("{:.2}", c.bpw),
             format_list(&formats),
+            format_list(&methods),
         ]);
     }
     table.row([

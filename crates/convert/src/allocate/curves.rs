@@ -1,6 +1,7 @@
 //! What every format that a budget may choose would cost and lose, group by group: bytes from the layout, errors from
 //! rows that are quantized on trial.
 
+use super::Inputs;
 use super::groups::{Bucket, GroupKey};
 use super::trial::{self, Loss, Weight};
 use super::weights::Weights;
@@ -146,11 +147,12 @@ struct Seen {
 pub fn measure(
     items: &mut [Item],
     choices: &Choices,
-    store: &dyn TensorStore,
+    inputs: &Inputs<'_>,
     weights: &Weights<'_>,
-    (isa, threads): (Isa, Option<usize>),
+    isa: Isa,
     report: &dyn Report,
 ) -> Result<Sampled, ConvertError> {
+    let store = inputs.store;
     let jobs = jobs(items, choices, store)?;
     let seen = Mutex::new(jobs.iter().map(|_| None).collect::<Vec<Option<Seen>>>());
     let bytes = |(_, tensor, rows): &Job| -> Result<u64, ConvertError> {
@@ -159,14 +161,17 @@ pub fn measure(
     };
     report.begin("trying formats", jobs.iter().map(bytes).sum::<Result<u64, _>>()?);
     let numbered: Vec<(usize, &Job)> = jobs.iter().enumerate().collect();
-    let threads = threads.unwrap_or_else(pool::default_threads);
+    let threads = inputs.threads.unwrap_or_else(pool::default_threads);
     let offers: &[Item] = items;
     pool::for_each(threads, &numbered, Vec::new, |values, (number, (item, tensor, rows))| {
         let (Some(item), Some(choice)) = (offers.get(*item), choices.list.get(*tensor)) else { return Ok(()) };
         let weight = Weight::open(store, &choice.leaf)?;
         weight.read(rows, isa, values)?;
         let columns = weights.columns(weight.name())?;
-        let tried = Seen { rows: rows.len(), losses: try_all(item, values, &weight, columns.as_deref(), isa)? };
+        let tried = Seen {
+            rows: rows.len(),
+            losses: try_all(item, values, &weight, (inputs.hessian)(weight.name()), columns.as_deref(), isa)?,
+        };
         if let Some(slot) = seen.lock().unwrap_or_else(PoisonError::into_inner).get_mut(*number) {
             *slot = Some(tried);
         }
@@ -215,6 +220,7 @@ fn try_all(
     item: &Item,
     values: &[f32],
     weight: &Weight<'_>,
+    knows_hessian: bool,
     importance: Option<&[f32]>,
     isa: Isa,
 ) -> Result<Vec<Loss>, ConvertError> {
@@ -223,7 +229,7 @@ fn try_all(
         losses.push(match &offer.action {
             Action::Keep => Loss::default(),
             Action::Encode { spec, method } => {
-                let method = if *method == "auto" { ashlar_quantize::auto(spec) } else { method };
+                let method = if *method == "auto" { ashlar_quantize::auto_with(spec, knows_hessian) } else { method };
                 let hessian = ashlar_quantize::quantizer(method)?.needs_hessian();
                 let tried = if hessian { ashlar_quantize::auto(spec) } else { method };
                 let wrong = |source| ConvertError::Format {

@@ -17,11 +17,11 @@ pub struct GroupKey {
 }
 
 impl GroupKey {
-    /// The group of a matrix; `None` for vectors and routers, which are never quantized.
+    /// The group of a matrix; `None` for what is never quantized.
     #[must_use]
     pub fn of(leaf: &Leaf) -> Option<Self> {
         let role = &leaf.role;
-        if leaf.shape.len() != 2 || matches!(role.class, Class::Router | Class::Norm) {
+        if leaf.shape.len() != 2 || ashlar_recipe::stays_float(*role) {
             return None;
         }
         let part = match role.proj {

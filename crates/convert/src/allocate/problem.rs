@@ -44,7 +44,7 @@ impl<'a, 'i> Problem<'a, 'i> {
         let mut items = curves::items(choices, file.map(|f| f as &dyn ExpertUsage))?;
         let weights = Weights::new(inputs.stats, choices.list.iter().map(|c| &c.leaf))?;
         let isa = Isa::detect().map_err(ConvertError::from)?;
-        let sampled = curves::measure(&mut items, choices, inputs.store, &weights, (isa, inputs.threads), report)?;
+        let sampled = curves::measure(&mut items, choices, inputs, &weights, isa, report)?;
         let measured = file.map(|f| f.sensitivities()).transpose().map_err(ConvertError::from)?.flatten();
         let keys: Vec<GroupKey> = choices.list.iter().filter_map(|c| GroupKey::of(&c.leaf)).collect();
         let predictor = Predictor::new(&keys, measured.as_ref());

@@ -1,6 +1,7 @@
 //! Reading: the header is checked at once, arrays are read when they are asked for.
 
-use super::{ORIGIN_KEY, StatsError, StatsOrigin, VERSION, VERSION_KEY};
+use super::hessian::columns;
+use super::{ORIGIN_KEY, SHARES_KEY, Shares, StatsError, StatsOrigin, VERSION, VERSION_KEY};
 use ashlar_recipe::ExpertUsage;
 use ashlar_source::{TensorFile, TensorInfo};
 use ashlar_tensor::Dtype;
@@ -20,6 +21,7 @@ pub struct Routing {
 pub struct StatsFile {
     file: TensorFile,
     origin: StatsOrigin,
+    shares: Shares,
 }
 
 impl StatsFile {
@@ -37,7 +39,9 @@ impl StatsFile {
         }
         let origin = file.metadata().get(ORIGIN_KEY).map_or("", String::as_str);
         let origin = serde_json::from_str(origin).map_err(|e| not(format!("metadata `{ORIGIN_KEY}`: {e}")))?;
-        let this = Self { file, origin };
+        let shares = file.metadata().get(SHARES_KEY).map_or("{}", String::as_str);
+        let shares = serde_json::from_str(shares).map_err(|e| not(format!("metadata `{SHARES_KEY}`: {e}")))?;
+        let this = Self { file, origin, shares };
         this.file.tensors().iter().try_for_each(|t| this.check(t))?;
         Ok(this)
     }
@@ -48,6 +52,9 @@ impl StatsFile {
             ("moments", shape) => (Dtype::F32, matches!(shape, [k] if *k > 0)),
             ("tokens", shape) => (Dtype::I64, matches!(shape, [1])),
             ("routing", shape) => (Dtype::F64, matches!(shape, [2, e] if *e > 0)),
+            ("hessian" | "hessian_experts", shape) => {
+                (Dtype::F32, matches!(shape, [values] if columns(*values).is_some()))
+            }
             ("coactivation", shape) => (Dtype::I64, matches!(shape, [a, b] if a == b && *a > 0)),
             ("sensitivity", shape) => (Dtype::F64, matches!(shape, [3])),
             _ => return Err(self.array(&t.name, "is not known".into())),
@@ -55,7 +62,7 @@ impl StatsFile {
         if t.dtype != dtype || !sound {
             return Err(self.array(&t.name, format!("has type {} and shape {:?}", t.dtype.name(), t.shape)));
         }
-        if kind == "moments" && self.file.tensor(&format!("tokens.{of}")).is_none() {
+        if matches!(kind, "moments" | "hessian") && self.file.tensor(&format!("tokens.{of}")).is_none() {
             return Err(self.array(&t.name, format!("has no `tokens.{of}`")));
         }
         Ok(())
@@ -116,6 +123,41 @@ impl StatsFile {
     pub fn tokens(&self, tensor: &str) -> Result<u64, StatsError> {
         let name = format!("tokens.{tensor}");
         Ok(self.counts(&name)?.and_then(|c| c.first().copied()).unwrap_or(0))
+    }
+
+    /// Who shares whose Hessian.
+    #[must_use]
+    pub fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    /// Σ x xᵀ of a weight's inputs: the upper triangle, row-major, and the number of tokens; `None` if the file has none
+    /// under this very name (see [`StatsFile::shares`]).
+    ///
+    /// # Errors
+    /// [`StatsError::Array`] unless all values are finite; a read that fails.
+    pub fn hessian(&self, tensor: &str) -> Result<Option<(Vec<f32>, u64)>, StatsError> {
+        let Some(upper) = self.upper(&format!("hessian.{tensor}"))? else { return Ok(None) };
+        Ok(Some((upper, self.tokens(tensor)?)))
+    }
+
+    /// Σ (w·x)(w·x)ᵀ over the inputs of the down projections of all experts of a layer, w being the router's weights;
+    /// `None` if the file has none.
+    ///
+    /// # Errors
+    /// As [`StatsFile::hessian`].
+    pub fn experts_hessian(&self, layer: usize) -> Result<Option<Vec<f32>>, StatsError> {
+        self.upper(&format!("hessian_experts.{layer}"))
+    }
+
+    fn upper(&self, name: &str) -> Result<Option<Vec<f32>>, StatsError> {
+        let Some(info) = self.file.tensor(name) else { return Ok(None) };
+        let bytes = self.file.read(info)?;
+        let values: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        match values.iter().find(|v| !v.is_finite()) {
+            Some(bad) => Err(self.array(name, format!("holds {bad}, expected finite values"))),
+            None => Ok(Some(values)),
+        }
     }
 
     /// Where the tokens of a layer went; `None` if it has no router.

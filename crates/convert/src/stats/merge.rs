@@ -1,7 +1,7 @@
 //! Several files become one: every array is a sum over tokens, so arrays of the same name add up.
 
 use super::write::{Data, Head, stream};
-use super::{StatsError, StatsFile, StatsOrigin};
+use super::{Shares, StatsError, StatsFile, StatsOrigin};
 use ashlar_source::TensorInfo;
 use ashlar_tensor::Dtype;
 use std::collections::BTreeMap;
@@ -46,7 +46,8 @@ pub fn merge(inputs: &[StatsFile], origin: &StatsOrigin, out: &Path) -> Result<(
         shape: i.shape.clone(),
     };
     let heads = arrays.iter().map(head).collect();
-    stream(out, origin, heads, |name| {
+    let shares = shares(inputs)?;
+    stream(out, origin, &shares, heads, |name| {
         let Some((info, files)) = arrays.get(name) else { return Ok(Vec::new()) };
         let parts = files.iter().filter_map(|f| f.find(name).map(|i| f.bytes(i)));
         let parts = parts.collect::<Result<Vec<_>, _>>()?;
@@ -55,6 +56,21 @@ pub fn merge(inputs: &[StatsFile], origin: &StatsOrigin, out: &Path) -> Result<(
             _ => sum(info.dtype, &parts).to_bytes(),
         })
     })
+}
+
+/// Who shares whose Hessian in the sum. The inputs must agree.
+fn shares(inputs: &[StatsFile]) -> Result<Shares, StatsError> {
+    let mut all = Shares::new();
+    for file in inputs {
+        for (tensor, with) in file.shares() {
+            let before = all.entry(tensor.clone()).or_insert_with(|| with.clone());
+            if before != with {
+                let what = format!("is shared with `{with}`, in another file with `{before}`");
+                return Err(file.array(&format!("hessian.{tensor}"), what));
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn sum(dtype: Dtype, parts: &[Vec<u8>]) -> Data {

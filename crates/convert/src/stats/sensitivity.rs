@@ -82,7 +82,7 @@ pub fn add_sensitivities(file: &StatsFile, measured: &Sensitivities, out: &Path)
     let mut heads: Vec<Head> =
         kept.map(|i| Head { name: i.name.clone(), dtype: i.dtype, shape: i.shape.clone() }).collect();
     heads.extend(new.values().map(|a| Head { name: a.name.clone(), dtype: Dtype::F64, shape: a.shape.clone() }));
-    stream(out, file.origin(), heads, |name| match (new.get(name), file.find(name)) {
+    stream(out, file.origin(), file.shares(), heads, |name| match (new.get(name), file.find(name)) {
         (Some(array), _) => Ok(array.data.to_bytes()),
         (None, Some(info)) => file.bytes(info),
         (None, None) => Ok(Vec::new()),

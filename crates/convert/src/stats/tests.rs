@@ -1,4 +1,5 @@
 use super::*;
+use crate::Knowledge;
 use ashlar_arch::ModelSpec;
 use std::path::Path;
 
@@ -67,7 +68,10 @@ fn hostile_files_are_refused_by_name() -> Result<(), Box<dyn std::error::Error>>
         (array("tokens.x", &[1], Data::F32(vec![1.0])), "type F32"),
         (array("routing.0", &[3, 1], Data::F64(vec![1.0; 3])), "shape [3, 1]"),
         (array("coactivation.0", &[2, 1], Data::I64(vec![1; 2])), "shape [2, 1]"),
-        (array("hessian.x", &[1], Data::F32(vec![1.0])), "is not known"),
+        (array("hessian.x", &[1], Data::F32(vec![1.0])), "has no `tokens.x`"),
+        (array("hessian.x", &[2], Data::F32(vec![1.0; 2])), "shape [2]"),
+        (array("hessian_experts.0", &[4], Data::F32(vec![1.0; 4])), "shape [4]"),
+        (array("hessians.x", &[1], Data::F32(vec![1.0])), "is not known"),
     ];
     for (bad, says) in cases {
         write(&path, &origin("me", 1), &[bad])?;

@@ -15,7 +15,8 @@ pub fn fixture(name: &str) -> Checkpoint {
 }
 
 pub fn choose(store: &dyn TensorStore, config: &serde_json::Value, recipe: &str) -> (ModelSpec, Choices) {
-    let model = model_spec(config).unwrap();
+    let mut model = model_spec(config).unwrap();
+    model.adopt(store.entries().iter().map(|e| (e.name.as_str(), e.shape.as_slice())));
     let choices = Recipe::parse(recipe, "recipe.yaml").unwrap().choose(&model, store, None).unwrap();
     (model, choices)
 }

@@ -4,7 +4,9 @@
 //! included; one multiplication makes them right. Codes 0x7f and 0xff (NaN) would read as ±480: `convert` and `verify`
 //! refuse them, so a pack holds none, and checkpoints in row order are decoded by `formats`, which refuses them too.
 
-use super::grouped::f32::{Panels, Scaling, Values};
+use super::grouped::codes::Panel;
+use super::grouped::f32::{Panels, Values};
+use super::grouped::scales::Scaling;
 use super::{COLUMNS, Job, PANEL, Sink, drive};
 use ashlar_backend::BackendError;
 use ashlar_formats::fp8::BLOCK;
@@ -17,7 +19,8 @@ pub fn multiply(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(
     let Ok(Grid::Blocks(kind)) = job.weight.weight.spec.grid() else { return Ok(()) };
     let k = job.weight.weight.k;
     let scaling = BlockScales { bytes: job.weight.plane(1), kind, columns: k.div_ceil(BLOCK) };
-    let kernel = Panels { codes: job.weight.plane(0), values: E4m3, scaling, inputs: job.inputs, form: job.form };
+    let (low, high) = (job.weight.plane(0), &[]);
+    let kernel = Panels { low, high, values: E4m3, scaling, inputs: job.inputs, form: job.form };
     drive(job.isa, &kernel, job.rows, panels, sink);
     Ok(())
 }
@@ -26,16 +29,18 @@ pub fn multiply(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(
 struct E4m3;
 
 impl Values for E4m3 {
-    const PER_LANE: usize = 4;
+    const LOW: usize = 8;
+    type Tables<S: Simd> = S::F32;
     #[inline(always)]
-    fn prepare<S: Simd>(&self, s: S) -> S::F32 {
+    fn tables<S: Simd>(&self, s: S) -> S::F32 {
         s.splat(f32::from_bits((127 + 120) << 23))
     }
     #[inline(always)]
-    fn value<S: Simd>(s: S, unit: S::F32, lanes: S::I32, j: usize) -> S::F32 {
+    fn value<S: Simd>(s: S, unit: S::F32, panel: Panel<'_>, v: usize, b: usize) -> S::F32 {
+        let lanes = s.lanes(s.bytes(&panel.low[v]));
         // The code to the top byte, then down by 4: the sign stays at the top (copies of it below are masked off),
         // 4 exponent bits end at bit 23, 3 mantissa bits follow.
-        let bits = s.and(s.sar(s.shl(lanes, 24 - 8 * j as u32), 4), s.splat_i32(0x87f0_0000_u32.cast_signed()));
+        let bits = s.and(s.sar(s.shl(lanes, 24 - 8 * b as u32), 4), s.splat_i32(0x87f0_0000_u32.cast_signed()));
         s.mul(s.as_f32(bits), unit)
     }
 }
@@ -51,12 +56,8 @@ struct BlockScales<'a> {
 impl Scaling for BlockScales<'_> {
     const ZEROS: bool = false;
     #[inline(always)]
-    fn scale<S: Simd>(&self, s: S, panel: usize, group: usize) -> S::F32 {
-        let at = panel * PANEL / BLOCK * self.columns + group * COLUMNS / BLOCK;
-        s.splat(self.kind.load(self.bytes, at).unwrap_or(f32::NAN))
-    }
-    #[inline(always)]
-    fn zero<S: Simd>(&self, s: S, _panel: usize, _group: usize) -> S::F32 {
-        s.splat(0.0)
+    fn at<S: Simd>(&self, s: S, panel: usize, block: usize, _: usize) -> (S::F32, S::F32) {
+        let at = panel * PANEL / BLOCK * self.columns + block * COLUMNS / BLOCK;
+        (s.splat(self.kind.load(self.bytes, at).unwrap_or(f32::NAN)), s.splat(0.0))
     }
 }

@@ -9,10 +9,12 @@ pub mod any;
 mod float;
 mod fp8;
 mod grouped;
+pub mod levels;
 mod outliers;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod two_level;
 
 use crate::inputs::{Form, Inputs};
 use crate::loaded::Loaded;

@@ -1,10 +1,12 @@
 //! Which kernel serves which grid: the only place that tells formats apart. The ISA is chosen inside each kernel, which
 //! is compiled for all of them.
 
-use super::{Multiply, float, fp8, grouped};
+use super::levels::Levels;
+use super::two_level::{Four, Kind, Six, Three, Two, TwoFive};
+use super::{Multiply, float, fp8, grouped, two_level};
 use crate::inputs::Form;
 use ashlar_formats::x16::Width;
-use ashlar_formats::{Grid, Groups, Levels, ScaleType, Spec};
+use ashlar_formats::{Grid, Groups, Levels as FormatLevels, ScaleType, Spec};
 use ashlar_tensor::Order;
 
 /// A kernel family and what it serves.
@@ -55,7 +57,23 @@ pub const TABLE: &[Entry] = &[
         rounded: Some((Form::Rounded, grouped::table_f32)),
         exact: grouped::table_f32,
     },
+    nested::<Four, 1>("k4"),
+    nested::<Three, 1>("k3"),
+    nested::<Two, 1>("k2"),
+    nested::<TwoFive, 2>("k2h"),
+    nested::<Six, 2>("q6"),
 ];
+
+/// Inner and outer scales.
+const fn nested<T: Kind, const PARTS: usize>(name: &'static str) -> Entry {
+    Entry {
+        name,
+        serves: two_level::serves::<T, PARTS>,
+        rows: false,
+        rounded: Some((Form::Int8, two_level::rounded::<T, PARTS>)),
+        exact: two_level::exact::<T, PARTS>,
+    }
+}
 
 /// The kernels for weights of `spec` in that order; `None` if they must be decoded first.
 pub fn entry(spec: &Spec, order: Order) -> Option<&'static Entry> {
@@ -72,22 +90,22 @@ fn is_fp8(grid: &Grid) -> bool {
 }
 
 fn is_q8(grid: &Grid) -> bool {
-    let levels = |g: &Groups| matches!(g.levels, Levels::Linear { zero: 0, .. }) && !g.zero_point;
+    let levels = |g: &Groups| matches!(g.levels, FormatLevels::Linear { zero: 0, .. }) && !g.zero_point;
     grouped(grid).is_some_and(|g| g.width == Width::Eight && g.scale == ScaleType::F16 && levels(g))
 }
 
 fn is_i4(grid: &Grid) -> bool {
-    let levels = |g: &Groups| matches!(g.levels, Levels::Linear { zero: grouped::NIBBLE_ZERO, .. });
+    let levels = |g: &Groups| matches!(g.levels, FormatLevels::Linear { zero: grouped::NIBBLE_ZERO, .. });
     grouped(grid).is_some_and(|g| g.width == Width::Four && g.scale == ScaleType::F16 && levels(g))
 }
 
 fn is_integer_table(grid: &Grid) -> bool {
-    is_table(grid) && grouped(grid).is_some_and(|g| grouped::integer_levels(g).is_some())
+    is_table(grid) && Levels::of(grid).is_some_and(|levels| levels.unit != 0.0)
 }
 
 fn is_table(grid: &Grid) -> bool {
     let scale = |g: &Groups| matches!(g.scale, ScaleType::F16 | ScaleType::E8M0) && !g.zero_point;
-    grouped(grid).is_some_and(|g| g.width == Width::Four && scale(g) && matches!(g.levels, Levels::Table(_)))
+    grouped(grid).is_some_and(|g| g.width == Width::Four && scale(g) && matches!(g.levels, FormatLevels::Table(_)))
 }
 
 /// Groups whose panels have one scale vector for any 32 columns.

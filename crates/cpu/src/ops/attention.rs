@@ -8,7 +8,7 @@ use crate::cache::Cache;
 use crate::cpu::Cpu;
 use crate::math::{PlusTimes, Times, dot, exp, zip_map};
 use crate::shards::Shards;
-use ashlar_backend::{BackendError, Batch, BufferId, CacheId};
+use ashlar_backend::{BackendError, Batch, BufferId, CacheId, Entries};
 use ashlar_simd::{Kernel, Simd};
 use std::ops::Range;
 
@@ -30,11 +30,29 @@ pub struct Heads {
     pub scale: f32,
     /// Keys visible to a query, itself included.
     pub window: Option<usize>,
+    /// One more score per query head, without a value; empty for none.
+    pub sinks: Vec<f32>,
+    /// Values are the first so many entries of keys.
+    pub values_in_keys: Option<usize>,
+    /// Pooled keys.
+    pub entries: Option<Entries>,
 }
 
 impl Heads {
+    /// Width of a value.
+    fn value_dim(&self) -> usize {
+        self.values_in_keys.unwrap_or(self.dim)
+    }
+
     fn check(&self) -> Result<(), BackendError> {
-        if self.keys > 0 && self.dim > 0 && self.queries.is_multiple_of(self.keys) && self.window != Some(0) {
+        let pooled = self.entries.is_none() || self.keys == 1 && self.values_in_keys.is_some();
+        if pooled
+            && self.value_dim() <= self.dim
+            && self.keys > 0
+            && self.dim > 0
+            && self.queries.is_multiple_of(self.keys)
+            && self.window != Some(0)
+        {
             return Ok(());
         }
         let what = format!(
@@ -65,7 +83,9 @@ pub fn run(
     heads.check()?;
     let (q_width, kv_width) = (heads.queries * heads.dim, heads.keys * heads.dim);
     let rows = batch.rows();
-    for (id, width) in [(q, q_width), (k, kv_width), (v, kv_width)] {
+    let shared = heads.values_in_keys.is_some();
+    let inputs = if shared { 2 } else { 3 };
+    for (id, width) in [(q, q_width), (k, kv_width), (v, kv_width)].into_iter().take(inputs) {
         if cpu.buffers.input(id, width, OP)?.len() != rows * width {
             return Err(BackendError::Operand { op: OP, what: format!("a buffer does not hold {rows} rows") });
         }
@@ -76,15 +96,54 @@ pub fn run(
         let what = format!("the cache is {} wide, keys are {kv_width}", kv.width);
         return Err(BackendError::Operand { op: OP, what });
     }
-    let (keys, values) = (cpu.buffers.input(k, kv_width, OP)?, cpu.buffers.input(v, kv_width, OP)?);
+    let keys = cpu.buffers.input(k, kv_width, OP)?;
+    let values: &[f32] = if shared { &[] } else { cpu.buffers.input(v, kv_width, OP)? };
     for part in &batch.sequences {
         let of = part.rows.start * kv_width..part.rows.end * kv_width;
-        kv.store(part, &keys[of.clone()], &values[of])?;
+        kv.store(part, &keys[of.clone()], values.get(of).unwrap_or_default())?;
     }
-    let mut y = cpu.buffers.take(out, [rows, q_width], false, q, OP)?;
+    let mut y = cpu.buffers.take(out, [rows, heads.queries * heads.value_dim()], false, q, OP)?;
     let result = attend(cpu, q, cache, heads, batch, &mut y);
     cpu.buffers.put(out, y);
     result
+}
+
+/// The pooled keys of a layer, and who attends to which.
+#[derive(Clone, Copy)]
+struct Pooled<'a> {
+    cache: &'a Cache,
+    ratio: usize,
+    /// Rows × width; `None` for all that are complete.
+    selected: Option<(&'a [f32], usize)>,
+}
+
+impl<'a> Pooled<'a> {
+    fn new(cpu: &'a Cpu, entries: Entries, width: usize, batch: &Batch) -> Result<Self, BackendError> {
+        let wrong = |what: String| BackendError::Operand { op: OP, what };
+        let cache = cpu.caches.get(entries.cache.0 as usize).filter(|c| c.width == width && entries.ratio > 0);
+        let cache = cache.ok_or_else(|| wrong(format!("no cache {} of width {width}", entries.cache.0)))?;
+        let selected = match entries.selected {
+            Some(id) => Some(cpu.buffers.get(id, OP)?),
+            None => None,
+        };
+        let pooled = Self { cache, ratio: entries.ratio, selected: selected.map(|b| (b.values.as_slice(), b.width)) };
+        for part in &batch.sequences {
+            for (i, row) in part.rows.clone().enumerate() {
+                let complete = (part.position + i + 1) / entries.ratio;
+                if complete > cache.held(part.slot) || pooled.numbers(row, complete).any(|n| n >= complete) {
+                    return Err(wrong(format!("entries beyond the {complete} that are complete at row {row}")));
+                }
+            }
+        }
+        Ok(pooled)
+    }
+
+    /// The entries of a row, ascending.
+    fn numbers(self, row: usize, complete: usize) -> impl Iterator<Item = usize> + use<'a> {
+        let selected = self.selected.map(|(all, width)| all.get(row * width..(row + 1) * width).unwrap_or_default());
+        let all = if selected.is_some() { 0 } else { complete };
+        (0..all).chain(selected.unwrap_or_default().iter().filter(|n| **n >= 0.0).map(|n| *n as usize))
+    }
 }
 
 fn attend(
@@ -99,8 +158,10 @@ fn attend(
     let cache = cpu.caches.get(cache.0 as usize).ok_or_else(missing)?;
     let queries = cpu.buffers.input(q, heads.queries * heads.dim, OP)?;
     let tiles = tiles(heads, batch);
+    let pooled = heads.entries.map(|e| Pooled::new(cpu, e, heads.dim, batch)).transpose()?;
     let (isa, out) = (cpu.isa, Shards::new(y));
-    cpu.pool.run(tiles.len(), &|i| isa.run(TileKernel { tile: &tiles[i], heads, cache, queries, out: &out }));
+    let kernel = |tile| TileKernel { tile, heads, cache, pooled, queries, out: &out };
+    cpu.pool.run(tiles.len(), &|i| isa.run(kernel(&tiles[i])));
     Ok(())
 }
 
@@ -124,6 +185,7 @@ struct TileKernel<'a> {
     tile: &'a Tile,
     heads: &'a Heads,
     cache: &'a Cache,
+    pooled: Option<Pooled<'a>>,
     queries: &'a [f32],
     out: &'a Shards<'a, f32>,
 }
@@ -132,8 +194,7 @@ struct TileKernel<'a> {
 #[derive(Clone, Copy)]
 struct Query {
     row: usize,
-    /// Offset of its head within the row.
-    column: usize,
+    head: usize,
     /// Keys it sees.
     first: usize,
     last: usize,
@@ -145,21 +206,23 @@ impl Kernel for TileKernel<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Heads { dim, scale, .. } = *self.heads;
+        let &Heads { dim, scale, .. } = self.heads;
         let width = self.cache.width;
         let start = self.tile.key_head * dim;
         let end = self.tile.position + self.tile.rows.len();
         let (keys, values) = self.cache.slot(self.tile.slot, end);
+        let values = if self.heads.values_in_keys.is_some() { keys } else { values };
+        let value_dim = self.heads.value_dim();
         let mut queries = self.tile_queries();
-        let mut acc = vec![0.0f32; queries.len() * dim];
+        let mut acc = vec![0.0f32; queries.len() * value_dim];
         let begin = queries.iter().map(|q| q.first).min().unwrap_or(0) / BLOCK * BLOCK;
         for block in (begin..end).step_by(BLOCK) {
-            for (query, acc) in queries.iter_mut().zip(acc.chunks_exact_mut(dim)) {
+            for (query, acc) in queries.iter_mut().zip(acc.chunks_exact_mut(value_dim.max(1))) {
                 let seen = query.first.max(block)..(query.last + 1).min(block + BLOCK);
                 if seen.is_empty() {
                     continue;
                 }
-                let q = &self.queries[query.row..query.row + self.heads.queries * dim][query.column..][..dim];
+                let q = &self.queries[(query.row * self.heads.queries + query.head) * dim..][..dim];
                 let mut scores = [f32::NEG_INFINITY; BLOCK];
                 for j in seen.clone() {
                     scores[j - block] = dot(s, q, &keys[j * width + start..][..dim]) * scale;
@@ -167,30 +230,56 @@ impl Kernel for TileKernel<'_> {
                 rescale(s, query, &mut scores, acc);
                 for j in seen {
                     let weight = s.splat(scores[j - block]);
-                    zip_map(s, acc, &values[j * width + start..][..dim], &PlusTimes(weight));
+                    zip_map(s, acc, &values[j * width + start..][..value_dim], &PlusTimes(weight));
                 }
             }
         }
-        for (query, acc) in queries.iter().zip(acc.chunks_exact(dim)) {
-            let at = query.row + query.column;
+        if let Some(pooled) = self.pooled {
+            self.attend_pooled(s, pooled, &mut queries, &mut acc);
+        }
+        for (query, acc) in queries.iter().zip(acc.chunks_exact(value_dim.max(1))) {
+            let at = (query.row * self.heads.queries + query.head) * value_dim;
             // SAFETY: a (row, head) is one query of one tile.
-            let out = unsafe { self.out.slice(at..at + dim) };
+            let out = unsafe { self.out.slice(at..at + value_dim) };
             zip_map(s, out, acc, &Times(s.splat(1.0 / query.sum)));
         }
     }
 }
 
 impl TileKernel<'_> {
+    /// Goes on with the pooled keys, in blocks of their own order, which no batch changes.
+    #[inline(always)]
+    fn attend_pooled<S: Simd>(&self, s: S, pooled: Pooled<'_>, queries: &mut [Query], acc: &mut [f32]) {
+        let &Heads { queries: heads, dim, scale, .. } = self.heads;
+        let value_dim = self.heads.value_dim();
+        let (keys, _) = pooled.cache.slot(self.tile.slot, pooled.cache.held(self.tile.slot));
+        for (query, acc) in queries.iter_mut().zip(acc.chunks_exact_mut(value_dim.max(1))) {
+            let q = &self.queries[(query.row * heads + query.head) * dim..][..dim];
+            let numbers: Vec<usize> = pooled.numbers(query.row, (query.last + 1) / pooled.ratio).collect();
+            for numbers in numbers.chunks(BLOCK) {
+                let mut scores = [f32::NEG_INFINITY; BLOCK];
+                for (score, n) in scores.iter_mut().zip(numbers) {
+                    *score = dot(s, q, &keys[n * dim..][..dim]) * scale;
+                }
+                rescale(s, query, &mut scores, acc);
+                for (score, n) in scores.iter().zip(numbers) {
+                    zip_map(s, acc, &keys[n * dim..][..value_dim], &PlusTimes(s.splat(*score)));
+                }
+            }
+        }
+    }
+
     fn tile_queries(&self) -> Vec<Query> {
-        let Heads { queries, keys, dim, window, .. } = *self.heads;
+        let &Heads { queries, keys, window, ref sinks, .. } = self.heads;
         let shared = queries / keys;
         let mut all = Vec::with_capacity(self.tile.rows.len() * shared);
         for (i, row) in self.tile.rows.clone().enumerate() {
             let last = self.tile.position + i;
             let first = window.map_or(0, |w| (last + 1).saturating_sub(w));
             for head in self.tile.key_head * shared..(self.tile.key_head + 1) * shared {
-                let (row, column) = (row * queries * dim, head * dim);
-                all.push(Query { row, column, first, last, max: f32::NEG_INFINITY, sum: 0.0 });
+                // A sink is a score that was seen before all others, with a value of 0.
+                let (max, sum) = sinks.get(head).map_or((f32::NEG_INFINITY, 0.0), |sink| (*sink, 1.0));
+                all.push(Query { row, head, first, last, max, sum });
             }
         }
         all

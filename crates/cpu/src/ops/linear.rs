@@ -5,7 +5,7 @@ use crate::cpu::Cpu;
 use crate::gemv::{Job, RowSet};
 use crate::inputs::{Form, Inputs};
 use crate::loaded::Loaded;
-use crate::math::SiluMul;
+use crate::math::Gated;
 use ashlar_arch::Activation;
 use ashlar_backend::{BackendError, BufferId, MatmulInput, Observer, Projection, WeightId};
 use ashlar_simd::Isa;
@@ -69,13 +69,14 @@ pub fn observe(
 pub fn round_inputs(
     cpu: &mut Cpu,
     x: BufferId,
-    mut weights: impl Iterator<Item = WeightId>,
+    weights: impl Iterator<Item = WeightId>,
     op: &'static str,
 ) -> Result<(), BackendError> {
-    let needed = weights.try_fold(false, |any, id| Ok(any | (cpu.weight(id, op)?.form() != Form::F32)))?;
-    if needed {
+    let weights = weights.map(|id| cpu.weight(id, op)).collect::<Result<Vec<_>, BackendError>>()?;
+    let values = weights.iter().any(|w| w.reads_rounded_values());
+    if weights.iter().any(|w| w.form() != Form::F32) {
         let input = cpu.buffers.get(x, op)?;
-        cpu.rounded.round(&cpu.pool, cpu.isa, &input.values, input.width);
+        cpu.rounded.round(&cpu.pool, cpu.isa, &input.values, input.width, values);
     }
     Ok(())
 }
@@ -132,7 +133,7 @@ pub fn gated(
     observe(cpu, x, [gate, up].into_iter(), observer, OP)?;
     round_inputs(cpu, x, [gate, up].into_iter(), OP)?;
     let mut values = cpu.buffers.take(out, [rows, n], false, x, OP)?;
-    let pair = Pair { gate: cpu.weight(gate, OP)?, up: cpu.weight(up, OP)?, activation };
+    let pair = Pair { gate: cpu.weight(gate, OP)?, up: cpu.weight(up, OP)?, biases: None, activation };
     let input = cpu.buffers.get(x, OP)?;
     let inputs = Inputs::new(&input.values, k, Some(&cpu.rounded));
     let tasks = tasks(&[(pair.gate.panels(), pair.panel_bytes())], cpu.pool.threads());
@@ -153,6 +154,8 @@ pub struct Pair<'a> {
     pub gate: &'a Loaded,
     /// n × k
     pub up: &'a Loaded,
+    /// Of gate and up, n each.
+    pub biases: Option<[&'a [f32]; 2]>,
     /// Nonlinearity of the gate.
     pub activation: Activation,
 }
@@ -163,7 +166,7 @@ impl Pair<'_> {
         self.gate.panel_bytes() + self.up.panel_bytes()
     }
 
-    /// out = activation(x · gateᵀ) · (x · upᵀ) for the task's panels and the given rows; row i of them goes to row
+    /// out = activation(x · gateᵀ, x · upᵀ), with biases if there are any, for the task's panels and the given rows; row i of them goes to row
     /// `first_row + i`.
     ///
     /// # Safety
@@ -186,16 +189,19 @@ impl Pair<'_> {
         crate::gemv::multiply(&job(self.up), task.panels.clone(), &mut |row, panel, y| {
             let at = out.columns(&(panel..panel + 1));
             let start = row * columns.len() + at.start - columns.start;
-            scratch[start..start + at.len()].copy_from_slice(&y[..at.len()]);
+            let to = &mut scratch[start..start + at.len()];
+            to.copy_from_slice(&y[..at.len()]);
+            if let Some([_, bias]) = self.biases {
+                to.iter_mut().zip(&bias[at]).for_each(|(to, bias)| *to += bias);
+            }
         })?;
+        let write = self.biases.map_or(Write::Set, |[bias, _]| Write::SetBiased(bias));
         // SAFETY: the caller's promise.
-        unsafe { write_panels(&job(self.gate), task.panels.clone(), out, first_row, Write::Set)? };
+        unsafe { write_panels(&job(self.gate), task.panels.clone(), out, first_row, write)? };
         for (row, up) in scratch.chunks_exact(columns.len().max(1)).enumerate() {
             // SAFETY: the caller's promise; `write_panels` is done with these columns.
             let gate = unsafe { out.part(first_row + row, columns.clone()) };
-            match self.activation {
-                Activation::Silu => isa.run(SiluMul { gate, up }),
-            }
+            isa.run(Gated { gate, up, activation: self.activation });
         }
         Ok(())
     }

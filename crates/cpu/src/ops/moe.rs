@@ -1,4 +1,4 @@
-//! `out += Σ over the chosen experts of weight · down(activation(gate(x)) · up(x))`.
+//! `out += Σ over the chosen experts of weight · down(activation(gate(x), up(x)))`.
 //!
 //! Tokens are grouped by expert, so that an expert's weights are read once per op. Two fork-joins do the work, over
 //! (expert, panels): gate · up, then down; two small ones route before and sum after. A (token, slot) is a *pair*; pairs
@@ -12,29 +12,51 @@ use crate::inputs::{Form, Inputs, Rounded};
 use crate::math::AddScaled;
 use crate::shards::Shards;
 use ashlar_arch::{Activation, Routing};
-use ashlar_backend::{BackendError, BufferId, ExpertWeights, MatmulInput, Observer, Routed, WeightId};
+use ashlar_backend::{
+    BackendError, Batch, BufferId, ExpertWeights, MatmulInput, MoeOptions, Observer, Routed, WeightId, check_routing,
+    route, weights_of,
+};
 
 const OP: &str = "moe";
+
+/// The router and what it decides by.
+pub struct Router {
+    /// `[num_experts, hidden]`
+    pub weight: WeightId,
+    /// How experts are chosen and weighted.
+    pub routing: Routing,
+    /// Biases.
+    pub options: MoeOptions,
+}
 
 pub fn run(
     cpu: &mut Cpu,
     [x, out]: [BufferId; 2],
-    router: WeightId,
-    routing: Routing,
+    router: &Router,
     experts: &[ExpertWeights],
     activation: Activation,
+    batch: &Batch,
     mut observer: Option<&mut dyn Observer>,
 ) -> Result<(), BackendError> {
     let input = cpu.buffers.get(x, OP)?;
     let (hidden, rows) = (input.width, input.values.len() / input.width.max(1));
-    let intermediate = check(cpu, router, routing, experts, hidden)?;
+    let intermediate = check(cpu, router, experts, hidden)?;
     let Some(intermediate) = intermediate.filter(|_| rows > 0) else { return Ok(()) };
-    let routes = Routes::new(&logits(cpu, x, router, rows)?, experts.len(), routing);
+    let choice_bias = router.options.choice_bias.map(|id| cpu.vector(id, experts.len(), OP)).transpose()?;
+    let logits = logits(cpu, x, router, rows)?;
+    let chosen: Vec<(usize, f32)> = match router.options.table {
+        Some(table) => named(cpu, table, &logits, experts.len(), &router.routing, batch)?,
+        None => {
+            let routed = |logits| route(logits, choice_bias, &router.routing);
+            logits.chunks_exact(experts.len()).flat_map(routed).map(|(e, weight)| (e, weight as f32)).collect()
+        }
+    };
+    let routes = Routes::new(chosen, experts.len(), router.routing.top_k);
     if let Some(observer) = &mut observer {
-        observe(cpu, x, [router].into_iter(), Some(*observer), OP)?;
-        let chosen = routes.chosen();
-        let router = &cpu.weight(router, OP)?.weight.name;
-        observer.routed(&Routed { router, experts: experts.len(), top_k: routing.top_k, chosen: &chosen });
+        observe(cpu, x, [router.weight].into_iter(), Some(*observer), OP)?;
+        let (chosen, top_k) = (routes.chosen(), routes.top_k);
+        let router = &cpu.weight(router.weight, OP)?.weight.name;
+        observer.routed(&Routed { router, experts: experts.len(), top_k, chosen: &chosen });
     }
     let first_halves = routes.used.iter().flat_map(|&e| [experts[e].gate, experts[e].up]);
     round_inputs(cpu, x, first_halves, OP)?;
@@ -46,32 +68,28 @@ pub fn run(
 }
 
 /// Checks every shape; the width between the halves, `None` if there is no expert.
-fn check(
-    cpu: &Cpu,
-    router: WeightId,
-    routing: Routing,
-    experts: &[ExpertWeights],
-    hidden: usize,
-) -> Result<Option<usize>, BackendError> {
-    cpu.matrix(router, Some(experts.len()), hidden, OP)?;
-    if routing.top_k == 0 || routing.top_k > experts.len() {
-        let what = format!("top_k {} of {} experts", routing.top_k, experts.len());
-        return Err(BackendError::Operand { op: OP, what });
-    }
+fn check(cpu: &Cpu, router: &Router, experts: &[ExpertWeights], hidden: usize) -> Result<Option<usize>, BackendError> {
+    cpu.matrix(router.weight, Some(experts.len()), hidden, OP)?;
+    check_routing(&router.routing, experts.len(), OP)?;
     let mut intermediate = None;
     for expert in experts {
         let n = cpu.matrix(expert.gate, intermediate, hidden, OP)?.weight.n;
         cpu.matrix(expert.up, Some(n), hidden, OP)?;
         cpu.matrix(expert.down, Some(hidden), n, OP)?;
+        for (bias, n) in expert.biases.into_iter().flatten().zip([n, n, hidden]) {
+            cpu.vector(bias, n, OP)?;
+        }
         intermediate = Some(n);
     }
     Ok(intermediate)
 }
 
 /// Router logits, rows × experts, from f32 inputs whatever the router's format.
-fn logits(cpu: &Cpu, x: BufferId, router: WeightId, rows: usize) -> Result<Vec<f32>, BackendError> {
+fn logits(cpu: &Cpu, x: BufferId, router: &Router, rows: usize) -> Result<Vec<f32>, BackendError> {
     let input = cpu.buffers.get(x, OP)?;
-    let weight = cpu.weight(router, OP)?;
+    let weight = cpu.weight(router.weight, OP)?;
+    let bias = router.options.router_bias.map(|id| cpu.vector(id, weight.weight.n, OP)).transpose()?;
+    let write = bias.map_or(Write::Set, Write::SetBiased);
     let inputs = Inputs::new(&input.values, input.width, None);
     let mut logits = vec![0.0; rows * weight.weight.n];
     let out = Output::new(&mut logits, weight.weight.n);
@@ -80,10 +98,39 @@ fn logits(cpu: &Cpu, x: BufferId, router: WeightId, rows: usize) -> Result<Vec<f
     cpu.pool.run(tasks.len(), &|i| {
         let job = Job { isa: cpu.isa, weight, inputs, form: Form::F32, rows: RowSet::First(rows) };
         // SAFETY: tasks cover every panel once.
-        errors.keep(unsafe { write_panels(&job, tasks[i].panels.clone(), &out, 0, Write::Set) });
+        errors.keep(unsafe { write_panels(&job, tasks[i].panels.clone(), &out, 0, write) });
     });
     errors.result()?;
     Ok(logits)
+}
+
+/// The experts that a table names for every row's token, weighed by the router.
+fn named(
+    cpu: &Cpu,
+    table: WeightId,
+    logits: &[f32],
+    experts: usize,
+    routing: &Routing,
+    batch: &Batch,
+) -> Result<Vec<(usize, f32)>, BackendError> {
+    let table = cpu.matrix(table, None, routing.top_k, OP)?;
+    let mut names = vec![0.0; routing.top_k];
+    let mut chosen = Vec::with_capacity(batch.rows() * routing.top_k);
+    for (logits, id) in logits.chunks_exact(experts).zip(batch.ids()) {
+        let row = *id as usize;
+        if row >= table.weight.n {
+            let what = format!("`{}` has {} rows, there is a token {id}", table.weight.name, table.weight.n);
+            return Err(BackendError::Operand { op: OP, what });
+        }
+        table.weight.decode(row..row + 1, &mut names)?;
+        let names: Vec<usize> = names.iter().map(|e| *e as usize).collect();
+        if names.iter().any(|e| *e >= experts) {
+            let what = format!("`{}` names an expert beyond {experts} for token {id}", table.weight.name);
+            return Err(BackendError::Operand { op: OP, what });
+        }
+        chosen.extend(weights_of(logits, names, routing).into_iter().map(|(e, weight)| (e, weight as f32)));
+    }
+    Ok(chosen)
 }
 
 /// Who goes where.
@@ -100,10 +147,8 @@ struct Routes {
 }
 
 impl Routes {
-    fn new(logits: &[f32], experts: usize, routing: Routing) -> Self {
-        let top_k = routing.top_k;
-        let chosen: Vec<(usize, f32)> =
-            logits.chunks_exact(experts).flat_map(|logits| route(logits, routing)).collect();
+    /// `chosen`: tokens × top_k.
+    fn new(chosen: Vec<(usize, f32)>, experts: usize, top_k: usize) -> Self {
         let mut counts = vec![0usize; experts];
         chosen.iter().for_each(|(e, _)| counts[*e] += 1);
         let used: Vec<usize> = (0..experts).filter(|&e| counts[e] > 0).collect();
@@ -133,20 +178,6 @@ impl Routes {
     }
 }
 
-/// The chosen experts of one token and their weights, best first: softmax over all experts, the greatest logits win,
-/// equal ones by the lower index; with `normalize` the weights are divided by their sum.
-fn route(logits: &[f32], routing: Routing) -> Vec<(usize, f32)> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // f64 as in the reference: a few hundred values per token cost nothing.
-    let p: Vec<f64> = logits.iter().map(|l| (f64::from(*l) - f64::from(max)).exp()).collect();
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    // A stable sort keeps the lower index first among equals.
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-    order.truncate(routing.top_k);
-    let divisor: f64 = if routing.normalize { order.iter().map(|&e| p[e]).sum() } else { p.iter().sum() };
-    order.into_iter().map(|e| (e, (p[e] / divisor) as f32)).collect()
-}
-
 struct Layer<'a> {
     cpu: &'a Cpu,
     experts: &'a [ExpertWeights],
@@ -165,10 +196,16 @@ impl Layer<'_> {
         let mut pairs = Vec::with_capacity(self.routes.used.len());
         let mut downs = Vec::with_capacity(self.routes.used.len());
         for &e in &self.routes.used {
-            let ExpertWeights { gate, up, down } = self.experts[e];
+            let ExpertWeights { gate, up, down, biases } = self.experts[e];
             let (gate, up) = (cpu.weight(gate, OP)?, cpu.weight(up, OP)?);
-            pairs.push(Pair { gate, up, activation: self.activation });
-            downs.push(cpu.weight(down, OP)?);
+            let bias = |id| Ok::<_, BackendError>(cpu.weight(id, OP)?.vector.as_slice());
+            let biases = biases.map(|all| all.map(bias));
+            let biases = match biases {
+                Some([gate, up, down]) => Some([gate?, up?, down?]),
+                None => None,
+            };
+            pairs.push(Pair { gate, up, biases: biases.map(|[g, u, _]| [g, u]), activation: self.activation });
+            downs.push((cpu.weight(down, OP)?, biases.map_or(Write::Set, |[.., down]| Write::SetBiased(down))));
         }
         let count = self.routes.tokens.len();
         let mut middle = vec![0.0; count * self.intermediate];
@@ -182,20 +219,21 @@ impl Layer<'_> {
             self.observe(observer, &input.values, &middle)?;
         }
         let mut rounded = Rounded::default();
-        if downs.iter().any(|d| d.form() != Form::F32) {
-            rounded.round(&cpu.pool, cpu.isa, &middle, self.intermediate);
+        if downs.iter().any(|(d, _)| d.form() != Form::F32) {
+            let values = downs.iter().any(|(d, _)| d.reads_rounded_values());
+            rounded.round(&cpu.pool, cpu.isa, &middle, self.intermediate, values);
         }
         let mut products = vec![0.0; count * self.hidden];
         let out = Output::new(&mut products, self.hidden);
-        let costs: Vec<_> = downs.iter().map(|d| (d.panels(), d.panel_bytes())).collect();
+        let costs: Vec<_> = downs.iter().map(|(d, _)| (d.panels(), d.panel_bytes())).collect();
         let inputs = Inputs::new(&middle, self.intermediate, Some(&rounded));
         let rows: Vec<u32> = (0..count as u32).collect();
         self.over_experts(&costs, |task, first, tokens| {
-            let weight = downs[task.weight];
+            let (weight, write) = downs[task.weight];
             let rows = RowSet::Of(&rows[first..first + tokens.len()]);
             let job = Job { isa: cpu.isa, weight, inputs, form: weight.form(), rows };
             // SAFETY: as above.
-            unsafe { write_panels(&job, task.panels.clone(), &out, first, Write::Set) }
+            unsafe { write_panels(&job, task.panels.clone(), &out, first, write) }
         })?;
         Ok(products)
     }
@@ -258,7 +296,9 @@ mod tests {
     #[test]
     fn pairs_lie_expert_by_expert_and_slots_find_them() {
         let logits = [0.0, 3.0, 1.0, 2.0, /* token 1 */ 5.0, 5.0, 1.0, 0.0];
-        let routes = Routes::new(&logits, 4, Routing { top_k: 2, normalize: true });
+        let routing = Routing { top_k: 2, normalize: true, ..Routing::default() };
+        let chosen = logits.chunks(4).flat_map(|l| route(l, None, &routing)).map(|(e, w)| (e, w as f32)).collect();
+        let routes = Routes::new(chosen, 4, 2);
         assert_eq!(routes.used, [0, 1, 3]);
         assert_eq!(routes.starts, [0, 1, 3, 4]);
         assert_eq!(routes.tokens, [1, 0, 1, 0]);

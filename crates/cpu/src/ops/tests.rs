@@ -4,7 +4,8 @@ use crate::Cpu;
 use crate::testing::{Random, fill, floats_of, isas, weight};
 use ashlar_arch::{Activation, Rope, RopeScaling, Routing};
 use ashlar_backend::{
-    ActivationMode, Backend, Batch, BufferId, ExpertWeights, Op, Projection, Reference, SequenceRows,
+    ActivationMode, AttentionOptions, Backend, Batch, BufferId, ExpertWeights, MoeOptions, Op, Projection, Reference,
+    SequenceRows,
 };
 use ashlar_formats::Spec;
 use ashlar_simd::Isa;
@@ -139,14 +140,14 @@ fn attention(b: &mut dyn Backend, [queries, keys, dim]: [usize; 3], window: Opti
                 SequenceRows { slot: 1, rows: 0..half, position: first },
                 SequenceRows { slot: 0, rows: half..rows, position: first },
             ],
-            outputs: vec![],
+            ..Batch::default()
         };
         let q = fill(b, &random(rows * queries * dim, seed), queries * dim);
         let [k, v] = [2, 3].map(|i| fill(b, &random(rows * keys * dim, seed + i), keys * dim));
         let out = b.alloc(rows, queries * dim).unwrap();
         let scale = 1.0 / (dim as f32).sqrt();
-        let op =
-            Op::Attention { q, k, v, cache, num_heads: queries, num_kv_heads: keys, head_dim: dim, scale, window, out };
+        let (num_heads, num_kv_heads, head_dim, options) = (queries, keys, dim, AttentionOptions::default());
+        let op = Op::Attention { q, k, v, cache, num_heads, num_kv_heads, head_dim, scale, window, options, out };
         b.run(&op, &batch, None).unwrap();
         all.extend(b.read(out).unwrap());
     };
@@ -181,10 +182,12 @@ fn moe_matches_with_experts_of_different_formats() {
                         gate: load(b, id, middle, hidden, mode),
                         up: load(b, "q8", middle, hidden, mode),
                         down: load(b, id, hidden, middle, mode),
+                        biases: None,
                     })
                     .collect();
-                let routing = Routing { top_k: 2, normalize };
-                let op = Op::Moe { x, router, routing, experts: experts.into(), activation: Activation::Silu, out };
+                let routing = Routing { top_k: 2, normalize, ..Routing::default() };
+                let (experts, activation, options) = (experts.into(), Activation::Silu, MoeOptions::default());
+                let op = Op::Moe { x, router, routing, options, experts, activation, out };
                 b.run(&op, &Batch::of(0, 0, &[0; 11]), None).unwrap();
                 b.read(out).unwrap()
             });

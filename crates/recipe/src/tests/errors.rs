@@ -11,7 +11,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "version: 1\nrules:\n  - id: down\n    match:\n      proj: dwon\n    set: {format: q8}\n",
         "demo-moe",
-        "recipe.yaml:5: rule `down`: there is no proj `dwon`; there are q, k, v, o, gate, up, down; did you mean `down`?",
+        "recipe.yaml:5: rule `down`: there is no proj `dwon`; there are q, k, v, o, gate, up, down, q_a, q_b, kv_a, kv_b, o_a, o_b, kv; did you mean `down`?",
     ),
     ("version: 1\nruels: []\n", "tiny/llama", "recipe.yaml:2: the recipe has no key `ruels`; did you mean `rules`?"),
     (
@@ -22,7 +22,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "version: 1\nrules:\n  - {id: a, match: {class: attn}, set: {format: q8, method: serch}}\n",
         "tiny/llama",
-        "recipe.yaml:3: rule `a`: there is no method `serch`; there are auto, rtn, search; did you mean `search`?",
+        "recipe.yaml:3: rule `a`: there is no method `serch`; there are auto, gptq, rtn, search; did you mean `search`?",
     ),
     (
         "version: 1\nrules:\n  - {id: exp, match: {class: experts}, set: {format: q8}}\n",

@@ -1,19 +1,35 @@
 //! Where the fixtures lie and how their golden files are read.
 
-use ashlar_runtime::{Model, OpenOptions};
+use ashlar_runtime::{ActivationMode, Model, OpenOptions};
 use ashlar_tensor::Silent;
 use safetensors::SafeTensors;
 use std::path::PathBuf;
 
 /// Every checkpoint with golden logits.
-pub const MODELS: &[&str] = &["tiny/llama", "tiny/qwen2", "tiny/qwen3", "tiny/qwen3_moe", "tiny/mixtral", "demo-moe"];
+pub const MODELS: &[&str] = &[
+    "tiny/llama",
+    "tiny/qwen2",
+    "tiny/qwen3",
+    "tiny/qwen2_moe",
+    "tiny/qwen3_moe",
+    "tiny/mixtral",
+    "tiny/gpt_oss",
+    "tiny/deepseek_v2",
+    "tiny/deepseek_v3",
+    "tiny/deepseek_v3_bf16",
+    "tiny/deepseek_v4",
+    "tiny/deepseek_v4_bf16",
+    "demo-moe",
+];
 
 pub fn dir(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
 }
 
 pub fn open(name: &str, device: &str) -> Model {
-    let options = OpenOptions { device: device.into(), context: Some(256), ..OpenOptions::default() };
+    // Some checkpoints are quantized; golden logits are from f32 inputs.
+    let activations = Some(ActivationMode::F32);
+    let options = OpenOptions { device: device.into(), activations, context: Some(320), ..OpenOptions::default() };
     Model::open(&dir(name), &options, &Silent).unwrap()
 }
 

@@ -69,6 +69,26 @@ fn cpu_greedy_tokens_match_transformers() {
     check_greedy("cpu");
 }
 
+/// Positions 254 to 261: a window of 128 tokens and one of 4 complete on the way, beyond the sliding window.
+#[test]
+fn pooled_entries_complete_while_decoding() {
+    for (name, device) in
+        [("tiny/deepseek_v4", "reference"), ("tiny/deepseek_v4", "cpu"), ("tiny/deepseek_v4_bf16", "cpu")]
+    {
+        let golden = Golden::of(name);
+        let (ids, want) = (golden.ids("input_ids").unwrap(), golden.floats("logits"));
+        let mut model = open(name, device);
+        let vocab = model.spec().vocab_size;
+        logits(&mut model, &ids[..254]).unwrap();
+        // Once forward, and once more after going back into the middle of a window.
+        for range in [254..262, 250..262] {
+            let got: Vec<f32> = range.clone().flat_map(|i| decode(&mut model, i, ids[i])).collect();
+            let error = relative_to_range(&got, &want[range.start * vocab..range.end * vocab]);
+            assert!(error < REFERENCE_TOLERANCE, "{name} on {device} from {}: {error:.2e}", range.start);
+        }
+    }
+}
+
 // The reference sums in f64, so that batching changes nothing beyond the last bit of an activation.
 #[test]
 fn decoding_step_by_step_equals_prefill() {

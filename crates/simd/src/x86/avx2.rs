@@ -169,6 +169,15 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         proven!(sum8(_mm256_add_ps(v[0], v[1])))
     }
     #[inline(always)]
+    fn greatest(self, v: [__m256; 2]) -> f32 {
+        proven!({
+            let eight = _mm256_max_ps(v[0], v[1]);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        })
+    }
+    #[inline(always)]
     fn pick(self, table: [__m256; 2], index: [__m256i; 2]) -> [__m256; 2] {
         halves!(index => {
             let low = _mm256_permutevar8x32_ps(table[0], index);
@@ -190,6 +199,17 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         [proven!(_mm256_set1_epi32(x)); 2]
     }
     #[inline(always)]
+    fn halves(self, low: i32, high: i32) -> [__m256i; 2] {
+        proven!([_mm256_set1_epi32(low), _mm256_set1_epi32(high)])
+    }
+    #[inline(always)]
+    fn load_u8(self, x: &[u8; 16]) -> [__m256i; 2] {
+        proven!({
+            let all = _mm_loadu_si128(x.as_ptr().cast());
+            [_mm256_cvtepu8_epi32(all), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(all, all))]
+        })
+    }
+    #[inline(always)]
     fn load_i32(self, x: &[i32; 16]) -> [__m256i; 2] {
         proven!([_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x[8..].as_ptr().cast())])
     }
@@ -199,6 +219,23 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), v[0]);
             _mm256_storeu_si256(out[8..].as_mut_ptr().cast(), v[1]);
         });
+    }
+    #[inline(always)]
+    fn store_i8(self, v: [__m256i; 2], out: &mut [u8; 16]) {
+        proven!({
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(v[0], v[1]));
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm_packs_epi16(low, high));
+        });
+    }
+    #[inline(always)]
+    fn sum_i32(self, v: [__m256i; 2]) -> i32 {
+        proven!({
+            let eight = _mm256_add_epi32(v[0], v[1]);
+            let four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+            let two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+            _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
+        })
     }
     #[inline(always)]
     fn to_f32(self, v: [__m256i; 2]) -> [__m256; 2] {
@@ -217,6 +254,10 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         proven!([_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])])
     }
     #[inline(always)]
+    fn or(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+        proven!([_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])])
+    }
+    #[inline(always)]
     fn shl(self, v: [__m256i; 2], n: u32) -> [__m256i; 2] {
         halves!(v => _mm256_sll_epi32(v, _mm_cvtsi32_si128(n.cast_signed())))
     }
@@ -228,6 +269,10 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
     fn sar(self, v: [__m256i; 2], n: u32) -> [__m256i; 2] {
         halves!(v => _mm256_sra_epi32(v, _mm_cvtsi32_si128(n.cast_signed())))
     }
+    #[inline(always)]
+    fn shr_each(self, v: [__m256i; 2], n: [__m256i; 2]) -> [__m256i; 2] {
+        proven!([_mm256_srlv_epi32(v[0], n[0]), _mm256_srlv_epi32(v[1], n[1])])
+    }
 
     #[inline(always)]
     fn bytes(self, x: &[u8; 64]) -> [__m256i; 2] {
@@ -236,6 +281,29 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
     #[inline(always)]
     fn lanes(self, v: [__m256i; 2]) -> [__m256i; 2] {
         v
+    }
+    #[inline(always)]
+    fn as_bytes(self, v: [__m256i; 2]) -> [__m256i; 2] {
+        v
+    }
+    #[inline(always)]
+    fn repeat(self, x: &[u8; 16]) -> [__m256i; 2] {
+        [proven!(_mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast()))); 2]
+    }
+    #[inline(always)]
+    fn select(self, mask: u64, yes: [__m256i; 2], no: [__m256i; 2]) -> [__m256i; 2] {
+        let [mut low, mut high] = no;
+        // A loop, not a closure, for the reason given at `halves`.
+        for (no, yes, mask) in [(&mut low, yes[0], mask as i32), (&mut high, yes[1], (mask >> 32) as i32)] {
+            *no = proven!({
+                // Every byte gets the mask byte that holds its bit, then only its bit.
+                let from = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+                let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
+                let own = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(mask), from), bit);
+                _mm256_blendv_epi8(*no, yes, _mm256_cmpeq_epi8(own, bit))
+            });
+        }
+        [low, high]
     }
     #[inline(always)]
     fn low_nibbles(self, v: [__m256i; 2]) -> [__m256i; 2] {

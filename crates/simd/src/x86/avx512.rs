@@ -114,6 +114,10 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
+    fn greatest(self, v: __m512) -> f32 {
+        proven!(_mm512_reduce_max_ps(v))
+    }
+    #[inline(always)]
     fn pick(self, table: __m512, index: __m512i) -> __m512 {
         proven!(_mm512_permutexvar_ps(index, table))
     }
@@ -131,12 +135,28 @@ impl Simd for Avx512 {
         proven!(_mm512_set1_epi32(x))
     }
     #[inline(always)]
+    fn halves(self, low: i32, high: i32) -> __m512i {
+        proven!(_mm512_mask_set1_epi32(_mm512_set1_epi32(low), 0xff00, high))
+    }
+    #[inline(always)]
+    fn load_u8(self, x: &[u8; 16]) -> __m512i {
+        proven!(_mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+    #[inline(always)]
     fn load_i32(self, x: &[i32; 16]) -> __m512i {
         proven!(_mm512_loadu_si512(x.as_ptr().cast()))
     }
     #[inline(always)]
     fn store_i32(self, v: __m512i, out: &mut [i32; 16]) {
         proven!(_mm512_storeu_si512(out.as_mut_ptr().cast(), v));
+    }
+    #[inline(always)]
+    fn store_i8(self, v: __m512i, out: &mut [u8; 16]) {
+        proven!(_mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v)));
+    }
+    #[inline(always)]
+    fn sum_i32(self, v: __m512i) -> i32 {
+        proven!(_mm512_reduce_add_epi32(v))
     }
     #[inline(always)]
     fn to_f32(self, v: __m512i) -> __m512 {
@@ -155,6 +175,10 @@ impl Simd for Avx512 {
         proven!(_mm512_and_si512(a, b))
     }
     #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        proven!(_mm512_or_si512(a, b))
+    }
+    #[inline(always)]
     fn shl(self, v: __m512i, n: u32) -> __m512i {
         proven!(_mm512_sll_epi32(v, _mm_cvtsi32_si128(n.cast_signed())))
     }
@@ -166,6 +190,10 @@ impl Simd for Avx512 {
     fn sar(self, v: __m512i, n: u32) -> __m512i {
         proven!(_mm512_sra_epi32(v, _mm_cvtsi32_si128(n.cast_signed())))
     }
+    #[inline(always)]
+    fn shr_each(self, v: __m512i, n: __m512i) -> __m512i {
+        proven!(_mm512_srlv_epi32(v, n))
+    }
 
     #[inline(always)]
     fn bytes(self, x: &[u8; 64]) -> __m512i {
@@ -174,6 +202,18 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn lanes(self, v: __m512i) -> __m512i {
         v
+    }
+    #[inline(always)]
+    fn as_bytes(self, v: __m512i) -> __m512i {
+        v
+    }
+    #[inline(always)]
+    fn repeat(self, x: &[u8; 16]) -> __m512i {
+        proven!(_mm512_broadcast_i32x4(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn select(self, mask: u64, yes: __m512i, no: __m512i) -> __m512i {
+        proven!(_mm512_mask_blend_epi8(mask, no, yes))
     }
     #[inline(always)]
     fn low_nibbles(self, v: __m512i) -> __m512i {

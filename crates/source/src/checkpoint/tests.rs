@@ -1,7 +1,9 @@
 //! Opening and reading honest checkpoints; `defects` refuses the others.
 
 mod defects;
+mod fp4;
 mod fp8;
+mod fused;
 mod reads;
 
 use super::*;
@@ -15,7 +17,9 @@ fn fixture(name: &str) -> PathBuf {
 
 #[test]
 fn every_fixture_opens_with_all_its_tensors() -> Result {
-    for name in ["tiny/llama", "tiny/qwen2", "tiny/qwen3", "tiny/qwen3_moe", "tiny/mixtral", "demo-moe"] {
+    for name in
+        ["tiny/llama", "tiny/qwen2", "tiny/qwen3", "tiny/qwen2_moe", "tiny/qwen3_moe", "tiny/mixtral", "demo-moe"]
+    {
         let dir = fixture(name);
         let checkpoint = Checkpoint::open(&dir)?;
         let bytes = std::fs::read(dir.join("model.safetensors"))?;

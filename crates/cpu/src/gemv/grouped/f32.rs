@@ -1,74 +1,54 @@
 //! Codes turned into f32 in registers and multiplied with f32 activations.
 //!
-//!   for each 32 columns:  p = Σ level · x         in two interleaved chains
-//!                         y += p · weight scale
+//!   for each 32 columns, in as many parts as there are weight scales:
+//!       p  = Σ level · x              in two interleaved chains
+//!       y += p · weight scale
 
 use super::super::{COLUMNS, PanelKernel};
+use super::codes::{Integers, Panel, VECTORS};
+use super::scales::Scaling;
 use crate::inputs::{Form, Inputs};
 use ashlar_simd::Simd;
 
 /// What codes mean as floats.
 pub trait Values: Copy {
-    /// Codes in a 32-bit lane: 4 of 8 bits or 8 of 4.
-    const PER_LANE: usize;
-    /// A constant of the inner loop.
-    fn prepare<S: Simd>(&self, s: S) -> S::F32;
-    /// The levels of column j (0..PER_LANE) of the lanes.
-    fn value<S: Simd>(s: S, prepared: S::F32, lanes: S::I32, j: usize) -> S::F32;
+    /// 64-byte vectors of a panel in the code plane.
+    const LOW: usize;
+    /// The same in the plane of high codes.
+    const HIGH: usize = 0;
+    /// Constants of the inner loop.
+    type Tables<S: Simd>: Copy;
+    /// The constants.
+    fn tables<S: Simd>(&self, s: S) -> Self::Tables<S>;
+    /// The levels of column 4v + b of a panel, one lane per row.
+    fn value<S: Simd>(s: S, tables: Self::Tables<S>, panel: Panel<'_>, v: usize, b: usize) -> S::F32;
 }
 
-/// The scale, and perhaps zero point, of the 16 rows of a panel for 32 columns.
-pub trait Scaling: Copy {
-    /// Whether levels are reduced by zero points.
-    const ZEROS: bool;
-    /// Scales of block `block` (32 columns) of a panel.
-    fn scale<S: Simd>(&self, s: S, panel: usize, block: usize) -> S::F32;
-    /// Zero points of it.
-    fn zero<S: Simd>(&self, s: S, panel: usize, block: usize) -> S::F32;
-}
-
-/// Signed bytes.
+/// Any codes that are integers.
 #[derive(Clone, Copy)]
-pub struct ByteValues;
+pub struct IntegerValues<C>(pub C);
 
-impl Values for ByteValues {
-    const PER_LANE: usize = 4;
+impl<C: Integers> Values for IntegerValues<C> {
+    const LOW: usize = C::LOW;
+    const HIGH: usize = C::HIGH;
+    type Tables<S: Simd> = (C::Tables<S>, S::F32);
     #[inline(always)]
-    fn prepare<S: Simd>(&self, s: S) -> S::F32 {
-        s.splat(0.0)
+    fn tables<S: Simd>(&self, s: S) -> Self::Tables<S> {
+        (self.0.tables(s), s.splat(self.0.unit()))
     }
     #[inline(always)]
-    fn value<S: Simd>(s: S, _: S::F32, lanes: S::I32, j: usize) -> S::F32 {
-        s.to_f32(s.sar(s.shl(lanes, 24 - 8 * j as u32), 24))
-    }
-}
-
-/// Where the 4-bit code of column j begins in its lane: byte j mod 4, low nibble first.
-#[inline(always)]
-fn nibble_shift(j: usize) -> u32 {
-    (8 * (j % 4) + 4 * (j / 4)) as u32
-}
-
-/// Unsigned 4-bit codes, less a constant.
-#[derive(Clone, Copy)]
-pub struct NibbleValues {
-    /// The code that means zero.
-    pub zero: f32,
-}
-
-impl Values for NibbleValues {
-    const PER_LANE: usize = 8;
-    #[inline(always)]
-    fn prepare<S: Simd>(&self, s: S) -> S::F32 {
-        s.splat(self.zero)
-    }
-    #[inline(always)]
-    fn value<S: Simd>(s: S, zero: S::F32, lanes: S::I32, j: usize) -> S::F32 {
-        s.sub(s.to_f32(s.and(s.shr(lanes, nibble_shift(j)), s.splat_i32(15))), zero)
+    fn value<S: Simd>(s: S, (tables, unit): Self::Tables<S>, panel: Panel<'_>, v: usize, b: usize) -> S::F32 {
+        let (lanes, offset) = (s.lanes(C::weights(s, tables, panel, v)), C::offset::<S>());
+        let b = 8 * b as u32;
+        if offset == 0 {
+            return s.mul(s.to_f32(s.sar(s.shl(lanes, 24 - b), 24)), unit);
+        }
+        let shifted = s.to_f32(s.and(s.shr(lanes, b), s.splat_i32(255)));
+        s.mul(s.sub(shifted, s.splat(offset as f32)), unit)
     }
 }
 
-/// 4-bit indices into a table.
+/// 4-bit indices into a table of floats.
 #[derive(Clone, Copy)]
 pub struct TableValues {
     /// The level of every code.
@@ -76,21 +56,25 @@ pub struct TableValues {
 }
 
 impl Values for TableValues {
-    const PER_LANE: usize = 8;
+    const LOW: usize = 4;
+    type Tables<S: Simd> = S::F32;
     #[inline(always)]
-    fn prepare<S: Simd>(&self, s: S) -> S::F32 {
+    fn tables<S: Simd>(&self, s: S) -> S::F32 {
         s.load(&self.levels)
     }
     #[inline(always)]
-    fn value<S: Simd>(s: S, levels: S::F32, lanes: S::I32, j: usize) -> S::F32 {
-        s.pick(levels, s.shr(lanes, nibble_shift(j)))
+    fn value<S: Simd>(s: S, levels: S::F32, panel: Panel<'_>, v: usize, b: usize) -> S::F32 {
+        // Column 4v + b: byte b of the lane, its low nibble first.
+        s.pick(levels, s.shr(s.lanes(s.bytes(&panel.low[v / 2])), (8 * b + 4 * (v % 2)) as u32))
     }
 }
 
 /// The kernel.
 pub struct Panels<'a, V, Z> {
     /// The code plane.
-    pub codes: &'a [u8],
+    pub low: &'a [u8],
+    /// The plane of high codes; empty if there is none.
+    pub high: &'a [u8],
     /// What codes mean.
     pub values: V,
     /// Scales and zero points.
@@ -110,33 +94,37 @@ impl<V: Values, Z: Scaling> PanelKernel for Panels<'_, V, Z> {
     #[inline(always)]
     fn panel<S: Simd, const M: usize>(&self, s: S, panel: usize, rows: [usize; M]) -> [S::F32; M] {
         let blocks = self.inputs.k / COLUMNS;
-        let stored = COLUMNS / V::PER_LANE;
-        let codes = &self.codes.as_chunks::<64>().0[panel * blocks * stored..][..blocks * stored];
+        let low = &self.low.as_chunks::<64>().0[panel * blocks * V::LOW..][..blocks * V::LOW];
+        let high = &self.high.as_chunks::<64>().0[panel * blocks * V::HIGH..][..blocks * V::HIGH];
         let mut x: [&[[f32; COLUMNS]]; M] = [&[]; M];
         for (x, row) in x.iter_mut().zip(rows) {
             *x = &self.inputs.values(row, self.form).as_chunks().0[..blocks];
         }
-        let (prepared, scaling) = (self.values.prepare(s), self.scaling);
+        let tables = self.values.tables(s);
         let mut acc = [s.splat(0.0); M];
-        for (block, codes) in codes.chunks_exact(stored).enumerate() {
-            let zero = if Z::ZEROS { scaling.zero(s, panel, block) } else { s.splat(0.0) };
-            let mut parts = [[s.splat(0.0); 2]; M];
-            for v in 0..stored {
-                let lanes = s.lanes(s.bytes(&codes[v]));
-                for j in 0..V::PER_LANE {
-                    let mut w = V::value(s, prepared, lanes, j);
-                    if Z::ZEROS {
-                        w = s.sub(w, zero);
-                    }
-                    for t in 0..M {
-                        let x = s.splat(x[t][block][v * V::PER_LANE + j]);
-                        parts[t][j % 2] = s.fma(w, x, parts[t][j % 2]);
+        for block in 0..blocks {
+            let codes = Panel {
+                low: &low[block * V::LOW..(block + 1) * V::LOW],
+                high: &high[block * V::HIGH..(block + 1) * V::HIGH],
+            };
+            for part in 0..Z::PARTS {
+                let (scale, zero) = self.scaling.at(s, panel, block, part);
+                let mut chains = [[s.splat(0.0); 2]; M];
+                for v in part * VECTORS / Z::PARTS..(part + 1) * VECTORS / Z::PARTS {
+                    for b in 0..4 {
+                        let mut w = V::value(s, tables, codes, v, b);
+                        if Z::ZEROS {
+                            w = s.sub(w, zero);
+                        }
+                        for t in 0..M {
+                            let x = s.splat(x[t][block][4 * v + b]);
+                            chains[t][b % 2] = s.fma(w, x, chains[t][b % 2]);
+                        }
                     }
                 }
-            }
-            let scale = scaling.scale(s, panel, block);
-            for t in 0..M {
-                acc[t] = s.fma(s.add(parts[t][0], parts[t][1]), scale, acc[t]);
+                for t in 0..M {
+                    acc[t] = s.fma(s.add(chains[t][0], chains[t][1]), scale, acc[t]);
+                }
             }
         }
         acc

@@ -1,136 +1,26 @@
 //! Integer dot products of codes and int8 activations.
 //!
-//!   for each 32 columns:  d = Σ code · x          exact, i32, one lane per row
-//!                         y += f32(d) · (weight scale · activation scale)
+//!   for each 32 columns, in PARTS of as many as share a weight scale:
+//!       d  = Σ (code − zero) · x      exact, i32, one lane per row
+//!       t += f32(d) · weight scale
+//!   y += t · activation scale
 //!
 //! The dot-product instruction wants unsigned weights, so it sees code + offset; the accumulator starts at
 //! −offset · Σx, for which the inputs bring −Σx along. A group longer than 32 columns has several activation scales, so
-//! its parts are scaled one by one. What varies between formats is a type, so that the loop has no branches.
+//! its blocks are scaled one by one. What varies between formats is a type, so that the loop has no branches.
 
 use super::super::{COLUMNS, PanelKernel};
-use super::f32::Scaling;
+use super::codes::{Integers, Panel, VECTORS};
+use super::scales::Scaling;
 use crate::inputs::{Inputs, Int8Group};
 use ashlar_simd::Simd;
-
-/// Vectors of 4 columns × 16 rows in a panel.
-const VECTORS: usize = COLUMNS / 4;
-
-/// What codes mean as integers.
-pub trait Integers: Copy {
-    /// 64-byte vectors of a stored panel.
-    const STORED: usize;
-    /// The value of a code is its integer times this.
-    fn unit(&self) -> f32;
-    /// What [`Integers::dot`] adds to every weight: 0 or a power of two.
-    fn offset<S: Simd>() -> i32;
-    /// A constant of the inner loop.
-    fn prepare<S: Simd>(&self, s: S) -> S::U8;
-    /// Columns 4v … 4v + 3 of a panel.
-    fn weights<S: Simd>(s: S, prepared: S::U8, panel: &[[u8; 64]], v: usize) -> S::U8;
-    /// acc + Σ (w + offset) · x over 4 columns.
-    fn dot<S: Simd>(s: S, acc: S::I32, w: S::U8, x: i32) -> S::I32;
-}
-
-/// Signed bytes.
-#[derive(Clone, Copy)]
-pub struct Bytes;
-
-impl Integers for Bytes {
-    const STORED: usize = 8;
-    #[inline(always)]
-    fn unit(&self) -> f32 {
-        1.0
-    }
-    #[inline(always)]
-    fn offset<S: Simd>() -> i32 {
-        S::OFFSET
-    }
-    #[inline(always)]
-    fn prepare<S: Simd>(&self, s: S) -> S::U8 {
-        s.bytes(&[0; 64])
-    }
-    #[inline(always)]
-    fn weights<S: Simd>(s: S, _: S::U8, panel: &[[u8; 64]], v: usize) -> S::U8 {
-        s.weights(s.bytes(&panel[v]))
-    }
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, acc: S::I32, w: S::U8, x: i32) -> S::I32 {
-        s.dot(acc, w, x)
-    }
-}
-
-/// Columns 4v … of a panel of 4-bit codes.
-#[inline(always)]
-fn nibbles<S: Simd>(s: S, panel: &[[u8; 64]], v: usize) -> S::U8 {
-    let vector = s.bytes(&panel[v / 2]);
-    if v.is_multiple_of(2) { s.low_nibbles(vector) } else { s.high_nibbles(vector) }
-}
-
-/// Unsigned 4-bit codes, of which `ZERO` means zero.
-#[derive(Clone, Copy)]
-pub struct Nibbles<const ZERO: i32>;
-
-impl<const ZERO: i32> Integers for Nibbles<ZERO> {
-    const STORED: usize = 4;
-    #[inline(always)]
-    fn unit(&self) -> f32 {
-        1.0
-    }
-    #[inline(always)]
-    fn offset<S: Simd>() -> i32 {
-        ZERO
-    }
-    #[inline(always)]
-    fn prepare<S: Simd>(&self, s: S) -> S::U8 {
-        s.bytes(&[0; 64])
-    }
-    #[inline(always)]
-    fn weights<S: Simd>(s: S, _: S::U8, panel: &[[u8; 64]], v: usize) -> S::U8 {
-        nibbles(s, panel, v)
-    }
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, acc: S::I32, w: S::U8, x: i32) -> S::I32 {
-        s.dot_small(acc, w, x)
-    }
-}
-
-/// 4-bit indices into a table of integers.
-#[derive(Clone, Copy)]
-pub struct Table {
-    /// Levels, in units.
-    pub levels: [i8; 16],
-    /// A power of two.
-    pub unit: f32,
-}
-
-impl Integers for Table {
-    const STORED: usize = 4;
-    #[inline(always)]
-    fn unit(&self) -> f32 {
-        self.unit
-    }
-    #[inline(always)]
-    fn offset<S: Simd>() -> i32 {
-        S::OFFSET
-    }
-    #[inline(always)]
-    fn prepare<S: Simd>(&self, s: S) -> S::U8 {
-        s.table(&self.levels)
-    }
-    #[inline(always)]
-    fn weights<S: Simd>(s: S, table: S::U8, panel: &[[u8; 64]], v: usize) -> S::U8 {
-        s.lookup(table, nibbles(s, panel, v))
-    }
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, acc: S::I32, w: S::U8, x: i32) -> S::I32 {
-        s.dot(acc, w, x)
-    }
-}
 
 /// The kernel.
 pub struct Panels<'a, C, Z> {
     /// The code plane.
-    pub bytes: &'a [u8],
+    pub low: &'a [u8],
+    /// The plane of high codes; empty if there is none.
+    pub high: &'a [u8],
     /// What codes mean.
     pub codes: C,
     /// Scales and zero points.
@@ -148,35 +38,49 @@ impl<C: Integers, Z: Scaling> PanelKernel for Panels<'_, C, Z> {
     #[inline(always)]
     fn panel<S: Simd, const M: usize>(&self, s: S, panel: usize, rows: [usize; M]) -> [S::F32; M] {
         let blocks = self.inputs.k / COLUMNS;
-        let stored = &self.bytes.as_chunks::<64>().0[panel * blocks * C::STORED..][..blocks * C::STORED];
+        let low = &self.low.as_chunks::<64>().0[panel * blocks * C::LOW..][..blocks * C::LOW];
+        let high = &self.high.as_chunks::<64>().0[panel * blocks * C::HIGH..][..blocks * C::HIGH];
         let mut x: [&[Int8Group]; M] = [&[]; M];
         for (x, row) in x.iter_mut().zip(rows) {
             *x = &self.inputs.int8(row)[..blocks];
         }
-        let prepared = self.codes.prepare(s);
+        let tables = self.codes.tables(s);
         let mut acc = [s.splat(0.0); M];
-        for (block, codes) in stored.chunks_exact(C::STORED).enumerate() {
-            let scale = self.scaling.scale(s, panel, block);
-            let zero = if Z::ZEROS { self.scaling.zero(s, panel, block) } else { s.splat(0.0) };
-            let mut dots = [s.splat_i32(0); M];
-            if C::offset::<S>() != 0 {
-                for t in 0..M {
-                    dots[t] = s.shl(s.splat_i32(x[t][block].minus_sum), C::offset::<S>().trailing_zeros());
+        for block in 0..blocks {
+            let codes = Panel {
+                low: &low[block * C::LOW..(block + 1) * C::LOW],
+                high: &high[block * C::HIGH..(block + 1) * C::HIGH],
+            };
+            let mut sums = [s.splat(0.0); M];
+            for part in 0..Z::PARTS {
+                // A row alone is summed in two chains: one would wait for itself. Integer sums do not mind.
+                let chains = if M == 1 { 2 } else { 1 };
+                let (mut dots, mut odd) = ([s.splat_i32(0); M], [s.splat_i32(0); M]);
+                if C::offset::<S>() != 0 {
+                    for t in 0..M {
+                        let minus = s.splat_i32(x[t][block].minus(Z::PARTS, part));
+                        dots[t] = s.shl(minus, C::offset::<S>().trailing_zeros());
+                    }
                 }
-            }
-            for v in 0..VECTORS {
-                let w = C::weights(s, prepared, codes, v);
+                for v in part * VECTORS / Z::PARTS..(part + 1) * VECTORS / Z::PARTS {
+                    let w = C::weights(s, tables, codes, v);
+                    let chain = if v % chains == 0 { &mut dots } else { &mut odd };
+                    for t in 0..M {
+                        chain[t] = C::dot(s, chain[t], w, x[t][block].words[v]);
+                    }
+                }
+                let (scale, zero) = self.scaling.at(s, panel, block, part);
                 for t in 0..M {
-                    dots[t] = C::dot(s, dots[t], w, x[t][block].words[v]);
+                    let mut d = s.to_f32(if chains == 2 { s.add_i32(dots[t], odd[t]) } else { dots[t] });
+                    if Z::ZEROS {
+                        // Exact: both products are integers below 2^24.
+                        d = s.fma(zero, s.to_f32(s.splat_i32(x[t][block].minus(Z::PARTS, part))), d);
+                    }
+                    sums[t] = if part == 0 { s.mul(d, scale) } else { s.fma(d, scale, sums[t]) };
                 }
             }
             for t in 0..M {
-                let mut d = s.to_f32(dots[t]);
-                if Z::ZEROS {
-                    // Exact: both products are integers below 2^24.
-                    d = s.fma(zero, s.splat(x[t][block].minus_sum as f32), d);
-                }
-                acc[t] = s.fma(d, s.mul(scale, s.splat(x[t][block].scale)), acc[t]);
+                acc[t] = s.fma(sums[t], s.splat(x[t][block].scale), acc[t]);
             }
         }
         for a in &mut acc {

@@ -1,18 +1,20 @@
 //! Codes in x16 order with group scales per row: q8, i4 and the tables of 16 levels.
 //!
 //! `int8.rs` multiplies int8-rounded activations with integer dot products, exactly, group by group; `f32.rs` turns
-//! codes into f32 in registers. This file reads planes and names the combinations that [`super::table`] lists.
+//! codes into f32 in registers. Both are generic over what codes mean (`codes.rs`) and how they are scaled
+//! (`scales.rs`). This file names the combinations that [`super::table`] lists.
 
+pub mod codes;
 pub mod f32;
-mod int8;
-mod planes;
+pub mod int8;
+pub mod scales;
 
 use super::{Job, Sink, drive};
 use ashlar_backend::BackendError;
 use ashlar_formats::{Grid, Groups, ScaleType};
-use f32::{ByteValues, NibbleValues, Scaling, TableValues, Values};
-use int8::{Bytes, Integers, Nibbles, Table};
-use planes::{E8M0, F16, GroupPlanes, ScaleKind};
+use codes::{Bytes, Integers, Nibbles, Table};
+use f32::{IntegerValues, TableValues, Values};
+use scales::{E8M0, F16, GroupPlanes, ScaleKind, Scaling};
 use std::ops::Range;
 
 /// The code that means zero in 4-bit integers without zero points.
@@ -25,7 +27,7 @@ pub fn bytes_int8(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result
 
 /// q8, f32 activations.
 pub fn bytes_f32(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
-    values(job, ByteValues, panels, sink)
+    values(job, IntegerValues(Bytes), panels, sink)
 }
 
 /// i4, int8 activations.
@@ -38,29 +40,22 @@ pub fn nibbles_int8(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Resu
 
 /// i4, f32 activations.
 pub fn nibbles_f32(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
-    let zero = if groups(job).is_some_and(|g| g.zero_point) { 0 } else { NIBBLE_ZERO };
-    values(job, NibbleValues { zero: zero as f32 }, panels, sink)
+    match groups(job) {
+        Some(Groups { zero_point: true, .. }) => values(job, IntegerValues(Nibbles::<0>), panels, sink),
+        _ => values(job, IntegerValues(Nibbles::<NIBBLE_ZERO>), panels, sink),
+    }
 }
 
 /// A table of multiples of a unit, int8 activations.
 pub fn table_int8(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
-    let Some((levels, unit)) = groups(job).and_then(|g| integer_levels(&g)) else { return Ok(()) };
-    integers(job, Table { levels, unit }, panels, sink)
+    let Some(levels) = &job.weight.levels else { return Ok(()) };
+    integers(job, Table { levels: levels.first(), unit: levels.unit }, panels, sink)
 }
 
 /// Any table, f32 activations (rounded ones too).
 pub fn table_f32(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
-    let Some(levels) = groups(job).and_then(|g| g.table().first_chunk().copied()) else { return Ok(()) };
-    values(job, TableValues { levels }, panels, sink)
-}
-
-/// The levels of a table as integers times a unit, if there is such a unit.
-pub fn integer_levels(groups: &Groups) -> Option<([i8; 16], f32)> {
-    let levels: [f32; 16] = groups.table().first_chunk().copied()?;
-    [1.0, 0.5].into_iter().find_map(|unit| {
-        let whole = levels.iter().all(|l| (l / unit).fract() == 0.0 && (l / unit).abs() <= 127.0);
-        whole.then(|| (levels.map(|l| (l / unit) as i8), unit))
-    })
+    let Some(levels) = &job.weight.levels else { return Ok(()) };
+    values(job, TableValues { levels: levels.values }, panels, sink)
 }
 
 fn groups(job: &Job<'_>) -> Option<Groups> {
@@ -72,7 +67,7 @@ fn groups(job: &Job<'_>) -> Option<Groups> {
 
 fn integers<C: Integers>(job: &Job<'_>, codes: C, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
     fn run<C: Integers, Z: Scaling>(job: &Job<'_>, codes: C, scaling: Z, panels: Range<usize>, sink: Sink<'_>) {
-        let kernel = int8::Panels { bytes: job.weight.plane(0), codes, scaling, inputs: job.inputs };
+        let kernel = int8::Panels { low: job.weight.plane(0), high: &[], codes, scaling, inputs: job.inputs };
         drive(job.isa, &kernel, job.rows, panels, sink);
     }
     match groups(job) {
@@ -86,7 +81,8 @@ fn integers<C: Integers>(job: &Job<'_>, codes: C, panels: Range<usize>, sink: Si
 
 fn values<V: Values>(job: &Job<'_>, values: V, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
     fn run<V: Values, Z: Scaling>(job: &Job<'_>, values: V, scaling: Z, panels: Range<usize>, sink: Sink<'_>) {
-        let kernel = f32::Panels { codes: job.weight.plane(0), values, scaling, inputs: job.inputs, form: job.form };
+        let (low, high) = (job.weight.plane(0), &[]);
+        let kernel = f32::Panels { low, high, values, scaling, inputs: job.inputs, form: job.form };
         drive(job.isa, &kernel, job.rows, panels, sink);
     }
     match groups(job) {

@@ -1,12 +1,20 @@
-//! Group scales and zero points, `[row block][group][16]`: one vector per panel and group.
+//! Scales and zero points of the 16 rows of a panel: one vector of each per group.
 
 use super::super::{COLUMNS, PANEL};
-use super::f32::Scaling;
 use crate::loaded::Loaded;
 use ashlar_formats::Groups;
-use ashlar_formats::scale::e8m0_to_f32;
 use ashlar_simd::Simd;
 use std::marker::PhantomData;
+
+/// Scales, and perhaps zero points, of a weight.
+pub trait Scaling: Copy {
+    /// Whether levels are reduced by zero points.
+    const ZEROS: bool;
+    /// Scales of 32 columns: 1, or 2 of 16 columns each.
+    const PARTS: usize = 1;
+    /// Scale and zero point of part `part` of block `block` (32 columns) of a panel.
+    fn at<S: Simd>(&self, s: S, panel: usize, block: usize, part: usize) -> (S::F32, S::F32);
+}
 
 /// How scales are stored, as a type: a choice inside the loop over groups would keep its registers from being used well.
 pub trait ScaleKind: Copy {
@@ -14,6 +22,19 @@ pub trait ScaleKind: Copy {
     const BYTES: usize;
     /// 16 scales from that many bytes.
     fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F32;
+}
+
+/// IEEE single.
+#[derive(Clone, Copy)]
+pub struct F32;
+
+impl ScaleKind for F32 {
+    const BYTES: usize = 4 * PANEL;
+    #[inline(always)]
+    fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F32 {
+        let Some(bytes) = bytes.first_chunk() else { return s.splat(0.0) };
+        s.as_f32(s.lanes(s.bytes(bytes)))
+    }
 }
 
 /// IEEE half.
@@ -29,7 +50,7 @@ impl ScaleKind for F16 {
     }
 }
 
-/// Powers of two.
+/// Powers of two. Byte 255, which is NaN and which `convert` and `verify` refuse, reads as infinity.
 #[derive(Clone, Copy)]
 pub struct E8M0;
 
@@ -37,11 +58,9 @@ impl ScaleKind for E8M0 {
     const BYTES: usize = PANEL;
     #[inline(always)]
     fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F32 {
-        let mut lanes = [0.0; PANEL];
-        for (lane, byte) in lanes.iter_mut().zip(bytes) {
-            *lane = e8m0_to_f32(*byte);
-        }
-        s.load(&lanes)
+        let Some(bytes) = bytes.first_chunk() else { return s.splat(0.0) };
+        // The byte is the exponent of an f32, but for byte 0: 2^-127 is a subnormal, which nothing else is below.
+        s.max(s.as_f32(s.shl(s.load_u8(bytes), 23)), s.splat(f32::from_bits(0x0040_0000)))
     }
 }
 
@@ -68,31 +87,15 @@ impl<'a, K: ScaleKind, const ZP: bool> GroupPlanes<'a, K, ZP> {
             kind: PhantomData,
         }
     }
-
-    /// Index of the vector for the 32 columns number `block`.
-    #[inline(always)]
-    fn at(&self, panel: usize, block: usize) -> usize {
-        panel * self.groups + (block >> self.shift)
-    }
 }
 
 impl<K: ScaleKind, const ZP: bool> Scaling for GroupPlanes<'_, K, ZP> {
     const ZEROS: bool = ZP;
 
     #[inline(always)]
-    fn scale<S: Simd>(&self, s: S, panel: usize, block: usize) -> S::F32 {
-        let at = self.at(panel, block) * K::BYTES;
-        K::load(s, &self.scales[at..at + K::BYTES])
-    }
-
-    #[inline(always)]
-    fn zero<S: Simd>(&self, s: S, panel: usize, block: usize) -> S::F32 {
-        let mut lanes = [0; PANEL];
-        if ZP {
-            for (lane, zero) in lanes.iter_mut().zip(&self.zeros[self.at(panel, block)]) {
-                *lane = i32::from(*zero);
-            }
-        }
-        s.to_f32(s.load_i32(&lanes))
+    fn at<S: Simd>(&self, s: S, panel: usize, block: usize, _: usize) -> (S::F32, S::F32) {
+        let at = panel * self.groups + (block >> self.shift);
+        let scale = K::load(s, &self.scales[at * K::BYTES..(at + 1) * K::BYTES]);
+        (scale, if ZP { s.to_f32(s.load_u8(&self.zeros[at])) } else { s.splat(0.0) })
     }
 }
