@@ -166,6 +166,9 @@ type Job = (usize, Range<usize>);
 /// What became of a job, by its number.
 type Done = Vec<Option<(Vec<Vec<u8>>, Loss)>>;
 
+/// The importance of a weight's columns, by its name; `None` where nothing is known.
+pub type ImportanceOf<'a> = dyn Fn(&str) -> Result<Option<Vec<f32>>, ConvertError> + Sync + 'a;
+
 /// Quantizes whole weights on `threads` threads; `importance` is asked once per weight. The result does not depend on
 /// threads.
 ///
@@ -175,7 +178,7 @@ pub fn quantize_whole(
     weights: &[Weight<'_>],
     spec: &Spec,
     method: &str,
-    importance: &(dyn Fn(&str) -> Result<Option<Vec<f32>>, ConvertError> + Sync),
+    importance: &ImportanceOf<'_>,
     isa: Isa,
     threads: Option<usize>,
 ) -> Result<Vec<Quantized>, ConvertError> {
