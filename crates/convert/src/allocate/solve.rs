@@ -3,7 +3,8 @@
 //! Method: candidates that are both larger and worse go; from the smallest of every item, the steps along the lower
 //! convex hulls are taken in the order of what they save per byte, as long as they fit (that is the Lagrangian
 //! solution); what is left is filled with the best single steps that fit; then pairs are exchanged, one item giving
-//! bytes to another, while that helps. Ties go to the earlier item, so the same input gives the same answer.
+//! bytes to another, while that helps. For few items a second mix comes from a table over bytes ([`table`]); the better one
+//! counts. Ties go to the earlier item, so the same input gives the same answer.
 //!
 //! The result costs no more than the Lagrangian solution, which in turn is within one step of the best possible.
 
@@ -28,10 +29,11 @@ pub fn solve(items: &[Vec<Candidate>], budget: u64) -> Option<Vec<usize>> {
     for item in &items {
         mix.free = mix.free.checked_sub(item.steps.first().map_or(0, |s| s.bytes))?;
     }
+    let table = table::mix(&items, mix.free).map(|chosen| mix.starting_from(chosen));
     mix.follow_hulls();
-    mix.fill();
-    mix.exchange();
-    Some(mix.answer())
+    mix.improve();
+    let better = table.map(Mix::improved).filter(|other| other.cost() < mix.cost());
+    Some(better.unwrap_or(mix).answer())
 }
 
 /// The bytes of the smallest mix and of the one that costs least.
@@ -97,6 +99,27 @@ struct Mix<'a> {
 }
 
 impl Mix<'_> {
+    /// Another mix of the same items, with the positions `chosen`; this one is at the smallest.
+    fn starting_from(&self, chosen: Vec<usize>) -> Self {
+        let mut mix = Mix { items: self.items, chosen: self.chosen.clone(), free: self.free };
+        chosen.into_iter().enumerate().for_each(|(item, to)| mix.take(item, to));
+        mix
+    }
+
+    fn improve(&mut self) {
+        self.fill();
+        self.exchange();
+    }
+
+    fn improved(mut self) -> Self {
+        self.improve();
+        self
+    }
+
+    fn cost(&self) -> f64 {
+        (0..self.items.len()).filter_map(|i| self.step(i)).map(|s| s.cost).sum()
+    }
+
     fn step(&self, item: usize) -> Option<&Step> {
         self.items.get(item)?.steps.get(*self.chosen.get(item)?)
     }
@@ -168,8 +191,7 @@ impl Mix<'_> {
 
     fn best_pair(&self) -> Option<((usize, usize), (usize, usize))> {
         // Less than this is rounding.
-        let total: f64 = (0..self.items.len()).filter_map(|i| self.step(i)).map(|s| s.cost).sum();
-        let (mut best, mut pair) = (1e-9 * total, None);
+        let (mut best, mut pair) = (1e-9 * self.cost(), None);
         for (a, item) in self.items.iter().enumerate() {
             let Some(now) = self.step(a) else { continue };
             let at = self.chosen.get(a).copied().unwrap_or(0);
@@ -207,5 +229,6 @@ impl Mix<'_> {
     }
 }
 
+mod table;
 #[cfg(test)]
 mod tests;
