@@ -87,3 +87,66 @@ fn statistics_of_another_model_are_wrong_usage_and_named() -> Test {
     assert_eq!(ran.expect(0).json()["tokens"].as_u64(), Some(128));
     Ok(())
 }
+
+#[test]
+fn gptq_needs_hessians_which_a_stream_or_a_file_provides() -> Test {
+    let dir = tempfile::tempdir()?;
+    let at = |name: &str| dir.path().join(name);
+    let (model, recipe) = (fixture("demo-moe"), at("r.yaml"));
+    std::fs::write(
+        &recipe,
+        "version: 1\nrules:\n  - {id: e, match: {class: experts}, set: {format: k2, method: gptq}}\n",
+    )?;
+    for command in ["plan", "convert"] {
+        let mut args = vec![command.into(), model.clone().into_os_string(), "--recipe".into(), recipe.clone().into()];
+        if command == "convert" {
+            args.extend(["-o".into(), at("refused").into_os_string()]);
+        }
+        let ran = crate::support::finish(crate::support::ashlar().args(args));
+        ran.expect(2).says(&["experts.0.gate_proj.weight`", "--hessians", "--calibrate", "method: auto"]);
+    }
+    assert!(!at("refused").exists() && !at("refused.partial").exists());
+    let gptq = |ran: &serde_json::Value| {
+        let experts = ran["classes"].as_array().unwrap().iter().find(|c| c["class"] == "experts").unwrap();
+        experts["methods"]["gptq"].as_u64()
+    };
+    let planned = ashlar!["plan", model, "--recipe", recipe, "--calibrate", "--json"].expect(0).json();
+    assert_eq!(gptq(&planned), Some(192), "{planned}");
+
+    let text = root().join("calibration/01-fiction.txt");
+    let ran = ashlar![
+        "convert",
+        model,
+        "-o",
+        at("one"),
+        "--recipe",
+        recipe,
+        "--calibrate",
+        text,
+        "--ctx",
+        "64",
+        "--tokens",
+        "512",
+        "--save-stats",
+        at("moments"),
+        "--json"
+    ];
+    let ran = ran.expect(0).json();
+    assert_eq!((ran["calibration"]["tokens"].as_u64(), ran["calibration"]["experts"].as_u64()), (Some(512), Some(64)));
+    assert_eq!(gptq(&ran), Some(192), "{ran}");
+
+    // What it leaves has no Hessians; `calibrate --hessians` has.
+    ashlar!["convert", model, "-o", at("two"), "--recipe", recipe, "--stats", at("moments")]
+        .expect(2)
+        .says(&["--hessians"]);
+    ashlar!["calibrate", model, "-o", at("s"), "--text", text, "--ctx", "64", "--tokens", "512", "--hessians"]
+        .expect(0);
+    let ran =
+        ashlar!["convert", model, "-o", at("two"), "--recipe", recipe, "--stats", at("s"), "--json"].expect(0).json();
+    assert_eq!(gptq(&ran), Some(192), "{ran}");
+    ashlar!["verify", at("one")].expect(0);
+    ashlar!["calibrate", model, "-o", at("t"), "--hessians", "--memory", "100KB"]
+        .expect(2)
+        .says(&["--memory is 100000"]);
+    Ok(())
+}
