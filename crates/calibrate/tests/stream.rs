@@ -49,11 +49,7 @@ fn options(threads: usize) -> StreamOptions {
         device: "auto".into(),
         threads: Some(threads),
         save_stats: None,
-<<<<<<< HEAD
-        min_tokens: 80,
-=======
         min_tokens: 100,
->>>>>>> main
     }
 }
 
@@ -109,11 +105,7 @@ fn neither_threads_nor_memory_change_a_byte_and_the_statistics_are_told() {
     assert!(files(&at("one")) == files(&at("tight")));
 
     assert_eq!((done.tokens, done.experts, done.resumed_parts), (512, 64, 0));
-<<<<<<< HEAD
-    assert!(!done.starved.is_empty() && done.starved.iter().all(|s| s.tokens < 80));
-=======
     assert!(!done.starved.is_empty() && done.starved.iter().all(|s| s.tokens < 100));
->>>>>>> main
     let pack = Pack::open(&at("one")).unwrap();
     let said = &pack.manifest().measured["statistics"];
     assert_eq!(said["tokens"], 512);
