@@ -2,7 +2,7 @@
 //!
 //! Sums are f32. A block of [`BLOCK_ROWS`] rows is summed in registers and then added to the total, so that n tokens cost
 //! about √(n / 128) roundings of the total and √128 of a block: for 10⁶ tokens a relative error near 1e-5 of √(H_ii H_jj), a
-//! thousandth of the damping (10 % of the diagonal) that is added before factoring. f64 would double what matters most
+//! ten-thousandth of the damping (10 % of the diagonal) that is added before factoring. f64 would double what matters most
 //! here, the memory of a layer's Hessians.
 
 use crate::parallel;

@@ -19,12 +19,13 @@ def main():
         name, work = argument.split("=", 1)
         read = lambda part: [json.loads(line) for line in open(Path(work) / part)]  # noqa: E731
         ours = {(o["peer"], o["method"]): o for o in read("ours.jsonl")}
-        methods = [m for m in COLUMNS if any(m == key[1] for key in ours)]
+        peers = read("peer.jsonl")
+        methods = [m for m in COLUMNS if any((p["type"], m) in ours for p in peers)]
         print(f"### {name}\n")
         print("| llama.cpp | its bpw | its bytes (file) | its KL | ours: formats | our bytes (shards) | "
               + " | ".join(methods) + " | " + methods[-1] + " ÷ llama.cpp |")
         print("|---" * (7 + len(methods)) + "|")
-        for p in read("peer.jsonl"):
+        for p in peers:
             found = [ours.get((p["type"], m)) for m in methods]
             if not any(found):
                 continue
