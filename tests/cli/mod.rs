@@ -1,5 +1,6 @@
 //! The command line as a user meets it: help, exit codes, what is printed where.
 
+mod allocate;
 mod bench;
 mod calibrate;
 pub mod convert;

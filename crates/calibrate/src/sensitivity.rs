@@ -20,6 +20,7 @@ use ashlar_arch::{Leaf, ModelSpec};
 use ashlar_convert::Knowledge;
 use ashlar_convert::allocate::Weights;
 use ashlar_convert::allocate::groups::GroupKey;
+use ashlar_convert::allocate::predict::Curve;
 use ashlar_convert::stats::{Importance, Sensitivities, Sensitivity, StatsFile, add_sensitivities};
 use ashlar_runtime::{Opened, RuntimeError, Tokenizer, open};
 use ashlar_simd::Isa;
@@ -32,6 +33,8 @@ use std::path::{Path, PathBuf};
 
 /// The format of the trial of a single group: coarse enough to be told from rounding, fine enough to be linear.
 const PROBE: &str = "k3";
+/// The format of a second trial, which shows how the KL grows where errors are large.
+const COARSE: &str = "k2";
 /// The formats in which all layers are quantized at once.
 const JOINT: &[&str] = &["k4", "k3", "k2"];
 /// Longest window: more and shorter windows show more of the text.
@@ -154,7 +157,7 @@ fn layer(
     layer: usize,
 ) -> Result<(), CalibrateError> {
     let through = |(index, copy): (usize, &copies::Copy)| {
-        let passes = matches!(copy.kind, Kind::Clean | Kind::Embed(_) | Kind::Group(_)) && copy.from <= layer;
+        let passes = matches!(copy.kind, Kind::Clean | Kind::Embed(_) | Kind::Group(..)) && copy.from <= layer;
         passes.then(|| (run.states(index, layer), run.states(index, layer + 1)))
     };
     let pairs: Vec<(PathBuf, PathBuf)> = copies.list.iter().enumerate().filter_map(through).collect();
@@ -166,9 +169,8 @@ fn layer(
         for (key, leaves) in &groups {
             let trial = trials.group(leaves, format)?;
             journal.record(&format!("joint.{format}.{key}"), trial.error());
-            let copy = copies.find(|kind| *format == PROBE && *kind == Kind::Group(*key));
+            let copy = copies.find(|kind| *kind == Kind::Group(*key, format));
             if let Some(index) = copy {
-                journal.record(&key.to_string(), trial.error());
                 run.layer(layer, &trial.store(), &[(clean.clone(), run.states(index, layer + 1))])?;
             }
             all.push(trial);
@@ -214,18 +216,26 @@ fn result(copies: &Copies, journal: &Journal, kl: &[f64], tokens: f64) -> (Sensi
     let (mut all, mut unmeasured) = (Sensitivities::default(), Vec::new());
     let copies = || copies.list.iter().zip(kl);
     for (copy, kl) in copies() {
-        let (Kind::Embed(key) | Kind::Group(key) | Kind::Head(key)) = &copy.kind else { continue };
-        match journal.error(&key.to_string()) {
-            Some(error) if error > 0.0 => {
-                all.groups.insert(key.to_string(), Sensitivity { tokens, kl: kl.max(0.0), error });
-            }
-            _ => unmeasured.push(key.to_string()),
-        }
+        let (key, format) = match &copy.kind {
+            Kind::Embed(key) | Kind::Head(key) => (key, None),
+            Kind::Group(key, format) => (key, Some(*format)),
+            Kind::Clean | Kind::Joint(_) => continue,
+        };
+        let name = format.map_or_else(|| key.to_string(), |format| format!("joint.{format}.{key}"));
+        let Some(error) = journal.error(&name).filter(|e| *e > 0.0) else {
+            unmeasured.push(key.to_string());
+            continue;
+        };
+        let measured = Sensitivity { tokens, kl: kl.max(0.0), error };
+        let list = if format == Some(COARSE) { &mut all.coarse } else { &mut all.groups };
+        list.insert(key.to_string(), measured);
     }
+    unmeasured.dedup();
     for (copy, kl) in copies() {
         let Kind::Joint(format) = &copy.kind else { continue };
         let part = |(name, s): (&String, &Sensitivity)| {
-            Some(s.kl / s.error * journal.error(&format!("joint.{format}.{name}"))?)
+            let curve = Curve::new(s, all.coarse.get(name))?;
+            Some(curve.at(journal.error(&format!("joint.{format}.{name}"))?))
         };
         let error: f64 = all.groups.iter().filter_map(part).sum();
         all.joint.insert((*format).to_owned(), Sensitivity { tokens, kl: kl.max(0.0), error });

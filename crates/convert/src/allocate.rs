@@ -99,11 +99,11 @@ pub struct Part {
     pub weights: u64,
     /// Its bytes, without records' alignment.
     pub bytes: u64,
-    /// Its error, relative to the energy of the group's outputs.
+    /// Its error, relative to the energy of its outputs.
     pub error: f64,
-    /// What it adds to the linear sum behind the predicted KL.
+    /// What it adds to the sum behind the predicted KL.
     pub kl: f64,
-    /// What else it could have got: format, bytes, linear KL.
+    /// What else it could have got: format, bytes, what it would add.
     pub offers: Vec<(String, u64, f64)>,
 }
 
@@ -187,6 +187,3 @@ pub fn predict_choices(
     let answer = vec![0; problem.items().len()];
     Ok(problem.summary(&Mix { answer, bytes: (inputs.size)(&fixed)? }))
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,6 @@
 //! The copies of the hidden states: which there are, where they lie, how they get through a part of the model.
 
-use super::{JOINT, SensitivityOptions, groups};
+use super::{COARSE, JOINT, PROBE, SensitivityOptions, groups};
 use crate::CalibrateError;
 use crate::error::io;
 use crate::walk::batch;
@@ -25,8 +25,8 @@ pub enum Kind {
     Clean,
     /// A trial of the embedding (and of the head, where they are one).
     Embed(GroupKey),
-    /// A trial of one group.
-    Group(GroupKey),
+    /// A trial of one group in a format.
+    Group(GroupKey, &'static str),
     /// A trial of the head: has no states of its own.
     Head(GroupKey),
     /// All layers in one format.
@@ -52,7 +52,9 @@ impl Copies {
         let mut list = vec![Copy { kind: Kind::Clean, from: 0 }];
         list.extend(GroupKey::of(&spec.embed).map(|key| Copy { kind: Kind::Embed(key), from: 0 }));
         for layer in 0..spec.layers.len() {
-            list.extend(groups(spec, layer).into_keys().map(|key| Copy { kind: Kind::Group(key), from: layer + 1 }));
+            for key in groups(spec, layer).into_keys() {
+                list.extend([PROBE, COARSE].map(|format| Copy { kind: Kind::Group(key, format), from: layer + 1 }));
+            }
         }
         list.extend(JOINT.iter().map(|format| Copy { kind: Kind::Joint(format), from: 1 }));
         let head = spec.lm_head.as_ref().and_then(GroupKey::of);

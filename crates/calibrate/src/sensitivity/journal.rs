@@ -83,7 +83,7 @@ impl Journal {
         self.layers = layers;
         let one = |error: &f64| Sensitivity { tokens: 1.0, kl: 0.0, error: *error };
         let groups = self.errors.iter().map(|(name, error)| (name.clone(), one(error))).collect();
-        let mut arrays = Sensitivities { groups, joint: BTreeMap::new() }.arrays();
+        let mut arrays = Sensitivities { groups, ..Sensitivities::default() }.arrays();
         let count = i64::try_from(layers).unwrap_or(i64::MAX);
         arrays.push(Array { name: "tokens.layers".into(), shape: vec![1], data: Data::I64(vec![count]) });
         Ok(write(&self.progress(), &self.origin, &arrays)?)

@@ -33,7 +33,7 @@ pub struct Offer {
     pub action: Action,
     /// Its bytes in the pack, alignment of planes included.
     pub bytes: u64,
-    /// Its error, relative to the energy of the group's outputs.
+    /// Its error, relative to the energy of the outputs.
     pub error: f64,
 }
 
@@ -50,6 +50,8 @@ pub struct Item {
     pub offers: Vec<Offer>,
     /// Whether the solver decides.
     pub is_open: bool,
+    /// Its share of the group: of the tokens that experts see, else of the weights.
+    pub share: f64,
     /// Values.
     pub weights: u64,
 }
@@ -95,7 +97,7 @@ fn item(choices: &Choices, key: GroupKey, bucket: Bucket, tensors: Vec<usize>) -
     let members: Vec<&Choice> = tensors.iter().filter_map(|i| choices.list.get(*i)).collect();
     let weights = members.iter().map(|c| (c.n * c.k) as u64).sum();
     let is_open = members.iter().any(|c| !c.candidates.is_empty());
-    let mut item = Item { key, bucket, tensors, offers: Vec::new(), is_open, weights };
+    let mut item = Item { key, bucket, tensors, offers: Vec::new(), is_open, share: 1.0, weights };
     let Some(first) = members.first() else { return Ok(item) };
     let offers = if first.candidates.is_empty() { vec![first.action.clone()] } else { first.candidates.clone() };
     for action in offers {
@@ -132,11 +134,9 @@ fn stored_bytes(choice: &Choice, action: &Action) -> Result<u64, ConvertError> {
 /// One stretch of rows to be tried: item, tensor, rows.
 type Job = (usize, usize, Range<usize>);
 
-/// What was lost on the sampled rows of an item.
+/// What was lost on the sampled rows of an item, per offer.
 #[derive(Clone, Debug, Default)]
 struct Seen {
-    rows: usize,
-    /// Per offer.
     losses: Vec<Loss>,
 }
 
@@ -168,10 +168,8 @@ pub fn measure(
         let weight = Weight::open(store, &choice.leaf)?;
         weight.read(rows, isa, values)?;
         let columns = weights.columns(weight.name())?;
-        let tried = Seen {
-            rows: rows.len(),
-            losses: try_all(item, values, &weight, (inputs.hessian)(weight.name()), columns.as_deref(), isa)?,
-        };
+        let tried =
+            Seen { losses: try_all(item, values, &weight, (inputs.hessian)(weight.name()), columns.as_deref(), isa)? };
         if let Some(slot) = seen.lock().unwrap_or_else(PoisonError::into_inner).get_mut(*number) {
             *slot = Some(tried);
         }
@@ -185,7 +183,6 @@ pub fn measure(
     // In the order of the jobs, so that threads change no bit.
     for ((item, tensor, rows), one) in jobs.iter().zip(seen.into_iter().flatten()) {
         if let (Some(sum), Some(choice)) = (sums.get_mut(*item), choices.list.get(*tensor)) {
-            sum.rows += one.rows;
             sum.losses.resize(one.losses.len(), Loss::default());
             sum.losses.iter_mut().zip(one.losses).for_each(|(sum, loss)| *sum += loss);
             sampled.weights += (rows.len() * choice.k) as u64;
@@ -263,22 +260,21 @@ fn feedback_gain(spec: &Spec) -> f64 {
     }
 }
 
-/// Errors of items relative to their groups: an item's error per row, times what its tensors weigh in the group.
+/// Errors of items relative to their own outputs, and what share of their group these are.
 fn relate(items: &mut [Item], choices: &Choices, weights: &Weights<'_>, seen: &[Seen]) {
-    let mass = |item: &Item| -> f64 {
+    let count = |item: &Item| -> f64 {
         let members = item.tensors.iter().filter_map(|i| choices.list.get(*i));
-        members.map(|c| weights.mass(&c.leaf.name) * c.n as f64).sum()
+        members.map(|c| weights.tokens(&c.leaf.name) * (c.n * c.k) as f64).sum()
     };
-    let mut energies: BTreeMap<GroupKey, f64> = BTreeMap::new();
-    let masses: Vec<f64> = items.iter().map(mass).collect();
-    for ((item, mass), seen) in items.iter().zip(&masses).zip(seen) {
-        let energy = seen.losses.first().map_or(0.0, |l| l.energy) / seen.rows.max(1) as f64;
-        *energies.entry(item.key).or_default() += mass * energy;
+    let counts: Vec<f64> = items.iter().map(count).collect();
+    let mut totals: BTreeMap<GroupKey, f64> = BTreeMap::new();
+    for (item, count) in items.iter().zip(&counts) {
+        *totals.entry(item.key).or_default() += count;
     }
-    for ((item, mass), seen) in items.iter_mut().zip(&masses).zip(seen) {
-        let energy = energies.get(&item.key).copied().unwrap_or(0.0).max(f64::MIN_POSITIVE);
+    for ((item, count), seen) in items.iter_mut().zip(&counts).zip(seen) {
+        item.share = count / totals.get(&item.key).copied().unwrap_or(0.0).max(f64::MIN_POSITIVE);
         for (offer, loss) in item.offers.iter_mut().zip(&seen.losses) {
-            offer.error = mass * loss.error / seen.rows.max(1) as f64 / energy;
+            offer.error = loss.error / loss.energy.max(f64::MIN_POSITIVE);
         }
     }
 }

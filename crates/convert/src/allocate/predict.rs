@@ -1,11 +1,12 @@
 //! From errors of weights to the KL divergence of the model.
 //!
-//! The linear part: every group adds α · E, E being its error relative to the energy of its outputs (Σ h (w − ŵ)² over
-//! Σ h w²). α is measured by `calibrate --sensitivity`, one perturbed copy per group; without that it is a prior from
-//! what is known of other models, with a far larger spread.
+//! Every group adds f(E), E being its error relative to the energy of its outputs (Σ h (w − ŵ)² over Σ h w²). f goes
+//! through two points that `calibrate --sensitivity` measured, one perturbed copy each: proportional to E up to the finer,
+//! a power of E beyond it. Without that f is proportional to a prior from what is known of other models, with a far larger
+//! spread.
 //!
-//! Errors do not simply add up where they are large. The same measurement quantizes all layers at once in several formats
-//! and compares the result with the sum of the parts: their ratio, as a function of the sum, corrects every prediction.
+//! Parts do not simply add up. The same measurement quantizes all layers at once in several formats and compares the
+//! result with the sum of the parts: their ratio, as a function of the sum, corrects every prediction.
 
 use super::groups::GroupKey;
 use crate::stats::{Sensitivities, Sensitivity};
@@ -43,10 +44,42 @@ pub struct Prediction {
     pub high: f64,
 }
 
+/// How the KL of a group grows with its error.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Curve {
+    /// KL per unit of error, up to `knee`.
+    slope: f64,
+    /// The error from which on it grows by `power`.
+    knee: f64,
+    power: f64,
+}
+
+impl Curve {
+    /// Through a measurement, and one with larger errors.
+    #[must_use]
+    pub fn new(fine: &Sensitivity, coarse: Option<&Sensitivity>) -> Option<Self> {
+        if !(fine.error > 0.0) {
+            return None;
+        }
+        let further = coarse.filter(|c| c.error > fine.error && c.kl > 0.0 && fine.kl > 0.0);
+        let power = further.map_or(1.0, |c| (c.kl / fine.kl).ln() / (c.error / fine.error).ln());
+        Some(Self { slope: (fine.kl / fine.error).max(0.0), knee: fine.error, power: power.clamp(0.5, 2.5) })
+    }
+
+    /// The KL at an error.
+    #[must_use]
+    pub fn at(&self, error: f64) -> f64 {
+        if error <= self.knee {
+            return self.slope * error;
+        }
+        self.slope * self.knee * (error / self.knee).powf(self.power)
+    }
+}
+
 /// Predicts the KL of a mix from the errors of its groups.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Predictor {
-    alphas: BTreeMap<GroupKey, f64>,
+    curves: BTreeMap<GroupKey, Curve>,
     /// (sum of the parts, KL of the whole over it), ascending.
     joint: Vec<(f64, f64)>,
     basis: Basis,
@@ -59,22 +92,24 @@ impl Predictor {
     pub fn new(keys: &[GroupKey], measured: Option<&Sensitivities>) -> Self {
         let layers = keys.iter().filter_map(|k| k.layer).max().map_or(0, |l| l + 1);
         let raw: BTreeMap<GroupKey, f64> = keys.iter().map(|k| (*k, prior(*k, layers))).collect();
-        let of = |s: &Sensitivity| (s.error > 0.0).then(|| (s.kl / s.error).max(0.0));
-        let known: BTreeMap<GroupKey, f64> =
-            keys.iter().filter_map(|k| Some((*k, of(measured?.groups.get(&k.to_string())?)?))).collect();
-        let total = |map: &BTreeMap<GroupKey, f64>| map.values().sum::<f64>();
+        let of = |k: &GroupKey| {
+            let (m, name) = (measured?, k.to_string());
+            Some((*k, Curve::new(m.groups.get(&name)?, m.coarse.get(&name))?))
+        };
+        let known: BTreeMap<GroupKey, Curve> = keys.iter().filter_map(of).collect();
         let scale = if known.is_empty() {
-            PRIOR_TOTAL / total(&raw).max(f64::MIN_POSITIVE)
+            PRIOR_TOTAL / raw.values().sum::<f64>().max(f64::MIN_POSITIVE)
         } else {
             let same: f64 = known.keys().filter_map(|k| raw.get(k)).sum();
-            total(&known) / same.max(f64::MIN_POSITIVE)
+            known.values().map(|c| c.slope).sum::<f64>() / same.max(f64::MIN_POSITIVE)
         };
         let basis = if known.is_empty() { Basis::Prior } else { Basis::Measured };
-        let alphas = raw.into_iter().map(|(k, p)| (k, known.get(&k).copied().unwrap_or(p * scale))).collect();
+        let prior = |p: f64| Curve { slope: p * scale, knee: f64::INFINITY, power: 1.0 };
+        let curves = raw.into_iter().map(|(k, p)| (k, known.get(&k).copied().unwrap_or(prior(p)))).collect();
         let joint = measured.map(|m| m.joint.values().filter(|s| s.error > 0.0 && s.kl > 0.0));
         let mut joint: Vec<(f64, f64)> = joint.into_iter().flatten().map(|s| (s.error, s.kl / s.error)).collect();
         joint.sort_by(|a, b| a.0.total_cmp(&b.0));
-        Self { alphas, joint, basis }
+        Self { curves, joint, basis }
     }
 
     /// What predictions rest on.
@@ -83,13 +118,13 @@ impl Predictor {
         self.basis
     }
 
-    /// KL per unit of a group's relative error, in the linear regime.
+    /// What a group adds to the sum when it has a relative error.
     #[must_use]
-    pub fn alpha(&self, key: &GroupKey) -> f64 {
-        self.alphas.get(key).copied().unwrap_or(0.0)
+    pub fn part(&self, key: &GroupKey, error: f64) -> f64 {
+        self.curves.get(key).map_or(0.0, |c| c.at(error))
     }
 
-    /// The KL of a mix whose groups add up to `sum` in the linear regime. Grows with `sum`.
+    /// The KL of a mix whose groups add up to `sum`. Grows with it.
     #[must_use]
     pub fn kl(&self, sum: f64) -> Prediction {
         let kl = sum * self.ratio(sum);
@@ -144,6 +179,7 @@ mod tests {
         let one = |kl, error| Sensitivity { tokens: 100.0, kl, error };
         Sensitivities {
             groups: groups.iter().map(|(k, kl, e)| (k.to_string(), one(*kl, *e))).collect(),
+            coarse: BTreeMap::new(),
             joint: joint.iter().enumerate().map(|(i, (kl, sum))| (format!("k{i}"), one(*kl, *sum))).collect(),
         }
     }
@@ -154,9 +190,9 @@ mod tests {
         let known = measured(&[(keys[0], 0.004, 0.02), (keys[1], 0.012, 0.02)], &[]);
         let p = Predictor::new(&keys, Some(&known));
         assert_eq!(p.basis(), Basis::Measured);
-        assert!((p.alpha(&keys[0]) - 0.2).abs() < 1e-12 && (p.alpha(&keys[1]) - 0.6).abs() < 1e-12);
+        assert!((p.part(&keys[0], 0.01) - 0.002).abs() < 1e-12 && (p.part(&keys[1], 0.01) - 0.006).abs() < 1e-12);
         // 0.4 is the mean of both; gate_up weighs 1 where down weighs 1.6.
-        assert!((p.alpha(&keys[2]) - 0.4 / 1.6).abs() < 1e-12);
+        assert!((p.part(&keys[2], 1.0) - 0.4 / 1.6).abs() < 1e-12);
         assert!((p.kl(0.01).kl - 0.01).abs() < 1e-15);
     }
 
@@ -175,12 +211,23 @@ mod tests {
     }
 
     #[test]
+    fn a_curve_goes_through_both_points_and_is_proportional_below() {
+        let one = |kl, error| Sensitivity { tokens: 1.0, kl, error };
+        let curve = Curve::new(&one(0.001, 0.02), Some(&one(0.009, 0.08))).expect("an error");
+        for (error, kl) in [(0.02, 0.001), (0.08, 0.009), (0.005, 0.00025), (0.0, 0.0)] {
+            assert!((curve.at(error) - kl).abs() < 1e-12, "{error}");
+        }
+        assert!(Curve::new(&one(0.001, 0.0), None).is_none());
+    }
+
+    #[test]
     fn without_measurements_the_prior_adds_up_and_says_so() {
         let keys: Vec<_> = (0..8).flat_map(|l| [key(l, "down"), key(l, "gate_up")]).collect();
         let p = Predictor::new(&keys, None);
         assert_eq!(p.basis(), Basis::Prior);
-        assert!((keys.iter().map(|k| p.alpha(k)).sum::<f64>() - PRIOR_TOTAL).abs() < 1e-9);
-        assert!(p.alpha(&keys[0]) > p.alpha(&keys[8]) && p.alpha(&keys[8]) > p.alpha(&keys[9]));
+        assert!((keys.iter().map(|k| p.part(k, 1.0)).sum::<f64>() - PRIOR_TOTAL).abs() < 1e-9);
+        let [edge, down, up] = [0, 8, 9].map(|i| p.part(&keys[i], 1.0));
+        assert!(edge > down && down > up);
         let at = p.kl(0.02);
         assert!((at.high / at.kl - SPREAD_PRIOR).abs() < 1e-9 && (at.kl / at.low - SPREAD_PRIOR).abs() < 1e-9);
     }

@@ -49,8 +49,8 @@ impl<'a, 'i> Problem<'a, 'i> {
         let keys: Vec<GroupKey> = choices.list.iter().filter_map(|c| GroupKey::of(&c.leaf)).collect();
         let predictor = Predictor::new(&keys, measured.as_ref());
         let candidates = items.iter().map(|item| {
-            let alpha = predictor.alpha(&item.key);
-            item.offers.iter().map(|o| Candidate { bytes: o.bytes, cost: alpha * o.error }).collect()
+            let cost = |o: &Offer| item.share * predictor.part(&item.key, o.error);
+            item.offers.iter().map(|o| Candidate { bytes: o.bytes, cost: cost(o) }).collect()
         });
         Ok(Self { candidates: candidates.collect(), items, predictor, inputs, sampled })
     }
@@ -68,7 +68,7 @@ impl<'a, 'i> Problem<'a, 'i> {
         self.items.get(item)?.offers.get(offer)
     }
 
-    /// Linear KL of a mix.
+    /// What the parts of a mix add up to.
     fn cost(&self, answer: &[usize]) -> f64 {
         self.candidates.iter().zip(answer).filter_map(|(c, i)| c.get(*i)).map(|c| c.cost).sum()
     }
@@ -214,7 +214,7 @@ impl<'a, 'i> Problem<'a, 'i> {
     pub fn summary(&self, mix: &Mix) -> Allocation {
         let part = |(number, (item, chosen)): (usize, (&Item, &usize))| {
             let offer = self.offer(number, *chosen)?;
-            let alpha = self.predictor.alpha(&item.key);
+            let kl = |o: &Offer| item.share * self.predictor.part(&item.key, o.error);
             Some(Part {
                 group: item.key.to_string(),
                 experts: item.bucket.name(),
@@ -224,8 +224,8 @@ impl<'a, 'i> Problem<'a, 'i> {
                 weights: item.weights,
                 bytes: offer.bytes,
                 error: offer.error,
-                kl: alpha * offer.error,
-                offers: item.offers.iter().map(|o| (name(&o.action), o.bytes, alpha * o.error)).collect(),
+                kl: kl(offer),
+                offers: item.offers.iter().map(|o| (name(&o.action), o.bytes, kl(o))).collect(),
             })
         };
         let answer = self.items.iter().zip(&mix.answer);

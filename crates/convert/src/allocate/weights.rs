@@ -13,6 +13,8 @@ pub struct Weights<'a> {
     stats: Option<&'a Importance>,
     /// Σ over tokens of the mean x² of an expert's inputs, as they count in the layer's output.
     masses: HashMap<String, f64>,
+    /// Tokens that an expert saw.
+    tokens: HashMap<String, f64>,
 }
 
 impl<'a> Weights<'a> {
@@ -24,17 +26,21 @@ impl<'a> Weights<'a> {
         stats: Option<&'a Importance>,
         leaves: impl Iterator<Item = &'l Leaf>,
     ) -> Result<Self, ConvertError> {
-        let mut this = Self { stats, masses: HashMap::new() };
+        let mut this = Self { stats, masses: HashMap::new(), tokens: HashMap::new() };
         let Some(stats) = stats else { return Ok(this) };
-        let mut groups: HashMap<_, Vec<(String, f64)>> = HashMap::new();
+        let mut groups: HashMap<_, Vec<(String, f64, f64)>> = HashMap::new();
         for leaf in leaves.filter(|l| l.role.class == Class::Experts && l.shape.len() == 2) {
-            let sums = stats.file().moments(&leaf.name)?.map_or(0.0, |(sums, _)| mean(&sums));
+            let found = stats.file().moments(&leaf.name)?;
+            let (sums, tokens) = found.map_or((0.0, 0.0), |(sums, tokens)| (mean(&sums), tokens as f64));
             let gate = if leaf.role.proj == Some(ashlar_arch::Proj::Down) { 1.0 } else { gate(stats, leaf)? };
-            groups.entry((leaf.role.layer, leaf.role.proj)).or_default().push((leaf.name.clone(), sums * gate));
+            groups.entry((leaf.role.layer, leaf.role.proj)).or_default().push((leaf.name.clone(), sums * gate, tokens));
         }
         for group in groups.into_values() {
-            let least = UNSEEN * group.iter().map(|(_, mass)| mass).sum::<f64>() / group.len() as f64;
-            this.masses.extend(group.into_iter().map(|(name, mass)| (name, mass.max(least))));
+            let least = |sum: f64| UNSEEN * sum / group.len() as f64;
+            let mass = least(group.iter().map(|(_, mass, _)| mass).sum());
+            let seen = least(group.iter().map(|(.., tokens)| tokens).sum());
+            this.masses.extend(group.iter().map(|(name, own, _)| (name.clone(), own.max(mass))));
+            this.tokens.extend(group.into_iter().map(|(name, _, own)| (name, own.max(seen))));
         }
         Ok(this)
     }
@@ -51,6 +57,14 @@ impl<'a> Weights<'a> {
     #[must_use]
     pub fn mass(&self, tensor: &str) -> f64 {
         self.masses.get(tensor).copied().filter(|m| *m > 0.0).unwrap_or(1.0)
+    }
+}
+
+impl Weights<'_> {
+    /// Tokens that an expert saw; 1 where that is not known, and for all other weights.
+    #[must_use]
+    pub fn tokens(&self, tensor: &str) -> f64 {
+        self.tokens.get(tensor).copied().filter(|t| *t > 0.0).unwrap_or(1.0)
     }
 }
 

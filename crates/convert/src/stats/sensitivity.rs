@@ -23,11 +23,14 @@ pub struct Sensitivity {
 pub struct Sensitivities {
     /// By the name of a group, such as `3.attn.q`, `embed`.
     pub groups: BTreeMap<String, Sensitivity>,
+    /// The same groups with larger errors: how their KL grows.
+    pub coarse: BTreeMap<String, Sensitivity>,
     /// All layers quantized at once, by the format.
     pub joint: BTreeMap<String, Sensitivity>,
 }
 
 const KIND: &str = "sensitivity.";
+const COARSE: &str = "coarse.";
 const JOINT: &str = "joint.";
 
 impl Sensitivities {
@@ -40,7 +43,11 @@ impl Sensitivities {
             data: Data::F64(vec![s.tokens, s.tokens * s.kl, s.tokens * s.error]),
         };
         let groups = self.groups.iter().map(|(name, s)| array(format!("{KIND}{name}"), s));
-        groups.chain(self.joint.iter().map(|(name, s)| array(format!("{KIND}{JOINT}{name}"), s))).collect()
+        let coarse = self.coarse.iter().map(|(name, s)| array(format!("{KIND}{COARSE}{name}"), s));
+        groups
+            .chain(coarse)
+            .chain(self.joint.iter().map(|(name, s)| array(format!("{KIND}{JOINT}{name}"), s)))
+            .collect()
     }
 }
 
@@ -63,9 +70,10 @@ impl StatsFile {
                 continue;
             }
             let measured = Sensitivity { tokens, kl: kl / tokens, error: error / tokens };
-            match name.strip_prefix(JOINT) {
-                Some(format) => all.joint.insert(format.to_owned(), measured),
-                None => all.groups.insert(name.to_owned(), measured),
+            match (name.strip_prefix(JOINT), name.strip_prefix(COARSE)) {
+                (Some(format), _) => all.joint.insert(format.to_owned(), measured),
+                (None, Some(group)) => all.coarse.insert(group.to_owned(), measured),
+                (None, None) => all.groups.insert(name.to_owned(), measured),
             };
         }
         Ok((!all.groups.is_empty()).then_some(all))
