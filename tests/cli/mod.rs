@@ -6,7 +6,6 @@ mod calibrate;
 pub mod convert;
 mod demo;
 mod eval;
-
 mod help;
 mod recipe;
 mod robust;
