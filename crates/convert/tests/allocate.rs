@@ -49,20 +49,24 @@ impl Bundled {
 }
 
 #[test]
-fn targets_are_met_from_below_within_half_a_percent_and_more_bytes_predict_less()
+fn targets_are_met_from_below_within_half_a_percent_or_a_step_and_more_bytes_predict_less()
 -> Result<(), Box<dyn std::error::Error>> {
     let model = bundled()?;
-    let (_, middle) = model.solve(3_000_000)?;
+    let (_, middle) = model.solve(4_000_000)?;
     let (floor, ceiling) = (middle.floor_bytes.ok_or("floor")?, middle.ceiling_bytes.ok_or("ceiling")?);
     let mut before = f64::MAX;
     for i in 0..=12 {
         let target = floor + (ceiling - floor) * i / 12;
         let (choices, solved) = model.solve(target)?;
         assert_eq!(solved.total_bytes, model.bytes(&choices)?, "exact");
-        assert!(
-            solved.total_bytes <= target && solved.total_bytes as f64 >= 0.995 * target as f64,
-            "{target}: {solved:?}"
-        );
+        assert!(solved.total_bytes <= target);
+        // A model as small as this has groups that are percents of it: then not even the smallest next step may fit.
+        let left = target - solved.total_bytes;
+        let steps = solved.parts.iter().filter(|p| p.solved).flat_map(|p| {
+            p.offers.iter().filter(|o| o.2 < p.kl).filter_map(|o| o.1.checked_sub(p.bytes)).filter(|more| *more > 0)
+        });
+        let smallest = steps.min().unwrap_or(u64::MAX);
+        assert!(left as f64 <= 0.005 * target as f64 || left < smallest, "{target}: {left} left, {smallest} fit");
         assert!(solved.predicted.kl < before, "{target}");
         before = solved.predicted.kl;
     }
@@ -72,7 +76,7 @@ fn targets_are_met_from_below_within_half_a_percent_and_more_bytes_predict_less(
 #[test]
 fn gate_and_up_agree_bounds_hold_and_rules_that_are_not_solved_stay() -> Result<(), Box<dyn std::error::Error>> {
     let model = bundled()?;
-    let (choices, solved) = model.solve(3_100_000)?;
+    let (choices, solved) = model.solve(4_100_000)?;
     assert_eq!(solved.basis, Basis::Prior);
     let mut gates: HashMap<_, String> = HashMap::new();
     for c in &choices.list {
@@ -107,7 +111,7 @@ fn the_same_inputs_give_the_same_mix_on_any_number_of_threads() -> Result<(), Bo
     let solve = |threads| -> Result<Allocation, AllocateError> {
         let inputs =
             Inputs { store: &model.checkpoint, stats: None, hessian: &|_| false, size: &size, threads: Some(threads) };
-        allocate(&mut model.choices.clone(), 3_000_000, &inputs, &Silent)
+        allocate(&mut model.choices.clone(), 4_000_000, &inputs, &Silent)
     };
     assert_eq!(solve(1)?, solve(3)?);
     Ok(())
@@ -116,7 +120,7 @@ fn the_same_inputs_give_the_same_mix_on_any_number_of_threads() -> Result<(), Bo
 #[test]
 fn what_cannot_be_reached_names_the_bound() -> Result<(), Box<dyn std::error::Error>> {
     let model = bundled()?;
-    let (_, solved) = model.solve(3_000_000)?;
+    let (_, solved) = model.solve(4_000_000)?;
     let (floor, ceiling) = (solved.floor_bytes.ok_or("floor")?, solved.ceiling_bytes.ok_or("ceiling")?);
     let error = model.solve(floor - 1).expect_err("below").to_string();
     assert!(
@@ -137,7 +141,7 @@ fn what_cannot_be_reached_names_the_bound() -> Result<(), Box<dyn std::error::Er
 #[test]
 fn a_mix_that_the_solver_did_not_choose_is_predicted_like_one_it_did() -> Result<(), Box<dyn std::error::Error>> {
     let model = bundled()?;
-    let (choices, solved) = model.solve(3_000_000)?;
+    let (choices, solved) = model.solve(4_000_000)?;
     let size = |choices: &Choices| model.bytes(choices);
     let inputs = Inputs { store: &model.checkpoint, stats: None, hessian: &|_| false, size: &size, threads: None };
     let predicted = predict_choices(&choices, &inputs, &Silent)?;
