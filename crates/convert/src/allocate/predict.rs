@@ -58,7 +58,7 @@ impl Curve {
     /// Through a measurement, and one with larger errors.
     #[must_use]
     pub fn new(fine: &Sensitivity, coarse: Option<&Sensitivity>) -> Option<Self> {
-        if !(fine.error > 0.0) {
+        if fine.error.is_nan() || fine.error <= 0.0 {
             return None;
         }
         let further = coarse.filter(|c| c.error > fine.error && c.kl > 0.0 && fine.kl > 0.0);

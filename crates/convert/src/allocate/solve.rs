@@ -3,7 +3,7 @@
 //! Method: candidates that are both larger and worse go; from the smallest of every item, the steps along the lower
 //! convex hulls are taken in the order of what they save per byte, as long as they fit (that is the Lagrangian
 //! solution); what is left is filled with the best single steps that fit; then pairs are exchanged, one item giving
-//! bytes to another, while that helps. For few items a second mix comes from a table over bytes ([`table`]); the better one
+//! bytes to another, while that helps. For few items a second mix comes from a table over bytes (`table`); the better one
 //! counts. Ties go to the earlier item, so the same input gives the same answer.
 //!
 //! The result costs no more than the Lagrangian solution, which in turn is within one step of the best possible.
