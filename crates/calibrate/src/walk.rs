@@ -159,7 +159,7 @@ pub fn name(part: Part) -> String {
 }
 
 /// Whole windows, each a sequence of its own. Tokens are row numbers from `first_row` on, where that is given.
-fn batch(windows: &[Vec<u32>], first_row: Option<usize>) -> Batch {
+pub fn batch(windows: &[Vec<u32>], first_row: Option<usize>) -> Batch {
     let mut batch = Batch::default();
     for (slot, window) in windows.iter().enumerate() {
         let start = batch.tokens.len();

@@ -15,7 +15,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Failure {
     error: anyhow::Error,
-    usage: bool,
+    code: u8,
 }
 
 /// What every command returns.
@@ -24,7 +24,12 @@ pub type CommandResult = Result<Outcome, Failure>;
 impl Failure {
     /// A mistake of the user's: wrong arguments or recipe.
     pub fn usage(error: impl Into<anyhow::Error>) -> Self {
-        Self { error: error.into(), usage: true }
+        Self { error: error.into(), code: 2 }
+    }
+
+    /// Something asked for that cannot be had of this model.
+    pub fn wanting(error: impl Into<anyhow::Error>) -> Self {
+        Self { error: error.into(), code: 3 }
     }
 
     /// Whether it only says that whoever read our output has gone away.
@@ -36,7 +41,7 @@ impl Failure {
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { error: error.into(), usage: false }
+        Self { error: error.into(), code: 1 }
     }
 }
 
@@ -62,9 +67,9 @@ pub fn finish(result: CommandResult) -> ExitCode {
         Ok(Outcome::Wanting) => ExitCode::from(3),
         // As other filters do when `head` has read enough.
         Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
-        Err(Failure { error, usage }) => {
+        Err(Failure { error, code }) => {
             print_error(&error);
-            ExitCode::from(if usage { 2 } else { 1 })
+            ExitCode::from(code)
         }
     }
 }

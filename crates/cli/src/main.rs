@@ -2,6 +2,7 @@
 //! is one file in `commands/`.
 #![forbid(unsafe_code)]
 
+mod allocation;
 mod args;
 mod commands;
 mod device;

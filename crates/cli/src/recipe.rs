@@ -1,23 +1,17 @@
-//! `--recipe`: a file or the name of a preset, and what it decides for a model.
+//! `--recipe`: a file or the name of a preset.
 
 use crate::exit::{Failure, OrUsage};
-use crate::model::Model;
 use anyhow::{Context, anyhow};
-use ashlar_recipe::{Choices, ExpertUsage, Recipe, preset, presets};
+use ashlar_recipe::{Recipe, preset, presets};
 use std::path::Path;
 
-/// Reads the recipe and lets it decide. A file wins over a preset of the same name. `usage` tells how often experts are
-/// used.
+/// Reads a recipe. A file wins over a preset of the same name.
 ///
 /// # Errors
-/// Everything that is wrong with the recipe, or between recipe and model, is the user's mistake: each with its line.
-pub fn choose(recipe: &str, model: &Model, usage: Option<&dyn ExpertUsage>) -> Result<Choices, Failure> {
+/// Everything that is wrong with it is the user's mistake: each with its line.
+pub fn open(recipe: &str) -> Result<Recipe, Failure> {
     let (text, name) = read(recipe)?;
-    let parsed = Recipe::parse(&text, &name).or_usage()?;
-    if parsed.budget().is_some() {
-        return Err(Failure::usage(anyhow!("{name}: `budget` is read, but this version has no solver for it yet")));
-    }
-    parsed.choose(&model.spec, model.store(), usage).or_usage()
+    Recipe::parse(&text, &name).or_usage()
 }
 
 /// The text of a recipe and the name that errors call it by.

@@ -6,10 +6,13 @@
 //! it with its source. [`stats`] reads what `ashlar calibrate` learned of a model's activations; [`Knowledge`] is how it,
 //! or whoever else knows something, tells the quantizers.
 //!
+//! [`allocate`] chooses formats for a budget.
+//!
 //! Owns: the work list, the pipeline, its memory bound, what was lost (`Summary`). Refuses: which format a tensor gets
 //! (`recipe`), how bits are chosen (`quantize`), where bytes lie in the file (`pack`).
 #![forbid(unsafe_code)]
 
+pub mod allocate;
 mod budget;
 mod conversion;
 mod error;

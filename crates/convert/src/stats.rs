@@ -8,12 +8,14 @@ mod file;
 mod hessian;
 mod importance;
 mod merge;
+mod sensitivity;
 mod write;
 
 pub use file::{Routing, StatsFile};
 pub use hessian::{spread, upper_values};
 pub use importance::{Importance, SHRINK_TOKENS, hash, importance, provenance};
 pub use merge::{merge, merge_origins};
+pub use sensitivity::{Sensitivities, Sensitivity, add_sensitivities};
 pub use write::{Array, Data, check_room, write, write_sharing};
 
 use ashlar_source::SourceError;

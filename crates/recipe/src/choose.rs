@@ -86,7 +86,8 @@ impl Recipe {
 
 /// Matrices that no quantized format applies to, besides vectors: tiny, and errors in them are errors of routing, of the
 /// residual stream, or of what is pooled and chosen.
-fn stays_float(role: Role) -> bool {
+#[must_use]
+pub fn stays_float(role: Role) -> bool {
     match role.class {
         Class::Router | Class::Norm | Class::Hyper => true,
         Class::Compressor | Class::Indexer => role.proj.is_none(),

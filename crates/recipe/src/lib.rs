@@ -31,6 +31,7 @@ mod usage;
 
 pub use budget::{ALLOWED, Budget, Size};
 pub use choices::{Action, Choice, Choices, NoSuchTensor, explain};
+pub use choose::stays_float;
 pub use emit::{emit, same};
 pub use error::{Problem, RecipeError};
 pub use presets::{preset, presets};

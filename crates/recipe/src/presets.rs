@@ -6,6 +6,7 @@ const PRESETS: &[(&str, &str)] = &[
     ("4bit-best", include_str!("../../../recipes/4bit-best.yaml")),
     ("4bit-experts", include_str!("../../../recipes/4bit-experts.yaml")),
     ("8bit", include_str!("../../../recipes/8bit.yaml")),
+    ("auto", include_str!("../../../recipes/auto.yaml")),
     ("fp8", include_str!("../../../recipes/fp8.yaml")),
     ("keep", include_str!("../../../recipes/keep.yaml")),
     ("mxfp4", include_str!("../../../recipes/mxfp4.yaml")),

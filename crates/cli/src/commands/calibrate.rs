@@ -9,7 +9,9 @@ use crate::model::check_path;
 use crate::progress::{Progress, Unit};
 use crate::{output, units};
 use anyhow::Context;
-use ashlar_calibrate::{CalibrateError, Input, Options, Starved, calibrate, default_texts, starved};
+use ashlar_calibrate::{
+    CalibrateError, Input, Options, SensitivityOptions, Starved, calibrate, default_texts, measure_sensitivity, starved,
+};
 use ashlar_convert::stats::{StatsFile, merge, merge_origins};
 use ashlar_runtime::DEVICES;
 use ashlar_tensor::Report;
@@ -32,6 +34,7 @@ const LISTED: usize = 12;
 #[command(after_help = "Examples:
   ashlar calibrate Qwen3-30B-A3B -o qwen.stats
   ashlar calibrate Qwen3-30B-A3B --text mine.txt --text code.txt -o mine.stats
+  ashlar calibrate Qwen3-30B-A3B --sensitivity -o qwen.stats
   ashlar calibrate small-model --hessians -o small.stats
   ashlar calibrate --merge qwen.stats mine.stats -o both.stats
   ashlar convert Qwen3-30B-A3B -o out --recipe 4bit-experts --stats both.stats")]
@@ -62,6 +65,13 @@ pub struct Calibrate {
     /// Experts that saw fewer tokens than this are named
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub min_tokens: u64,
+    /// Measure as well how much predictions suffer from errors in each part of the model, for `--target-size` and
+    /// `--target-bpw`. Adds to statistics that are there
+    #[arg(long, conflicts_with = "merge")]
+    pub sensitivity: bool,
+    /// Tokens for --sensitivity: each part of each layer takes a run of these through the layers that follow
+    #[arg(long, value_name = "N", default_value_t = 4096, requires = "sensitivity")]
+    pub sensitivity_tokens: usize,
     /// Where to run
     #[arg(long, value_name = "D", default_value = "auto", value_parser = PossibleValuesParser::new(DEVICES))]
     pub device: String,
@@ -88,8 +98,23 @@ impl Calibrate {
     /// Texts that cannot be used, an existing output and other inputs than the journal's are the user's mistake.
     pub fn run(&self, globals: Globals) -> CommandResult {
         let progress = Progress::new(globals.quiet, Unit::Tokens);
+        Interrupt::exit_saying(&format!(
+            "interrupted; run the same command again to go on, or delete what is left in {0}.partial or {0}.sensitivity",
+            self.output.display()
+        ))?;
         let resumed = match &self.src {
-            Some(src) => self.gather(src, &progress)?,
+            // Statistics that are there are what sensitivities are added to.
+            Some(src) if self.sensitivity && self.output.exists() && !self.force => {
+                self.sensitivities(src, &progress)?;
+                0
+            }
+            Some(src) => {
+                let resumed = self.gather(src, &progress)?;
+                if self.sensitivity {
+                    self.sensitivities(src, &progress)?;
+                }
+                resumed
+            }
             None => {
                 self.add_up()?;
                 0
@@ -109,10 +134,6 @@ impl Calibrate {
     fn gather(&self, src: &Path, report: &dyn Report) -> Result<usize, Failure> {
         check_path(src)?;
         let texts = texts(&self.text)?;
-        Interrupt::exit_saying(&format!(
-            "interrupted; run the same command again to go on from {}.partial, or delete that folder",
-            self.output.display()
-        ))?;
         let options = Options {
             ctx: self.ctx,
             tokens: self.tokens,
@@ -125,6 +146,33 @@ impl Calibrate {
         };
         let summary = calibrate(src, &texts, &self.output, &options, report).map_err(failure)?;
         Ok(summary.resumed_layers)
+    }
+
+    /// Adds sensitivities to the statistics at the output.
+    fn sensitivities(&self, src: &Path, report: &dyn Report) -> Result<(), Failure> {
+        check_path(src)?;
+        let options = SensitivityOptions {
+            ctx: self.ctx,
+            tokens: self.sensitivity_tokens,
+            device: self.device.clone(),
+            threads: self.threads.map(NonZeroUsize::get),
+            restart: self.restart,
+        };
+        let measured = measure_sensitivity(src, &self.texts()?, &self.output, &options, report).map_err(failure)?;
+        for name in &measured.unmeasured {
+            report.note(&format!(
+                "{name}: its shape takes no trial format; its sensitivity is estimated from the others"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The texts named, or ours.
+    fn texts(&self) -> Result<Vec<Input>, Failure> {
+        if self.text.is_empty() {
+            return Ok(default_texts());
+        }
+        self.text.iter().map(|path| read(path)).collect::<Result<_, _>>().map_err(Failure::usage)
     }
 
     fn add_up(&self) -> Result<(), Failure> {

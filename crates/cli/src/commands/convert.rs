@@ -1,19 +1,18 @@
 //! `ashlar convert`: a checkpoint or pack becomes a pack.
 
 use super::calibrate;
-use super::plan::plan;
+use crate::allocation::{Decided, Request, TargetArgs};
 use crate::args::{Globals, MemoryArgs};
 use crate::exit::{CommandResult, Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::model::{Model, Source, format_list};
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
-use crate::{output, recipe, units};
+use crate::{allocation, output, units};
 use ashlar_calibrate::{Stream, StreamOptions, StreamSummary};
 use ashlar_convert::stats::Importance;
 use ashlar_convert::{ConvertError, Knowledge, Options, Plan, Summary};
 use ashlar_pack::PackError;
-use ashlar_recipe::{Choices, ExpertUsage};
 use ashlar_simd::Isa;
 use ashlar_tensor::Report;
 use clap::Args;
@@ -33,6 +32,7 @@ use std::sync::Arc;
   ashlar convert Qwen3-30B-A3B -o Qwen3-30B-A3B-4bit --recipe 4bit-experts
   ashlar convert Qwen3-30B-A3B -o mixed --recipe my.yaml --memory 4GiB --threads 8
   ashlar convert Qwen3-30B-A3B -o better --recipe 4bit-experts --stats qwen.stats
+  ashlar convert Qwen3-30B-A3B -o small --target-bpw 2.7 --stats qwen.stats
   ashlar convert Qwen3-30B-A3B -o best --recipe 4bit-experts --calibrate
   ashlar convert Qwen3-30B-A3B -o mine --recipe my.yaml --calibrate mine.txt code.txt --tokens 65536")]
 pub struct Convert {
@@ -42,8 +42,10 @@ pub struct Convert {
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
     /// A recipe file, or the name of a preset (`ashlar plan --list-recipes`)
-    #[arg(long, value_name = "R")]
-    pub recipe: String,
+    #[arg(long, value_name = "R", required_unless_present_any = ["target_size", "target_bpw"])]
+    pub recipe: Option<String>,
+    #[command(flatten)]
+    pub target: TargetArgs,
     /// What `ashlar calibrate` wrote for SRC: quantizers then spare the columns that matter
     #[arg(long, value_name = "S")]
     pub stats: Option<PathBuf>,
@@ -79,22 +81,30 @@ impl Convert {
     pub fn run(&self, globals: Globals) -> CommandResult {
         let model = Model::open(&self.src)?;
         let stats = open_stats(self.stats.as_deref(), &model)?;
-        let choices = recipe::choose(&self.recipe, &model, usage(stats.as_ref()))?;
-        let plan = plan(&model, &choices)?;
         let progress = Progress::new(globals.quiet, if self.calibrate.is_some() { Unit::Tokens } else { Unit::Bytes });
+        let stats = stats.map(Arc::new);
+        let request = Request {
+            recipe: self.recipe.as_deref(),
+            target: self.target,
+            stats: stats.as_deref(),
+            hessians: self.calibrate.is_some(),
+            predict: false,
+            threads: self.threads.map(NonZeroUsize::get),
+        };
+        let decided = request.decide(&model, &progress)?;
         let stream = self.stream(&progress)?;
         let known = match &stream {
             Some(stream) => Some(stream.knowledge()),
-            None => stats.map(|s| Arc::new(s) as Arc<dyn Knowledge>),
+            None => stats.map(|s| s as Arc<dyn Knowledge>),
         };
-        let (plan, unknown) = weigh(plan, known)?;
+        let (plan, unknown) = weigh(decided.plan(&model)?, known)?;
         if let Source::Checkpoint(checkpoint) = &model.source {
             checkpoint.notes().iter().for_each(|note| progress.note(note));
         }
         for name in &model.ignored {
             progress.note(&format!("tensor `{name}` is not used by this architecture and is left out"));
         }
-        for note in choices.notes.iter().chain(&unknown) {
+        for note in decided.choices.notes.iter().chain(&unknown).chain(&allocation::warnings(&plan)) {
             progress.note(note);
         }
         if globals.verbose {
@@ -126,14 +136,14 @@ impl Convert {
             ),
         };
         if self.json {
-            let mut json = summary_json(&plan, &summary, &choices, &self.output);
+            let mut json = summary_json(&plan, &summary, &decided, &self.output);
             if let (Some(done), Value::Object(all)) = (&calibrated, &mut json) {
                 all.insert("calibration".into(), self.calibration.json(done));
             }
             output::print_json(&json)?;
         } else {
             let coverage = calibrated.as_ref().map(|done| self.calibration.text(done)).transpose()?;
-            output::print(&(text(&plan, &summary, &self.output) + &coverage.unwrap_or_default()))?;
+            output::print(&(text(&plan, &summary, &decided, &self.output) + &coverage.unwrap_or_default()))?;
         }
         Ok(Outcome::Done)
     }
@@ -213,12 +223,6 @@ pub fn open_stats(path: Option<&Path>, model: &Model) -> Result<Option<Importanc
     path.map(open).transpose().map_err(Failure::usage)
 }
 
-/// How often experts are used, where that is known.
-#[must_use]
-pub fn usage(stats: Option<&Importance>) -> Option<&dyn ExpertUsage> {
-    stats.map(|s| s.file() as &dyn ExpertUsage)
-}
-
 /// Tells mistakes of the user's from failures.
 pub fn failure(error: ConvertError) -> Failure {
     match error {
@@ -236,7 +240,7 @@ fn relative_error(nmse: f64) -> f64 {
     nmse.sqrt()
 }
 
-fn summary_json(plan: &Plan, summary: &Summary, choices: &Choices, out: &Path) -> Value {
+fn summary_json(plan: &Plan, summary: &Summary, decided: &Decided, out: &Path) -> Value {
     let classes: Vec<Value> = plan
         .classes
         .iter()
@@ -268,7 +272,8 @@ fn summary_json(plan: &Plan, summary: &Summary, choices: &Choices, out: &Path) -
         "resumed_records": summary.resumed_records,
         "source_bytes_read": summary.source_bytes,
         "seconds": summary.seconds,
-        "notes": choices.notes,
+        "notes": decided.choices.notes,
+        "allocation": decided.allocation,
     })
 }
 
@@ -294,7 +299,7 @@ pub fn cost_table(plan: &Plan, summary: &Summary) -> String {
     table.render()
 }
 
-fn text(plan: &Plan, summary: &Summary, out: &Path) -> String {
+fn text(plan: &Plan, summary: &Summary, decided: &Decided, out: &Path) -> String {
     let mut text = cost_table(plan, summary);
     text.push_str("error: |w − ŵ| / |w| over the tensors that were not kept\n");
     let overflow: u64 = summary.classes.iter().map(|c| c.loss.outlier_overflow).sum();
@@ -304,6 +309,10 @@ fn text(plan: &Plan, summary: &Summary, out: &Path) -> String {
             "note: {} outliers found no slot and were quantized like the rest; a larger `share` holds them",
             units::thousands(overflow)
         );
+    }
+    if let Some(a) = &decided.allocation {
+        text.push('\n');
+        text.push_str(&allocation::text(a));
     }
     let resumed = match summary.resumed_records {
         0 => String::new(),

@@ -2,21 +2,23 @@
 
 mod bundled;
 
+use crate::allocation::Request;
 use crate::args::Globals;
 use crate::commands::convert::cost_table;
 use crate::commands::eval::comparison_text;
-use crate::commands::plan::{plan, plan_table};
+use crate::commands::plan::plan_table;
 use crate::device::{self, DeviceArgs};
 use crate::exit::{CommandResult, Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::model::Model as Opened;
 use crate::progress::{Progress, Unit};
-use crate::{output, recipe, units};
+use crate::{output, units};
 use anyhow::anyhow;
 use ashlar_convert::Options;
 use ashlar_pack::Pack;
 use ashlar_runtime::eval::{Windows, compare};
 use ashlar_runtime::{GenerateOptions, Generator, Model, OpenOptions, Tokenizer};
+use ashlar_tensor::Silent;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -86,8 +88,8 @@ impl Demo {
 
 fn convert(src: &Path, out: &Path, args: &Demo, globals: Globals) -> Result<(), Failure> {
     let model = Opened::open(src)?;
-    let choices = recipe::choose(RECIPE, &model, None)?;
-    let plan = plan(&model, &choices)?;
+    let request = Request { recipe: Some(RECIPE), ..Request::default() };
+    let plan = request.decide(&model, &Silent)?.plan(&model)?;
     output::print(&format!(
         "1. plan: what recipe `{RECIPE}` makes of the bundled {} model\n\n{}\n",
         model.spec.family,

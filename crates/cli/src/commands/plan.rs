@@ -1,14 +1,15 @@
 //! `ashlar plan`: what a conversion would do and how large its result would be, from headers alone.
 
-use super::convert::{open_stats, usage, weigh};
+use super::convert::{open_stats, weigh};
+use crate::allocation::{Decided, Request, TargetArgs};
 use crate::args::{Globals, MemoryArgs};
-use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
-use crate::model::{Model, Source, format_list};
+use crate::exit::{CommandResult, OrUsage, Outcome};
+use crate::model::{Model, format_list};
+use crate::progress::{Progress, Unit};
 use crate::table::Table;
-use crate::{output, recipe, units};
+use crate::{allocation, output, recipe, units};
 use ashlar_calibrate::PartKnowledge;
-use ashlar_convert::{ConvertError, Knowledge, Origin, Plan};
-use ashlar_recipe::Choices;
+use ashlar_convert::{ConvertError, Knowledge, Plan};
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -17,22 +18,26 @@ use std::sync::Arc;
 
 /// Show how large a recipe makes each part of a model, before a weight is read
 ///
-/// Reads headers only. Everything that is wrong with the recipe is told at once, with line and nearest valid name. Exit
-/// code 3 if the conversion does not fit into --memory.
+/// Reads headers only, unless there is a target or --stats: then formats are tried on a sample of rows, and the mean KL
+/// divergence from the original is predicted. Everything that is wrong with the recipe is told at once, with line and
+/// nearest valid name. Exit code 3 if the conversion does not fit into --memory, or the target cannot be reached.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   ashlar plan --list-recipes
   ashlar plan Qwen3-30B-A3B --recipe 4bit-experts
   ashlar plan Qwen3-30B-A3B --recipe my.yaml --explain model.layers.0.self_attn.q_proj.weight
-  ashlar plan Qwen3-30B-A3B --recipe my.yaml --emit resolved.yaml")]
+  ashlar plan Qwen3-30B-A3B --recipe my.yaml --emit resolved.yaml
+  ashlar plan Qwen3-30B-A3B --target-size 12GB --stats qwen.stats --emit solved.yaml")]
 pub struct PlanCommand {
     /// A checkpoint folder or a pack
     #[arg(required_unless_present = "list_recipes")]
     pub src: Option<PathBuf>,
     /// A recipe file, or the name of a preset
-    #[arg(long, value_name = "R", required_unless_present = "list_recipes")]
+    #[arg(long, value_name = "R", required_unless_present_any = ["list_recipes", "target_size", "target_bpw"])]
     pub recipe: Option<String>,
-    /// What `ashlar calibrate` wrote for SRC: `experts: {top: 25%}` goes by it
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// What `ashlar calibrate` wrote for SRC: predictions, targets and `experts: {top: 25%}` go by it
     #[arg(long, value_name = "S")]
     pub stats: Option<PathBuf>,
     /// Plan for `convert --calibrate`, which knows the inputs of every matrix
@@ -59,54 +64,49 @@ impl PlanCommand {
     ///
     /// # Errors
     /// A recipe that cannot be carried out is the user's mistake.
-    pub fn run(&self, _globals: Globals) -> CommandResult {
-        let (Some(src), Some(recipe)) = (&self.src, &self.recipe) else {
+    pub fn run(&self, globals: Globals) -> CommandResult {
+        let Some(src) = &self.src else {
             output::print(&recipe::list())?;
             return Ok(Outcome::Done);
         };
         let model = Model::open(src)?;
-        let stats = open_stats(self.stats.as_deref(), &model)?;
-        let choices = recipe::choose(recipe, &model, usage(stats.as_ref()))?;
+        let stats = open_stats(self.stats.as_deref(), &model)?.map(Arc::new);
+        let request = Request {
+            recipe: self.recipe.as_deref(),
+            target: self.target,
+            stats: stats.as_deref(),
+            hessians: self.calibrate,
+            predict: stats.is_some() && self.explain.is_none(),
+            threads: None,
+        };
+        let decided = request.decide(&model, &Progress::new(globals.quiet, Unit::Bytes))?;
         if let Some(tensor) = &self.explain {
-            let text = ashlar_recipe::explain(&choices, tensor).or_usage()?;
+            let text = ashlar_recipe::explain(&decided.choices, tensor).or_usage()?;
             output::print(&format!("{text}\n"))?;
             return Ok(Outcome::Done);
         }
         let known = if self.calibrate {
             Some(Arc::new(PartKnowledge::new(&model.spec, String::new())) as Arc<dyn Knowledge>)
         } else {
-            stats.map(|s| Arc::new(s) as Arc<dyn Knowledge>)
+            stats.map(|s| s as Arc<dyn Knowledge>)
         };
-        let (plan, unknown) = weigh(plan(&model, &choices)?, known)?;
-        let notes: Vec<&String> = choices.notes.iter().chain(&unknown).collect();
+        let (plan, unknown) = weigh(decided.plan(&model)?, known)?;
+        let warnings = allocation::warnings(&plan);
+        let notes: Vec<&String> = decided.choices.notes.iter().chain(&unknown).chain(&warnings).collect();
         let fits = plan.check_memory(self.memory.memory);
         if let Some(path) = &self.emit {
-            output::write_atomic(path, ashlar_recipe::emit(&choices).as_bytes())?;
+            output::write_atomic(path, plan.recipe().as_bytes())?;
         }
         if self.json {
-            output::print_json(&json(&plan, &notes, fits.is_ok()))?;
+            output::print_json(&json(&plan, &decided, &notes, fits.is_ok()))?;
         } else {
-            output::print(&text(&plan, &notes, fits.as_ref().err()))?;
+            output::print(&text(&plan, &decided, &notes, fits.as_ref().err()))?;
         }
         Ok(if fits.is_ok() { Outcome::Done } else { Outcome::Wanting })
     }
 }
 
-/// Plans the conversion of `model` by `choices`.
-///
-/// # Errors
-/// If a format does not fit.
-pub fn plan(model: &Model, choices: &Choices) -> Result<Plan, Failure> {
-    let resolved = ashlar_recipe::emit(choices);
-    let origin = match &model.source {
-        Source::Checkpoint(c) => Origin::checkpoint(c, resolved),
-        Source::Pack(p) => Origin::pack(p, resolved),
-    };
-    let shard_bytes = ashlar_pack::DEFAULT_SHARD_BYTES;
-    ashlar_convert::plan(&model.spec, model.store(), choices, origin, shard_bytes).or_usage()
-}
-
-fn json(plan: &Plan, notes: &[&String], fits: bool) -> Value {
+fn json(plan: &Plan, decided: &Decided, notes: &[&String], fits: bool) -> Value {
     json!({
         "total_bytes": plan.total_bytes,
         "side_bytes": plan.side_bytes,
@@ -118,10 +118,11 @@ fn json(plan: &Plan, notes: &[&String], fits: bool) -> Value {
         "shards": plan.shards,
         "memory": plan.memory,
         "notes": notes,
+        "allocation": decided.allocation,
     })
 }
 
-fn text(plan: &Plan, notes: &[&String], misfit: Option<&ConvertError>) -> String {
+fn text(plan: &Plan, decided: &Decided, notes: &[&String], misfit: Option<&ConvertError>) -> String {
     let mut out = plan_table(plan);
     let shards = plan.shards.len();
     let _ = writeln!(
@@ -138,6 +139,9 @@ fn text(plan: &Plan, notes: &[&String], misfit: Option<&ConvertError>) -> String
         units::memory(plan.memory.largest_tile_bytes),
         units::memory(plan.memory.fixed_bytes)
     );
+    if let Some(allocation) = &decided.allocation {
+        out.push_str(&allocation::text(allocation));
+    }
     for note in notes {
         let _ = writeln!(out, "note: {note}");
     }

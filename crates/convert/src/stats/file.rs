@@ -56,6 +56,7 @@ impl StatsFile {
                 (Dtype::F32, matches!(shape, [values] if columns(*values).is_some()))
             }
             ("coactivation", shape) => (Dtype::I64, matches!(shape, [a, b] if a == b && *a > 0)),
+            ("sensitivity", shape) => (Dtype::F64, matches!(shape, [3])),
             _ => return Err(self.array(&t.name, "is not known".into())),
         };
         if t.dtype != dtype || !sound {
