@@ -106,6 +106,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Lane i = vᵢ >> nᵢ with zeros, 0 ≤ nᵢ < 32.
     fn shr_each(self, v: Self::I32, n: Self::I32) -> Self::I32;
 
+    /// Asks for the cache line of `x`, which will be read soon. No effect on any result.
+    #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        let _ = x;
+    }
+
     /// 64 bytes.
     fn bytes(self, x: &[u8; 64]) -> Self::U8;
     /// Bytes 4i … 4i + 3 as a little-endian lane i.

@@ -96,7 +96,7 @@ fn logits(cpu: &Cpu, x: BufferId, router: &Router, rows: usize) -> Result<Vec<f3
     let tasks = tasks(&[(weight.panels(), weight.panel_bytes())], cpu.pool.threads());
     let errors = FirstError::default();
     cpu.pool.run(tasks.len(), &|i| {
-        let job = Job { isa: cpu.isa, weight, inputs, form: Form::F32, rows: RowSet::First(rows) };
+        let job = Job::new(cpu.isa, weight, inputs, Form::F32, RowSet::First(rows));
         // SAFETY: tasks cover every panel once.
         errors.keep(unsafe { write_panels(&job, tasks[i].panels.clone(), &out, 0, write) });
     });
@@ -231,7 +231,7 @@ impl Layer<'_> {
         self.over_experts(&costs, |task, first, tokens| {
             let (weight, write) = downs[task.weight];
             let rows = RowSet::Of(&rows[first..first + tokens.len()]);
-            let job = Job { isa: cpu.isa, weight, inputs, form: weight.form(), rows };
+            let job = Job::new(cpu.isa, weight, inputs, weight.form(), rows);
             // SAFETY: as above.
             unsafe { write_panels(&job, task.panels.clone(), &out, first, write) }
         })?;

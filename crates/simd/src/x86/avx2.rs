@@ -282,6 +282,10 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        proven!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()));
+    }
+    #[inline(always)]
     fn bytes(self, x: &[u8; 64]) -> [__m256i; 2] {
         proven!([_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x[32..].as_ptr().cast())])
     }

@@ -200,6 +200,10 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        proven!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()));
+    }
+    #[inline(always)]
     fn bytes(self, x: &[u8; 64]) -> __m512i {
         proven!(_mm512_loadu_si512(x.as_ptr().cast()))
     }
