@@ -56,11 +56,19 @@ impl KernelBench {
             (state >> 8) as f32 / (1 << 23) as f32 - 1.0
         };
         let x: Vec<f32> = (0..rows * k).map(|_| value()).collect();
-        let mut rounded = Rounded::default();
-        if weights.iter().any(|w| w.form() != Form::F32) {
-            rounded.round(&pool, isa, &x, k, weights.iter().any(Loaded::reads_rounded_values));
+        let (rounded, out) = (Rounded::default(), vec![0.0; rows * n]);
+        let mut bench = Self { isa, pool, weights, x, rounded, out, shape: [n, k], next: 0 };
+        bench.set_isa(isa);
+        Ok(bench)
+    }
+
+    /// Multiplies with another instruction set from now on.
+    pub fn set_isa(&mut self, isa: Isa) {
+        self.isa = isa;
+        if self.weights.iter().any(|w| w.form() != Form::F32) {
+            let values = self.weights.iter().any(Loaded::reads_rounded_values);
+            self.rounded.round(&self.pool, isa, &self.x, self.shape[1], values);
         }
-        Ok(Self { isa, pool, weights, x, rounded, out: vec![0.0; rows * n], shape: [n, k], next: 0 })
     }
 
     /// The name of the kernel family; `None` if weights are decoded.

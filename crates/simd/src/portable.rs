@@ -1,4 +1,4 @@
-//! [`Simd`] in plain Rust: the definition the other ISAs are tested against, and what aarch64 runs for now.
+//! [`Simd`] in plain Rust: the definition the other ISAs are tested against.
 
 use crate::{Isa, Simd};
 use std::array::from_fn;

@@ -167,6 +167,12 @@ impl Isa {
                 Self::Portable | Self::NeonDotprod => {}
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if self == Self::NeonDotprod
+            && let Some(token) = crate::aarch64::NeonDotprod::detect()
+        {
+            return token.run(kernel);
+        }
         kernel.run(crate::portable::Portable)
     }
 }

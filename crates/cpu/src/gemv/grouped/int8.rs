@@ -16,6 +16,9 @@ use crate::inputs::{Inputs, Int8Group, SLAB};
 use ashlar_simd::Simd;
 use std::ops::Range;
 
+/// Blocks between what is multiplied and what is asked for from memory: some kilobytes.
+const AHEAD: usize = 16;
+
 /// The kernel.
 pub struct Panels<'a, C, Z> {
     /// The code plane.
@@ -94,6 +97,7 @@ impl<C: Integers, Z: Scaling> PanelKernel for Panels<'_, C, Z> {
                 for t in 1..M {
                     groups[t] = &x[t][i];
                 }
+                self.prefetch(s, panel * blocks + block + AHEAD);
                 self.block_sums(s, tables, codes, [panel, block], groups, &mut acc);
             }
         }
@@ -105,6 +109,16 @@ impl<C: Integers, Z: Scaling> PanelKernel for Panels<'_, C, Z> {
 }
 
 impl<C: Integers, Z: Scaling> Panels<'_, C, Z> {
+    /// Asks for the codes of a block, counted from the first of the weight; beyond the last there are none.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, block: usize) {
+        for (plane, lines) in [(self.low, C::LOW), (self.high, C::HIGH)] {
+            for line in plane.as_chunks::<64>().0.get(block * lines..(block + 1) * lines).unwrap_or_default() {
+                s.prefetch(line);
+            }
+        }
+    }
+
     /// Adds the products of one block of 32 columns.
     #[inline(always)]
     fn block_sums<S: Simd, const M: usize>(
