@@ -35,8 +35,10 @@ use std::path::{Path, PathBuf};
 const PROBE: &str = "k3";
 /// The format of a second trial, which shows how the KL grows where errors are large.
 const COARSE: &str = "k2";
-/// The formats in which all layers are quantized at once.
-const JOINT: &[&str] = &["k4", "k3", "k2"];
+/// The format of small errors, in which groups are not measured alone.
+const FINE: &str = "k4";
+/// The formats in which all layers, and all groups of a class, are quantized at once.
+const JOINT: &[&str] = &[FINE, PROBE, COARSE];
 /// Longest window: more and shorter windows show more of the text.
 const CTX: usize = 256;
 

@@ -2,7 +2,7 @@
 
 use super::copies::{Copies, Kind};
 use super::journal::Journal;
-use super::{JOINT, PROBE};
+use super::{FINE, JOINT, PROBE};
 use ashlar_arch::Class;
 use ashlar_convert::allocate::groups::GroupKey;
 use ashlar_convert::stats::{Sensitivities, Sensitivity};
@@ -66,7 +66,7 @@ pub fn shared(copies: &Copies, journal: &Journal, kl: &[f64], tokens: f64) -> (S
             let kl = alone(key) * whole(key.class) / class.max(f64::MIN_POSITIVE);
             sum += kl;
             let list = match *format {
-                "k4" => &mut all.fine,
+                FINE => &mut all.fine,
                 PROBE => &mut all.groups,
                 _ => &mut all.coarse,
             };
