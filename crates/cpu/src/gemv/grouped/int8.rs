@@ -8,6 +8,8 @@
 //! −offset · Σx, for which the inputs bring −Σx along. A group longer than 32 columns has several activation scales, so
 //! its blocks are scaled one by one. What varies between formats is a type, so that the loop has no branches.
 
+#![expect(clippy::needless_range_loop, reason = "an index names the same row, group or block in several arrays")]
+
 use super::super::{COLUMNS, Job, PanelKernel, Scheme, Sink, drive};
 use super::codes::{Integers, Panel, VECTORS};
 use super::scales::Scaling;
