@@ -3,6 +3,7 @@
 mod allocate;
 mod bench;
 mod calibrate;
+mod catalogue;
 pub mod convert;
 mod demo;
 mod eval;

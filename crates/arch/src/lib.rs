@@ -14,6 +14,7 @@ mod latent;
 mod nearest;
 mod rope;
 mod spec;
+mod tensors;
 
 pub use check::check;
 pub use error::{ArchError, TensorProblem};
@@ -23,3 +24,4 @@ pub use spec::{
     Activation, Attention, Class, CompressedAttention, Compressor, Expert, Ffn, GatedMlp, Groups, Hyper, Indexer,
     Lanes, LatentAttention, Layer, Leaf, Mixer, ModelSpec, Moe, Proj, Role, Rope, RopeScaling, Routing, Scores, Shared,
 };
+pub use tensors::Tensors;

@@ -2,9 +2,10 @@
 
 use crate::exit::{Failure, OrUsage};
 use anyhow::{Context, anyhow};
-use ashlar_arch::{Class, ModelSpec};
+use ashlar_arch::{Class, Leaf, ModelSpec};
 use ashlar_formats::Spec;
 use ashlar_pack::Pack;
+use ashlar_recipe::{Release, catalogue, catalogued};
 use ashlar_source::Checkpoint;
 use ashlar_tensor::TensorStore;
 use std::collections::{BTreeMap, HashMap};
@@ -16,6 +17,8 @@ pub enum Source {
     Checkpoint(Checkpoint),
     /// What `ashlar convert` wrote.
     Pack(Pack),
+    /// A model of the catalogue: shapes, and no weights.
+    Catalogue(Box<Release>),
 }
 
 /// An opened `SRC`.
@@ -24,6 +27,8 @@ pub struct Model {
     pub path: PathBuf,
     pub source: Source,
     pub spec: ModelSpec,
+    /// The tensors that are planned and converted, in execution order.
+    pub leaves: Vec<Leaf>,
     /// Harmless tensors that no model needs, which are left out.
     pub ignored: Vec<String>,
 }
@@ -39,10 +44,47 @@ pub fn check_path(path: &Path) -> Result<(), Failure> {
             "hf:{repo}: this version does not download; fetch it first, e.g. with `hf download {repo} --local-dir DIR`, and give DIR"
         )));
     }
-    std::fs::metadata(path).map(drop).with_context(|| format!("cannot open {}", path.display())).or_usage()
+    let opened = std::fs::metadata(path).map(drop);
+    opened.with_context(|| format!("cannot open {}{}", path.display(), catalogue_hint(path))).or_usage()
+}
+
+/// What the user should know if `path` is the name of a model that only the catalogue knows.
+fn catalogue_hint(path: &Path) -> String {
+    match path.to_str().and_then(catalogued) {
+        Some(Ok(release)) => {
+            format!(" (the catalogue knows sizes of {}, no weights; its repository is {})", release.name, release.repository)
+        }
+        _ => String::new(),
+    }
+}
+
+/// The model of the catalogue that `path` names, unless there is such a file.
+fn of_catalogue(path: &Path) -> Result<Option<Release>, Failure> {
+    let name = path.to_str().filter(|_| !path.exists());
+    Ok(name.and_then(catalogued).transpose()?)
 }
 
 impl Model {
+    /// As [`Model::open`]; where there is no such file, the name of a model of the catalogue will do.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_or_catalogued(path: &Path) -> Result<Self, Failure> {
+        if let Some(release) = of_catalogue(path)? {
+            let spec = release.spec.clone();
+            let source = Source::Catalogue(Box::new(release));
+            let leaves = spec.tensors().cloned().collect();
+            return Ok(Self { path: path.to_owned(), source, spec, leaves, ignored: Vec::new() });
+        }
+        Self::open(path).map_err(|failure| match path.to_str().filter(|_| !path.exists()) {
+            Some(name) => match ashlar_arch::nearest(name, catalogue()) {
+                Some(near) => failure.context(format!("there is no `{name}`; the catalogue has `{near}`")),
+                None => failure,
+            },
+            None => failure,
+        })
+    }
+
     /// Opens a checkpoint or a pack from its headers alone.
     ///
     /// # Errors
@@ -59,7 +101,8 @@ impl Model {
         spec.adopt(tensors());
         let ignored = ashlar_arch::check(&spec, tensors()).with_context(|| path.display().to_string())?;
         check_formats(&spec, source.store())?;
-        Ok(Self { path: path.to_owned(), source, spec, ignored })
+        let leaves = spec.tensors().cloned().collect();
+        Ok(Self { path: path.to_owned(), source, spec, leaves, ignored })
     }
 
     /// The weights.
@@ -71,7 +114,7 @@ impl Model {
     /// Totals per class, in the order of [`Class`].
     #[must_use]
     pub fn classes(&self) -> Vec<ClassTotals> {
-        let roles: HashMap<&str, Class> = self.spec.tensors().map(|l| (l.name.as_str(), l.role.class)).collect();
+        let roles: HashMap<&str, Class> = self.leaves.iter().map(|l| (l.name.as_str(), l.role.class)).collect();
         let mut totals: BTreeMap<Class, ClassTotals> = BTreeMap::new();
         for entry in self.store().entries() {
             let Some(class) = roles.get(entry.name.as_str()) else { continue };
@@ -108,6 +151,7 @@ impl Source {
         match self {
             Self::Checkpoint(c) => c,
             Self::Pack(p) => p,
+            Self::Catalogue(r) => &**r,
         }
     }
 
@@ -117,6 +161,7 @@ impl Source {
         match self {
             Self::Checkpoint(c) => c.identity(),
             Self::Pack(p) => p.identity(),
+            Self::Catalogue(r) => format!("catalogue model {}", r.name),
         }
     }
 
@@ -126,6 +171,7 @@ impl Source {
         match self {
             Self::Checkpoint(c) => c.config(),
             Self::Pack(p) => p.config(),
+            Self::Catalogue(r) => &r.config,
         }
     }
 }

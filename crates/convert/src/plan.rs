@@ -5,7 +5,7 @@ use crate::factors;
 use crate::jobs::jobs;
 use crate::knowledge::Knowledge;
 use crate::work::{Step, Work};
-use ashlar_arch::{Class, Leaf, ModelSpec, Proj};
+use ashlar_arch::{Class, Leaf, Proj, Tensors};
 use ashlar_pack::{Hash, Layout, Pack, RecordSpec, TensorSpec, plan_layout};
 use ashlar_recipe::{Choice, Choices};
 use ashlar_source::Checkpoint;
@@ -48,6 +48,13 @@ impl Origin {
             weights: checkpoint.files().map(|(name, _)| checkpoint.dir().join(name)).collect(),
             source_blake3: BTreeMap::new(),
         }
+    }
+
+    /// Of a model of which shapes are known, and nothing else: it can be planned.
+    #[must_use]
+    pub fn shapes(identity: String, config: Value, recipe: String) -> Self {
+        let (side_files, weights, source_blake3) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { identity, config, recipe, side_files, dir: PathBuf::new(), weights, source_blake3 }
     }
 
     /// Of a pack that is quantized again.
@@ -159,7 +166,7 @@ pub struct Plan {
 /// # Errors
 /// [`ConvertError`] if choices, model and store disagree, or a format does not fit.
 pub fn plan(
-    model: &ModelSpec,
+    model: &(impl Tensors + ?Sized),
     store: &dyn TensorStore,
     choices: &Choices,
     origin: Origin,
@@ -190,8 +197,8 @@ fn missing(tensor: &str) -> ConvertError {
     ConvertError::Tensor { tensor: tensor.to_owned(), what: "is not in the source".into() }
 }
 
-fn check_choices(model: &ModelSpec, choices: &Choices) -> Result<(), ConvertError> {
-    let mut wanted: HashMap<&str, &Leaf> = model.tensors().map(|l| (l.name.as_str(), l)).collect();
+fn check_choices(model: &(impl Tensors + ?Sized), choices: &Choices) -> Result<(), ConvertError> {
+    let mut wanted: HashMap<&str, &Leaf> = model.leaves().map(|l| (l.name.as_str(), l)).collect();
     for choice in &choices.list {
         if wanted.remove(choice.leaf.name.as_str()) != Some(&choice.leaf) {
             let what = "was chosen a format twice, or is not a tensor of the model";

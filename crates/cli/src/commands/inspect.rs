@@ -34,7 +34,7 @@ impl Inspect {
     /// # Errors
     /// If `SRC` cannot be opened or is not what it claims to be.
     pub fn run(&self, _globals: Globals) -> CommandResult {
-        let model = Model::open(&self.src)?;
+        let model = Model::open_or_catalogued(&self.src)?;
         let facts = Facts::of(&model);
         if self.json {
             output::print_json(&facts.json(&model))?;
@@ -81,7 +81,10 @@ impl Facts {
             active: parameters.saturating_sub(idle).saturating_sub(next),
             bytes: classes.iter().map(|c| c.bytes).sum(),
             experts: moes().next().map(|m| (m.experts.len(), m.routing.top_k, moes().count())),
-            license: license(&model.path),
+            license: match &model.source {
+                Source::Catalogue(release) => Some(release.license.clone()),
+                _ => license(&model.path),
+            },
             pack: pack_facts(&model.source),
             classes,
         }
@@ -184,6 +187,7 @@ fn kind(source: &Source) -> &'static str {
     match source {
         Source::Checkpoint(_) => "checkpoint",
         Source::Pack(_) => "pack",
+        Source::Catalogue(_) => "catalogue",
     }
 }
 

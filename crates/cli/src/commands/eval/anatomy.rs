@@ -92,7 +92,7 @@ impl Anatomy {
     pub fn of(model: &Model) -> Self {
         let losses = match &model.source {
             Source::Pack(pack) => pack.manifest().measured.get("loss").cloned().unwrap_or_default(),
-            Source::Checkpoint(_) => Value::Null,
+            Source::Checkpoint(_) | Source::Catalogue(_) => Value::Null,
         };
         let layers = model.spec.layers.len();
         let mut this = Self::default();
