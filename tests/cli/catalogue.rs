@@ -6,8 +6,7 @@ const GIB: u64 = 1 << 30;
 
 #[test]
 fn a_release_is_planned_without_a_download_with_and_without_next_token_layers() -> Test {
-    let plan =
-        ashlar!["plan", "deepseek-v4-flash", "--recipe", "v4-flash-2bit-experts", "--json"].expect(0).json();
+    let plan = ashlar!["plan", "deepseek-v4-flash", "--recipe", "v4-flash-2bit-experts", "--json"].expect(0).json();
     let (with, without) = (plan["total_bytes"].as_u64(), plan["total_bytes_without_mtp"].as_u64());
     let (with, without) = (with.ok_or("total_bytes")?, without.ok_or("total_bytes_without_mtp")?);
     assert!(without <= 81 * GIB, "{without}");

@@ -114,11 +114,7 @@ fn failure(error: AllocateError) -> Failure {
 }
 
 /// Why no budget is solved for a model of which shapes are known, and nothing else: what it could be solved to.
-fn without_weights(
-    choices: &Choices,
-    target: u64,
-    size: &dyn Fn(&Choices) -> Result<u64, ConvertError>,
-) -> Failure {
+fn without_weights(choices: &Choices, target: u64, size: &dyn Fn(&Choices) -> Result<u64, ConvertError>) -> Failure {
     let bytes = |pick: fn(&[Action]) -> Option<&Action>| {
         let mut all = choices.clone();
         for choice in &mut all.list {

@@ -52,7 +52,10 @@ pub fn check_path(path: &Path) -> Result<(), Failure> {
 fn catalogue_hint(path: &Path) -> String {
     match path.to_str().and_then(catalogued) {
         Some(Ok(release)) => {
-            format!(" (the catalogue knows sizes of {}, no weights; its repository is {})", release.name, release.repository)
+            format!(
+                " (the catalogue knows sizes of {}, no weights; its repository is {})",
+                release.name, release.repository
+            )
         }
         _ => String::new(),
     }

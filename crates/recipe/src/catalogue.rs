@@ -175,8 +175,11 @@ impl Raw {
     }
 
     fn entries(&self, spec: &ModelSpec) -> Result<Vec<Entry>, CatalogueError> {
-        let refuse =
-            |tensor: &str, what: String| CatalogueError::Tensor { model: self.name.clone(), tensor: tensor.into(), what };
+        let refuse = |tensor: &str, what: String| CatalogueError::Tensor {
+            model: self.name.clone(),
+            tensor: tensor.into(),
+            what,
+        };
         let mut rules: Vec<(GlobMatcher, Spec)> = Vec::new();
         for (pattern, format) in &self.stored {
             let glob = Glob::new(pattern).map_err(|e| refuse(pattern, e.to_string()))?;

@@ -3,8 +3,7 @@
 use super::Outcome;
 use crate::{Action, Recipe, catalogue, catalogued, preset};
 use ashlar_arch::Class;
-use ashlar_formats::Spec;
-use ashlar_tensor::{Order, TensorStore};
+use ashlar_tensor::TensorStore;
 
 /// Bytes of a release's tensors of a class.
 fn stored(name: &str, class: impl Fn(Class) -> bool) -> Result<u64, Box<dyn std::error::Error>> {
@@ -64,19 +63,14 @@ fn next_token_layers_have_the_parameters_that_others_count() -> Outcome {
     Ok(())
 }
 
+/// What they make of it, `cargo xtask sizes --check` plans.
 #[test]
-fn every_model_plans_with_the_presets_made_for_it_each_smaller_than_the_one_before() -> Outcome {
+fn every_model_has_presets_made_for_it() -> Outcome {
     for name in catalogue() {
         let release = catalogued(name).ok_or("no such model")??;
         assert!(release.presets.len() >= 3, "{name}");
-        let mut before = u64::MAX;
         for recipe in &release.presets {
-            let recipe = Recipe::parse(preset(recipe).ok_or(format!("{name}: there is no preset {recipe}"))?, recipe)?;
-            let choices = recipe.choose(&release.spec, &release, None)?;
-            let layouts = choices.list.iter().map(|c| c.format().parse::<Spec>()?.layout(Order::X16, c.n, c.k));
-            let bytes = layouts.map(|l| l.map(|l| l.bytes())).sum::<Result<u64, _>>()?;
-            assert!(bytes < before, "{name}: {bytes} bytes after {before}");
-            before = bytes;
+            Recipe::parse(preset(recipe).ok_or(format!("{name}: there is no preset {recipe}"))?, recipe)?;
         }
     }
     Ok(())
