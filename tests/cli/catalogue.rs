@@ -34,7 +34,7 @@ fn a_target_below_what_the_formats_reach_names_the_floor_and_what_takes_it() -> 
     plan.says(&["60000000000", "smallest mix", "experts", "in k2", "allow"]);
     // Above the floor weights are needed, to try formats on.
     let plan = ashlar!["plan", "deepseek-v4-flash", "--target-size", "100GB"].expect(2);
-    plan.says(&["catalogue has none", "reach from"]);
+    plan.says(&["only shapes", "reach from"]);
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod config;
 mod counts;
 mod error;
 mod families;
+mod generic;
 mod latent;
 mod nearest;
 mod rope;
@@ -19,6 +20,7 @@ mod tensors;
 pub use check::check;
 pub use error::{ArchError, TensorProblem};
 pub use families::{families, model_spec};
+pub use generic::generic;
 pub use nearest::nearest;
 pub use spec::{
     Activation, Attention, Class, CompressedAttention, Compressor, Expert, Ffn, GatedMlp, Groups, Hyper, Indexer,

@@ -18,6 +18,8 @@ use std::fmt::Write;
 
 /// The recipe that a target alone means.
 const DEFAULT_RECIPE: &str = "auto";
+/// Smallest bound of a file of a pack.
+const SMALLEST_SHARD: u64 = 1 << 20;
 /// Classes that are named where a target is too small.
 const HEAVIEST: usize = 3;
 /// Bits per weight of attention below which models are known to repeat themselves.
@@ -40,6 +42,19 @@ fn bits(text: &str) -> Result<f64, String> {
     value.ok_or_else(|| format!("`{text}` is no number of bits per weight; write e.g. 2.7"))
 }
 
+/// How large the files of a pack may be.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct ShardArgs {
+    /// Largest file of the pack, such as 2GiB [default: 4GiB]
+    #[arg(long, value_name = "BYTES", value_parser = shard_bytes)]
+    pub shard_size: Option<u64>,
+}
+
+fn shard_bytes(text: &str) -> Result<u64, String> {
+    let bytes = ashlar_recipe::parse_bytes(text)?;
+    if bytes >= SMALLEST_SHARD { Ok(bytes) } else { Err(format!("files of {text} are too small; give 1MiB or more")) }
+}
+
 impl TargetArgs {
     /// The target, if there is one.
     #[must_use]
@@ -54,6 +69,8 @@ pub struct Decided {
     pub choices: Choices,
     /// How a budget was solved, or what is predicted.
     pub allocation: Option<Allocation>,
+    /// Bound of a file's data.
+    shard_bytes: u64,
 }
 
 /// Whose formats, for which size.
@@ -71,6 +88,8 @@ pub struct Request<'a> {
     pub predict: bool,
     /// Threads; `None` for all cores.
     pub threads: Option<usize>,
+    /// Bound of a file's data; `None` for the usual one.
+    pub shard_bytes: Option<u64>,
 }
 
 impl Request<'_> {
@@ -85,7 +104,9 @@ impl Request<'_> {
         }
         let usage = self.stats.map(|s| s.file() as &dyn ashlar_recipe::ExpertUsage);
         let mut choices = recipe.choose(model.leaves.as_slice(), model.store(), usage).or_usage()?;
-        let size = |choices: &Choices| plan(model, &model.leaves, choices, String::new()).map(|p| p.total_bytes);
+        let shard_bytes = self.shard_bytes.unwrap_or(ashlar_pack::DEFAULT_SHARD_BYTES);
+        let planned = |choices: &Choices| plan(model, &model.leaves, choices, String::new(), shard_bytes);
+        let size = |choices: &Choices| planned(choices).map(|p| p.total_bytes);
         let hessian = |tensor: &str| self.hessians || self.stats.is_some_and(|s| s.hessian_of(tensor).is_some());
         let inputs =
             Inputs { store: model.store(), stats: self.stats, hessian: &hessian, size: &size, threads: self.threads };
@@ -93,7 +114,7 @@ impl Request<'_> {
             Some(budget) => {
                 let entries = model.leaves.iter().filter_map(|l| model.store().entry(&l.name));
                 let target = budget.size.bytes(entries.map(|e| e.elements()).sum());
-                if let Source::Catalogue(_) = model.source {
+                if model.source.is_shapes() {
                     return Err(without_weights(&choices, target, &size));
                 }
                 Some(allocate(&mut choices, target, &inputs, report).map_err(failure)?)
@@ -101,7 +122,7 @@ impl Request<'_> {
             None if self.predict => Some(predict_choices(&choices, &inputs, report).map_err(failure)?),
             None => None,
         };
-        Ok(Decided { choices, allocation })
+        Ok(Decided { choices, allocation, shard_bytes })
     }
 }
 
@@ -132,7 +153,7 @@ fn without_weights(choices: &Choices, target: u64, size: &dyn Fn(&Choices) -> Re
         return failure(AllocateError::Floor { target, floor, what: heaviest(choices) });
     }
     Failure::usage(anyhow!(
-        "formats for a size are chosen by trying them on weights, and the catalogue has none; the formats that this recipe \
+        "formats for a size are chosen by trying them on weights, and there are only shapes here; the formats that this recipe \
          allows reach from {} to {}. Plan with a fixed recipe, or download the model and plan again",
         units::bytes(floor),
         units::bytes(ceiling)
@@ -168,7 +189,7 @@ impl Decided {
     /// # Errors
     /// If a format does not fit.
     pub fn plan(&self, model: &Model) -> Result<Plan, Failure> {
-        plan(model, &model.leaves, &self.choices, self.resolved(model)).or_usage()
+        plan(model, &model.leaves, &self.choices, self.resolved(model), self.shard_bytes).or_usage()
     }
 
     /// Bytes of the shards without next-token layers; `None` where there are none.
@@ -183,7 +204,7 @@ impl Decided {
         let leaves: Vec<Leaf> = model.leaves.iter().filter(|l| stays(l)).cloned().collect();
         let mut choices = self.choices.clone();
         choices.list.retain(|c| stays(&c.leaf));
-        Ok(Some(plan(model, &leaves, &choices, String::new()).or_usage()?.total_bytes))
+        Ok(Some(plan(model, &leaves, &choices, String::new(), self.shard_bytes).or_usage()?.total_bytes))
     }
 
     /// The decisions as a recipe; it says what they were made for.
@@ -204,13 +225,22 @@ impl Decided {
 
 /// Plans the conversion of `leaves`, which are tensors of `model`, by `choices`; `resolved` is the recipe that the pack will
 /// hold.
-fn plan(model: &Model, leaves: &[Leaf], choices: &Choices, resolved: String) -> Result<Plan, ConvertError> {
+fn plan(
+    model: &Model,
+    leaves: &[Leaf],
+    choices: &Choices,
+    resolved: String,
+    shard_bytes: u64,
+) -> Result<Plan, ConvertError> {
     let origin = match &model.source {
         Source::Checkpoint(c) => Origin::checkpoint(c, resolved),
+        Source::Headers(h) => Origin::checkpoint(h.checkpoint(), resolved),
+        // Its files change while it is converted; their hashes are checked as they come.
+        Source::Stream(s) => Origin { weights: Vec::new(), ..Origin::checkpoint(s.checkpoint(), resolved) },
         Source::Pack(p) => Origin::pack(p, resolved),
         Source::Catalogue(_) => Origin::shapes(model.source.identity(), model.source.config().clone(), resolved),
     };
-    ashlar_convert::plan(leaves, model.store(), choices, origin, ashlar_pack::DEFAULT_SHARD_BYTES)
+    ashlar_convert::plan(leaves, model.store(), choices, origin, shard_bytes)
 }
 
 /// `predicted mean KL 0.031 (0.023 to 0.042)`, and what that rests on.

@@ -6,7 +6,7 @@ use crate::jobs::jobs;
 use crate::knowledge::Knowledge;
 use crate::work::{Step, Work};
 use ashlar_arch::{Class, Leaf, Proj, Tensors};
-use ashlar_pack::{Hash, Layout, Pack, RecordSpec, TensorSpec, plan_layout};
+use ashlar_pack::{Hash, Layout, Pack, Part, RecordSpec, TensorSpec, plan_layout};
 use ashlar_recipe::{Choice, Choices};
 use ashlar_source::Checkpoint;
 use ashlar_tensor::TensorStore;
@@ -158,6 +158,19 @@ pub struct Plan {
     /// In file order, like `tensors`.
     #[serde(skip)]
     pub(crate) works: Vec<Work>,
+    /// Where this is the plan of a part.
+    #[serde(skip)]
+    pub(crate) piece: Option<Piece>,
+}
+
+/// What the plan of a part knows of the whole.
+#[derive(Clone)]
+pub(crate) struct Piece {
+    pub part: Part,
+    /// The index in the whole of each of its records, ascending.
+    pub records: Vec<usize>,
+    /// The hash of the whole layout.
+    pub whole: Hash,
 }
 
 /// Plans a conversion of `store` by `choices`, which must hold every tensor of `model` once. Shards' data sections
@@ -274,6 +287,7 @@ fn summarize(origin: Origin, layout: Layout, works: Vec<Work>) -> Plan {
         knowledge: None,
         layout,
         works,
+        piece: None,
     };
     plan.memory = memory(&plan);
     plan
@@ -326,6 +340,32 @@ fn memory(plan: &Plan) -> Memory {
 }
 
 impl Plan {
+    /// The plan of one part: the whole shards that it has.
+    #[must_use]
+    pub fn part(&self, part: Part) -> Self {
+        let (layout, records) = self.layout.part(part);
+        let (mut works, mut first) = (Vec::new(), 0);
+        for (index, record) in self.layout.records.iter().enumerate() {
+            let next = first + record.tensors.len();
+            if records.binary_search(&index).is_ok() {
+                works.extend_from_slice(self.works.get(first..next).unwrap_or_default());
+            }
+            first = next;
+        }
+        // What is copied along goes into the whole.
+        let origin = Origin { side_files: Vec::new(), ..self.origin.clone() };
+        let mut plan = summarize(origin, layout, works);
+        plan.knowledge = self.knowledge.clone();
+        plan.memory = memory(&plan);
+        plan.piece = Some(Piece { part, records, whole: self.layout.hash() });
+        plan
+    }
+
+    /// The tensors of every record, in file order: what is converted at once.
+    pub fn records(&self) -> impl Iterator<Item = Vec<&str>> {
+        self.layout.records.iter().map(|r| r.tensors.iter().map(|t| t.name.as_str()).collect())
+    }
+
     /// Whether it can be carried out within `memory` bytes of buffers.
     ///
     /// # Errors

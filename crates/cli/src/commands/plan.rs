@@ -1,10 +1,10 @@
 //! `ashlar plan`: what a conversion would do and how large its result would be, from headers alone.
 
 use super::convert::{open_stats, weigh};
-use crate::allocation::{Decided, Request, TargetArgs};
+use crate::allocation::{Decided, Request, ShardArgs, TargetArgs};
 use crate::args::{Globals, MemoryArgs};
 use crate::exit::{CommandResult, OrUsage, Outcome};
-use crate::model::{Model, format_list};
+use crate::model::{Model, SourceArgs, format_list};
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
 use crate::{allocation, output, recipe, units};
@@ -33,7 +33,8 @@ use std::sync::Arc;
   ashlar plan Qwen3-30B-A3B --recipe my.yaml --emit resolved.yaml
   ashlar plan Qwen3-30B-A3B --target-size 12GB --stats qwen.stats --emit solved.yaml")]
 pub struct PlanCommand {
-    /// A checkpoint folder, a pack, or a model of the catalogue such as deepseek-v4-flash (`--list-models`)
+    /// A checkpoint folder, a pack, hf:ORG/NAME (of which only headers are read), or a model of the catalogue such as
+    /// deepseek-v4-flash (`--list-models`)
     #[arg(required_unless_present_any = ["list_recipes", "list_models"])]
     pub src: Option<PathBuf>,
     /// A recipe file, or the name of a preset
@@ -57,6 +58,10 @@ pub struct PlanCommand {
     #[arg(long, conflicts_with = "explain")]
     pub json: bool,
     #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub shards: ShardArgs,
+    #[command(flatten)]
     pub memory: MemoryArgs,
     /// Show the presets, and nothing else
     #[arg(long, exclusive = true)]
@@ -76,7 +81,7 @@ impl PlanCommand {
             output::print(&if self.list_models { list_models()? } else { recipe::list() })?;
             return Ok(Outcome::Done);
         };
-        let model = Model::open_or_catalogued(src)?;
+        let model = Model::look_at(src, self.source)?;
         let stats = open_stats(self.stats.as_deref(), &model)?.map(Arc::new);
         let request = Request {
             recipe: self.recipe.as_deref(),
@@ -85,6 +90,7 @@ impl PlanCommand {
             hessians: self.calibrate,
             predict: stats.is_some() && self.explain.is_none(),
             threads: None,
+            shard_bytes: self.shards.shard_size,
         };
         let decided = request.decide(&model, &Progress::new(globals.quiet, Unit::Bytes))?;
         if let Some(tensor) = &self.explain {
@@ -93,14 +99,14 @@ impl PlanCommand {
             return Ok(Outcome::Done);
         }
         let known = if self.calibrate {
-            Some(Arc::new(PartKnowledge::new(&model.spec, String::new())) as Arc<dyn Knowledge>)
+            Some(Arc::new(PartKnowledge::new(model.spec()?, String::new())) as Arc<dyn Knowledge>)
         } else {
             stats.map(|s| s as Arc<dyn Knowledge>)
         };
         let (plan, unknown) = weigh(decided.plan(&model)?, known)?;
         let without_mtp = decided.bytes_without_next_token(&model)?;
-        let warnings = allocation::warnings(&plan);
-        let notes: Vec<&String> = decided.choices.notes.iter().chain(&unknown).chain(&warnings).collect();
+        let (own, warnings) = (model.notes(), allocation::warnings(&plan));
+        let notes: Vec<&String> = own.iter().chain(&decided.choices.notes).chain(&unknown).chain(&warnings).collect();
         let fits = plan.check_memory(self.memory.memory);
         if let Some(path) = &self.emit {
             output::write_atomic(path, plan.recipe().as_bytes())?;
