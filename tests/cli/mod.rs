@@ -15,3 +15,4 @@ mod robust;
 mod run;
 mod scale;
 mod sources;
+mod stream;
