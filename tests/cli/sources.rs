@@ -54,7 +54,7 @@ fn an_unknown_architecture_converts_by_names_alone_and_does_not_run() -> Test {
     let plan = ashlar!["plan", src, "--generic", "--recipe", "4bit-experts", "--json"].expect(0).json();
     let notes = plan["notes"].to_string();
     assert!(
-        notes.contains("roles are guessed from names") && notes.contains("experts 96") && notes.contains("router 4"),
+        notes.contains("roles are guessed from names") && notes.contains("experts 72") && notes.contains("router 3"),
         "{notes}"
     );
     // The names of this one suggest what its family knows.
