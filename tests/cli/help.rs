@@ -3,7 +3,7 @@
 use crate::support::{ashlar, finish};
 
 const COMMANDS: &[&str] =
-    &["demo", "inspect", "plan", "calibrate", "convert", "verify", "eval", "logits", "run", "bench"];
+    &["demo", "pull", "inspect", "plan", "calibrate", "convert", "verify", "eval", "logits", "run", "bench"];
 
 #[test]
 fn help_lists_every_command_and_nothing_else() {
@@ -41,9 +41,4 @@ fn an_unknown_command_and_an_unknown_option_are_wrong_usage() {
 #[test]
 fn a_missing_path_is_wrong_usage_and_named() {
     ashlar!["inspect", "/no/such/model"].expect(2).says(&["/no/such/model"]);
-}
-
-#[test]
-fn a_hub_name_is_refused_with_the_command_that_downloads_it() {
-    ashlar!["inspect", "hf:Qwen/Qwen3-0.6B@main"].expect(2).says(&["hf download Qwen/Qwen3-0.6B"]);
 }

@@ -3,11 +3,16 @@
 mod allocate;
 mod bench;
 mod calibrate;
+mod catalogue;
 pub mod convert;
 mod demo;
 mod eval;
 mod help;
+mod hub;
+mod parts;
 mod recipe;
 mod robust;
 mod run;
+mod scale;
+mod sources;
 mod stream;

@@ -75,8 +75,11 @@ fn presets() -> Vec<String> {
 fn every_preset_is_planned_against_every_fixture() -> Test {
     let presets = presets();
     assert!(presets.len() >= 3, "{presets:?}");
+    // Presets made for one release name tensors that other models lack.
+    let releases = [("deepseek-v3-", "deepseek_v3"), ("v4-", "deepseek_v4"), ("gpt-oss-", "gpt_oss")];
     for preset in &presets {
-        for name in FIXTURES {
+        let suits = |name: &str| releases.iter().all(|(own, of)| !preset.starts_with(own) || name.contains(of));
+        for name in FIXTURES.iter().filter(|n| suits(n)) {
             let plan = ashlar!["plan", fixture(name), "--recipe", preset, "--json"].expect(0).json();
             let (total, bpw) = (plan["total_bytes"].as_u64(), plan["bpw"].as_f64());
             assert!(

@@ -3,9 +3,12 @@
 mod checkpoint;
 mod child;
 mod files;
+mod sparse;
 
 pub use checkpoint::{Shape, write_checkpoint};
 pub use child::peak_of;
+pub use sparse::write_release;
+
 pub use files::{assert_same_files, listing, logits, max_error_of_range, mean_kl, tensor_i64, write_ids};
 
 use std::io::Write;

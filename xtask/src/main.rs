@@ -1,20 +1,22 @@
 //! Checks of this repository that cargo does not do: `cargo xtask lint` (invariants of ARCHITECTURE.md) and
-//! `cargo xtask deny` (licences, banned and duplicate dependencies, offline).
+//! `cargo xtask deny` (licences, banned and duplicate dependencies, offline); and what it generates: `cargo xtask sizes`.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
 mod deny;
 mod lint;
 mod metadata;
+mod sizes;
 mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask <lint|deny>
+const USAGE: &str = "usage: cargo xtask <lint|deny|sizes>
 
   lint   dependency arrows, places where formats and families may be named, unsafe, file sizes
-  deny   licences, banned crates and duplicate versions of all dependencies, by the lists in deny.toml";
+  deny   licences, banned crates and duplicate versions of all dependencies, by the lists in deny.toml
+  sizes  write docs/sizes.md from the model catalogue; with --check only say whether it is current";
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf);
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
     let problems = match task.as_str() {
         "lint" => lint::run(&root),
         "deny" => deny::run(&root),
+        "sizes" => sizes::run(&root, std::env::args().nth(2).as_deref() == Some("--check")),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -10,16 +10,20 @@ mod config;
 mod counts;
 mod error;
 mod families;
+mod generic;
 mod latent;
 mod nearest;
 mod rope;
 mod spec;
+mod tensors;
 
 pub use check::check;
 pub use error::{ArchError, TensorProblem};
 pub use families::{families, model_spec};
+pub use generic::generic;
 pub use nearest::nearest;
 pub use spec::{
     Activation, Attention, Class, CompressedAttention, Compressor, Expert, Ffn, GatedMlp, Groups, Hyper, Indexer,
     Lanes, LatentAttention, Layer, Leaf, Mixer, ModelSpec, Moe, Proj, Role, Rope, RopeScaling, Routing, Scores, Shared,
 };
+pub use tensors::Tensors;

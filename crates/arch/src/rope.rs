@@ -99,8 +99,9 @@ fn yarn(config: &Config<'_>, section: &Config<'_>) -> Result<RopeScaling, ArchEr
     let factor = section.number("factor", FACTOR)?;
     let beta_fast = section.optional_number("beta_fast", POSITIVE)?.unwrap_or(32.0);
     let beta_slow = section.optional_number("beta_slow", POSITIVE)?.unwrap_or(1.0);
-    if beta_fast <= beta_slow {
-        return Err(section.error("beta_fast", "a number above beta_slow", section.get("beta_fast")));
+    // Kimi-K2 has both equal: all pairs beyond that one are divided.
+    if beta_fast < beta_slow {
+        return Err(section.error("beta_fast", "a number not below beta_slow", section.get("beta_fast")));
     }
     let m = |scale: f64| 0.1 * scale * factor.ln() + 1.0;
     let mscale = section.optional_number("mscale", 0.0..=1e3)?.filter(|s| *s > 0.0);

@@ -3,17 +3,25 @@
 use crate::exit::{Failure, OrUsage};
 use crate::model::{Model, Source, bpw};
 use crate::{recipe, units};
+use anyhow::anyhow;
+use ashlar_arch::{Class, Leaf};
 use ashlar_convert::allocate::predict::{Basis, Prediction};
 use ashlar_convert::allocate::{AllocateError, Allocation, Inputs, Marginal, allocate, predict_choices};
 use ashlar_convert::stats::Importance;
 use ashlar_convert::{ConvertError, Knowledge, Origin, Plan};
-use ashlar_recipe::{Choices, Size};
-use ashlar_tensor::Report;
+use ashlar_formats::Spec;
+use ashlar_recipe::{Action, Choices, Size};
+use ashlar_tensor::{Order, Report};
 use clap::Args;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// The recipe that a target alone means.
 const DEFAULT_RECIPE: &str = "auto";
+/// Smallest bound of a file of a pack.
+const SMALLEST_SHARD: u64 = 1 << 20;
+/// Classes that are named where a target is too small.
+const HEAVIEST: usize = 3;
 /// Bits per weight of attention below which models are known to repeat themselves.
 const LOOPS_BELOW: f64 = 4.5;
 
@@ -34,6 +42,19 @@ fn bits(text: &str) -> Result<f64, String> {
     value.ok_or_else(|| format!("`{text}` is no number of bits per weight; write e.g. 2.7"))
 }
 
+/// How large the files of a pack may be.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct ShardArgs {
+    /// Largest file of the pack, such as 2GiB [default: 4GiB]
+    #[arg(long, value_name = "BYTES", value_parser = shard_bytes)]
+    pub shard_size: Option<u64>,
+}
+
+fn shard_bytes(text: &str) -> Result<u64, String> {
+    let bytes = ashlar_recipe::parse_bytes(text)?;
+    if bytes >= SMALLEST_SHARD { Ok(bytes) } else { Err(format!("files of {text} are too small; give 1MiB or more")) }
+}
+
 impl TargetArgs {
     /// The target, if there is one.
     #[must_use]
@@ -48,6 +69,8 @@ pub struct Decided {
     pub choices: Choices,
     /// How a budget was solved, or what is predicted.
     pub allocation: Option<Allocation>,
+    /// Bound of a file's data.
+    shard_bytes: u64,
 }
 
 /// Whose formats, for which size.
@@ -65,6 +88,8 @@ pub struct Request<'a> {
     pub predict: bool,
     /// Threads; `None` for all cores.
     pub threads: Option<usize>,
+    /// Bound of a file's data; `None` for the usual one.
+    pub shard_bytes: Option<u64>,
 }
 
 impl Request<'_> {
@@ -78,21 +103,26 @@ impl Request<'_> {
             recipe = recipe.with_size(size);
         }
         let usage = self.stats.map(|s| s.file() as &dyn ashlar_recipe::ExpertUsage);
-        let mut choices = recipe.choose(&model.spec, model.store(), usage).or_usage()?;
-        let size = |choices: &Choices| plan(model, choices, String::new()).map(|p| p.total_bytes);
+        let mut choices = recipe.choose(model.leaves.as_slice(), model.store(), usage).or_usage()?;
+        let shard_bytes = self.shard_bytes.unwrap_or(ashlar_pack::DEFAULT_SHARD_BYTES);
+        let planned = |choices: &Choices| plan(model, &model.leaves, choices, String::new(), shard_bytes);
+        let size = |choices: &Choices| planned(choices).map(|p| p.total_bytes);
         let hessian = |tensor: &str| self.hessians || self.stats.is_some_and(|s| s.hessian_of(tensor).is_some());
         let inputs =
             Inputs { store: model.store(), stats: self.stats, hessian: &hessian, size: &size, threads: self.threads };
         let allocation = match recipe.budget() {
             Some(budget) => {
-                let params =
-                    model.spec.tensors().filter_map(|l| model.store().entry(&l.name)).map(|e| e.elements()).sum();
-                Some(allocate(&mut choices, budget.size.bytes(params), &inputs, report).map_err(failure)?)
+                let entries = model.leaves.iter().filter_map(|l| model.store().entry(&l.name));
+                let target = budget.size.bytes(entries.map(|e| e.elements()).sum());
+                if model.source.is_shapes() {
+                    return Err(without_weights(&choices, target, &size));
+                }
+                Some(allocate(&mut choices, target, &inputs, report).map_err(failure)?)
             }
             None if self.predict => Some(predict_choices(&choices, &inputs, report).map_err(failure)?),
             None => None,
         };
-        Ok(Decided { choices, allocation })
+        Ok(Decided { choices, allocation, shard_bytes })
     }
 }
 
@@ -104,13 +134,77 @@ fn failure(error: AllocateError) -> Failure {
     }
 }
 
+/// Why no budget is solved for a model of which shapes are known, and nothing else: what it could be solved to.
+fn without_weights(choices: &Choices, target: u64, size: &dyn Fn(&Choices) -> Result<u64, ConvertError>) -> Failure {
+    let bytes = |pick: fn(&[Action]) -> Option<&Action>| {
+        let mut all = choices.clone();
+        for choice in &mut all.list {
+            if let Some(action) = pick(&choice.candidates).cloned() {
+                choice.decide(action, String::new());
+            }
+        }
+        size(&all)
+    };
+    let (floor, ceiling) = match (bytes(|c| c.first()), bytes(|c| c.last())) {
+        (Ok(floor), Ok(ceiling)) => (floor, ceiling),
+        (Err(e), _) | (_, Err(e)) => return e.into(),
+    };
+    if target < floor {
+        return failure(AllocateError::Floor { target, floor, what: heaviest(choices) });
+    }
+    Failure::usage(anyhow!(
+        "formats for a size are chosen by trying them on weights, and there are only shapes here; the formats that this recipe \
+         allows reach from {} to {}. Plan with a fixed recipe, or download the model and plan again",
+        units::bytes(floor),
+        units::bytes(ceiling)
+    ))
+}
+
+/// The classes that take most of the smallest mix.
+fn heaviest(choices: &Choices) -> String {
+    let mut classes: BTreeMap<&str, (u64, BTreeSet<String>)> = BTreeMap::new();
+    for choice in &choices.list {
+        let smallest = choice.candidates.first().unwrap_or(&choice.action);
+        let format = match smallest {
+            Action::Keep => choice.source_format.clone(),
+            Action::Encode { spec, .. } => spec.to_string(),
+        };
+        let layout = format.parse().and_then(|spec: Spec| spec.layout(Order::X16, choice.n, choice.k));
+        let (bytes, formats) = classes.entry(choice.leaf.role.class.name()).or_default();
+        *bytes += layout.map_or(0, |l| l.bytes());
+        formats.insert(format);
+    }
+    let mut classes: Vec<_> = classes.into_iter().collect();
+    classes.sort_by_key(|(_, (bytes, _))| std::cmp::Reverse(*bytes));
+    let line = |(class, (bytes, formats)): (&str, (u64, BTreeSet<String>))| {
+        let formats: Vec<String> = formats.into_iter().collect();
+        format!("{class} {} in {}", units::bytes(bytes), formats.join(", "))
+    };
+    classes.into_iter().take(HEAVIEST).map(line).collect::<Vec<_>>().join("; ")
+}
+
 impl Decided {
     /// The plan, with the resolved recipe.
     ///
     /// # Errors
     /// If a format does not fit.
     pub fn plan(&self, model: &Model) -> Result<Plan, Failure> {
-        plan(model, &self.choices, self.resolved(model)).or_usage()
+        plan(model, &model.leaves, &self.choices, self.resolved(model), self.shard_bytes).or_usage()
+    }
+
+    /// Bytes of the shards without next-token layers; `None` where there are none.
+    ///
+    /// # Errors
+    /// If a format does not fit.
+    pub fn bytes_without_next_token(&self, model: &Model) -> Result<Option<u64>, Failure> {
+        let stays = |leaf: &Leaf| leaf.role.class != Class::Mtp;
+        if model.leaves.iter().all(stays) {
+            return Ok(None);
+        }
+        let leaves: Vec<Leaf> = model.leaves.iter().filter(|l| stays(l)).cloned().collect();
+        let mut choices = self.choices.clone();
+        choices.list.retain(|c| stays(&c.leaf));
+        Ok(Some(plan(model, &leaves, &choices, String::new(), self.shard_bytes).or_usage()?.total_bytes))
     }
 
     /// The decisions as a recipe; it says what they were made for.
@@ -129,13 +223,24 @@ impl Decided {
     }
 }
 
-/// Plans the conversion of `model` by `choices`; `resolved` is the recipe that the pack will hold.
-fn plan(model: &Model, choices: &Choices, resolved: String) -> Result<Plan, ConvertError> {
+/// Plans the conversion of `leaves`, which are tensors of `model`, by `choices`; `resolved` is the recipe that the pack will
+/// hold.
+fn plan(
+    model: &Model,
+    leaves: &[Leaf],
+    choices: &Choices,
+    resolved: String,
+    shard_bytes: u64,
+) -> Result<Plan, ConvertError> {
     let origin = match &model.source {
         Source::Checkpoint(c) => Origin::checkpoint(c, resolved),
+        Source::Headers(h) => Origin::checkpoint(h.checkpoint(), resolved),
+        // Its files change while it is converted; their hashes are checked as they come.
+        Source::Stream(s) => Origin { weights: Vec::new(), ..Origin::checkpoint(s.checkpoint(), resolved) },
         Source::Pack(p) => Origin::pack(p, resolved),
+        Source::Catalogue(_) => Origin::shapes(model.source.identity(), model.source.config().clone(), resolved),
     };
-    ashlar_convert::plan(&model.spec, model.store(), choices, origin, ashlar_pack::DEFAULT_SHARD_BYTES)
+    ashlar_convert::plan(leaves, model.store(), choices, origin, shard_bytes)
 }
 
 /// `predicted mean KL 0.031 (0.023 to 0.042)`, and what that rests on.

@@ -36,6 +36,7 @@ pub struct Globals {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Demo(commands::demo::Demo),
+    Pull(commands::pull::Pull),
     Inspect(commands::inspect::Inspect),
     Plan(commands::plan::PlanCommand),
     Calibrate(commands::calibrate::Calibrate),
@@ -53,8 +54,10 @@ impl Command {
     /// # Errors
     /// The command's.
     pub fn run(&self, globals: Globals) -> CommandResult {
+        crate::hub::be_quiet(globals.quiet);
         match self {
             Self::Demo(c) => c.run(globals),
+            Self::Pull(c) => c.run(globals),
             Self::Inspect(c) => c.run(globals),
             Self::Plan(c) => c.run(globals),
             Self::Calibrate(c) => c.run(globals),

@@ -2,8 +2,10 @@
 
 use crate::args::Globals;
 use crate::exit::Failure;
+use crate::hub;
 use crate::model::check_path;
 use crate::progress::{Progress, Unit};
+use ashlar_arch::ArchError;
 use ashlar_runtime::{ActivationMode, DEVICES, Model, OpenOptions, RuntimeError};
 use ashlar_simd::Isa;
 use ashlar_tensor::Report;
@@ -64,8 +66,9 @@ impl DeviceArgs {
 /// A bad option is the user's mistake; anything wrong with the files or the device is a failure.
 pub fn open(path: &Path, options: &OpenOptions, globals: Globals) -> Result<Model, Failure> {
     check_path(path)?;
+    let local = hub::local(path)?;
     let progress = Progress::new(globals.quiet, Unit::Bytes);
-    let model = Model::open(path, options, &progress).map_err(failure)?;
+    let model = Model::open(&local, options, &progress).map_err(failure)?;
     if globals.verbose {
         let isa = Isa::detect().map_or_else(|e| e.to_string(), |isa| isa.name().to_owned());
         progress.note(&format!(
@@ -81,6 +84,11 @@ pub fn open(path: &Path, options: &OpenOptions, globals: Globals) -> Result<Mode
 /// Options and texts that do not fit are the user's mistake.
 pub fn failure(error: RuntimeError) -> Failure {
     match error {
+        RuntimeError::Arch { source: ArchError::UnknownArchitecture { .. }, .. } => Failure::from(error).context(
+            "this architecture is not known, so there is no program that could run it (`--generic` of inspect, plan and \
+             convert goes by tensor names, which is no knowledge of how to compute with them)"
+                .to_owned(),
+        ),
         RuntimeError::Option { .. } | RuntimeError::Context { .. } => Failure::usage(error),
         error => error.into(),
     }

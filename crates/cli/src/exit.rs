@@ -32,6 +32,11 @@ impl Failure {
         Self { error: error.into(), code: 3 }
     }
 
+    /// The same failure, introduced by a sentence.
+    pub fn context(self, sentence: String) -> Self {
+        Self { error: self.error.context(sentence), code: self.code }
+    }
+
     /// Whether it only says that whoever read our output has gone away.
     fn is_broken_pipe(&self) -> bool {
         let causes = || self.error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>());

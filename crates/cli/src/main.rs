@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod device;
 mod exit;
+mod hub;
 mod interrupt;
 mod model;
 mod output;

@@ -2,12 +2,14 @@
 
 use crate::error::ConvertError;
 use crate::measure::{Measured, Summary, classes};
+use crate::parts::numbered;
 use crate::pipeline::Pipeline;
 use crate::plan::Plan;
 use crate::pool;
 use crate::stamp::{Stamps, check_apart};
 use ashlar_pack::{
-    Direct, Done, Fingerprint, Manifest, PackError, SealedRecord, Target, Unpublished, VERSION, WriteAt, Writer,
+    Direct, Done, Fingerprint, Manifest, PackError, PartManifest, SealedRecord, Target, Unpublished, VERSION, WriteAt,
+    Writer,
 };
 use ashlar_simd::Isa;
 use ashlar_tensor::{Report, TensorStore};
@@ -17,6 +19,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+/// The input that only tells copies of the source's files apart.
+pub(crate) const STATE: &str = "state of the source's files (size, time or inode)";
+/// The input that parts do not have in common.
+pub(crate) const PART: &str = "part";
 const GENERATOR: &str = concat!("ashlar ", env!("CARGO_PKG_VERSION"));
 
 /// How to convert. None of it changes a byte of the result.
@@ -134,6 +140,21 @@ impl<'a> Conversion<'a> {
         self.pipeline.all(&others.map(|(index, _)| index).collect(), self.threads, memory, report)
     }
 
+    /// Converts the records of these indices that are not done yet, within `memory` bytes.
+    ///
+    /// # Errors
+    /// As [`Conversion::convert`].
+    pub fn records(&self, records: &HashSet<usize>, memory: u64, report: &dyn Report) -> Result<(), ConvertError> {
+        let others = (0..self.plan.layout.records.len()).filter(|r| !records.contains(r)).collect();
+        self.pipeline.all(&others, self.threads, memory, report)
+    }
+
+    /// The indices of the records that are done.
+    #[must_use]
+    pub fn done(&self) -> HashSet<usize> {
+        self.pipeline.done().keys().copied().collect()
+    }
+
     /// Converts all records that are not done yet, within `memory` bytes.
     ///
     /// # Errors
@@ -180,6 +201,31 @@ impl<'a> Conversion<'a> {
         Ok(Summary { classes: classes(plan, &measured), bytes, source_bytes, resumed_records, records, seconds })
     }
 
+    /// Completes a part and moves it to where it belongs; the plan must be a part's.
+    ///
+    /// # Errors
+    /// As [`Conversion::publish`].
+    pub fn publish_part(self, report: &dyn Report) -> Result<Summary, ConvertError> {
+        let (plan, pipeline) = (self.plan, self.pipeline);
+        let Some(piece) = &plan.piece else {
+            return Err(ConvertError::Parts { what: "this is the plan of no part; please report this bug".into() });
+        };
+        let (source_bytes, done) = (pipeline.source_bytes(), std::mem::take(&mut *pipeline.done()));
+        let measured = measured(plan, &done)?;
+        self.stamps.check(&plan.origin.weights)?;
+        report.begin("syncing", plan.total_bytes);
+        pipeline.writer.publish_part(&PartManifest {
+            part: piece.part,
+            inputs: fingerprint(plan, &self.stamps),
+            shards: Manifest::shards_of(&plan.layout),
+            done: numbered(done.into_values(), &piece.records),
+        })?;
+        report.end();
+        let (bytes, records) = (plan.total_bytes, plan.layout.records.len());
+        let (seconds, resumed_records) = (self.started.elapsed().as_secs_f64(), self.resumed_records);
+        Ok(Summary { classes: classes(plan, &measured), bytes, source_bytes, resumed_records, records, seconds })
+    }
+
     /// Gives up: removes `OUT.partial` if the source is at fault, so that going on makes no sense. Returns what the user
     /// should be told.
     #[must_use]
@@ -191,19 +237,33 @@ impl<'a> Conversion<'a> {
     }
 }
 
+impl Plan {
+    /// What a part that is complete cost, from what its manifest says is done.
+    pub(crate) fn summary_of(&self, done: &[Done]) -> Result<Summary, ConvertError> {
+        let records = self.piece.as_ref().map(|p| p.records.as_slice()).unwrap_or_default();
+        let local = |d: &Done| records.binary_search(&d.record).ok().map(|i| (i, Done { record: i, ..d.clone() }));
+        let measured = measured(self, &done.iter().filter_map(local).collect())?;
+        let (bytes, records) = (self.total_bytes, self.layout.records.len());
+        let classes = classes(self, &measured);
+        Ok(Summary { classes, bytes, source_bytes: 0, resumed_records: records, records, seconds: 0.0 })
+    }
+}
+
 /// What an interrupted run must have in common with the one that goes on with it.
-fn fingerprint(plan: &Plan, stamps: &Stamps) -> Fingerprint {
+pub(crate) fn fingerprint(plan: &Plan, stamps: &Stamps) -> Fingerprint {
     let recipe = blake3::hash(plan.origin.recipe.as_bytes()).to_hex().to_string();
+    let layout = plan.piece.as_ref().map_or_else(|| plan.layout.hash(), |p| p.whole);
     let stats = plan.knowledge.as_ref().map_or_else(|| "none".to_owned(), |k| k.identity());
     let texts = [
         ("source", plan.origin.identity.clone()),
-        ("state of the source's files (size, time or inode)", stamps.hash()),
+        (STATE, stamps.hash()),
         ("recipe", recipe),
         ("statistics", stats),
-        ("layout", plan.layout.hash().to_hex().to_string()),
+        ("layout", layout.to_hex().to_string()),
         ("version of ashlar", format!("{GENERATOR}, format {VERSION}")),
     ];
-    texts.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+    let part = plan.piece.iter().map(|p| (PART, p.part.to_string()));
+    texts.into_iter().chain(part).map(|(k, v)| (k.to_owned(), v)).collect()
 }
 
 /// What is copied at the end had better be found unreadable at the beginning.

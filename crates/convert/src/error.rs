@@ -95,6 +95,15 @@ pub enum ConvertError {
         /// The file.
         file: PathBuf,
     },
+    /// Parts that cannot be made, or not be put together.
+    #[error("{what}")]
+    Parts {
+        /// What is wrong, and what helps.
+        what: String,
+    },
+    /// The source's files could not be had.
+    #[error("{0}")]
+    Supply(Box<dyn std::error::Error + Send + Sync>),
     /// A bug of ours, reported rather than taking the process down.
     #[error("{what}; this is a bug, please report it; what is complete stays in OUT.partial")]
     Panic {

@@ -6,7 +6,7 @@
 //! it with its source. [`stats`] reads what `ashlar calibrate` learned of a model's activations; [`Knowledge`] is how it,
 //! or whoever else knows something, tells the quantizers.
 //!
-//! [`allocate`] chooses formats for a budget.
+//! [`convert_part`] and [`merge`] do the same on many machines. [`allocate`] chooses formats for a budget.
 //!
 //! Owns: the work list, the pipeline, its memory bound, what was lost (`Summary`). Refuses: which format a tensor gets
 //! (`recipe`), how bits are chosen (`quantize`), where bytes lie in the file (`pack`).
@@ -20,6 +20,7 @@ mod factors;
 mod jobs;
 mod knowledge;
 mod measure;
+mod parts;
 mod pipeline;
 mod plan;
 mod pool;
@@ -34,5 +35,6 @@ pub use conversion::{Conversion, Options, convert, convert_through};
 pub use error::ConvertError;
 pub use knowledge::Knowledge;
 pub use measure::{ClassSummary, Loss, Summary};
+pub use parts::{convert_part, merge};
 pub use plan::{ClassTotal, Memory, Origin, Plan, PlannedTensor, plan};
 pub use verify::{Comparison, VerifyReport, verify};

@@ -5,8 +5,8 @@ use crate::factors;
 use crate::jobs::jobs;
 use crate::knowledge::Knowledge;
 use crate::work::{Step, Work};
-use ashlar_arch::{Class, Leaf, ModelSpec, Proj};
-use ashlar_pack::{Hash, Layout, Pack, RecordSpec, TensorSpec, plan_layout};
+use ashlar_arch::{Class, Leaf, Proj, Tensors};
+use ashlar_pack::{Hash, Layout, Pack, Part, RecordSpec, TensorSpec, plan_layout};
 use ashlar_recipe::{Choice, Choices};
 use ashlar_source::Checkpoint;
 use ashlar_tensor::TensorStore;
@@ -48,6 +48,13 @@ impl Origin {
             weights: checkpoint.files().map(|(name, _)| checkpoint.dir().join(name)).collect(),
             source_blake3: BTreeMap::new(),
         }
+    }
+
+    /// Of a model of which shapes are known, and nothing else: it can be planned.
+    #[must_use]
+    pub fn shapes(identity: String, config: Value, recipe: String) -> Self {
+        let (side_files, weights, source_blake3) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { identity, config, recipe, side_files, dir: PathBuf::new(), weights, source_blake3 }
     }
 
     /// Of a pack that is quantized again.
@@ -151,6 +158,19 @@ pub struct Plan {
     /// In file order, like `tensors`.
     #[serde(skip)]
     pub(crate) works: Vec<Work>,
+    /// Where this is the plan of a part.
+    #[serde(skip)]
+    pub(crate) piece: Option<Piece>,
+}
+
+/// What the plan of a part knows of the whole.
+#[derive(Clone)]
+pub(crate) struct Piece {
+    pub part: Part,
+    /// The index in the whole of each of its records, ascending.
+    pub records: Vec<usize>,
+    /// The hash of the whole layout.
+    pub whole: Hash,
 }
 
 /// Plans a conversion of `store` by `choices`, which must hold every tensor of `model` once. Shards' data sections
@@ -159,7 +179,7 @@ pub struct Plan {
 /// # Errors
 /// [`ConvertError`] if choices, model and store disagree, or a format does not fit.
 pub fn plan(
-    model: &ModelSpec,
+    model: &(impl Tensors + ?Sized),
     store: &dyn TensorStore,
     choices: &Choices,
     origin: Origin,
@@ -190,8 +210,8 @@ fn missing(tensor: &str) -> ConvertError {
     ConvertError::Tensor { tensor: tensor.to_owned(), what: "is not in the source".into() }
 }
 
-fn check_choices(model: &ModelSpec, choices: &Choices) -> Result<(), ConvertError> {
-    let mut wanted: HashMap<&str, &Leaf> = model.tensors().map(|l| (l.name.as_str(), l)).collect();
+fn check_choices(model: &(impl Tensors + ?Sized), choices: &Choices) -> Result<(), ConvertError> {
+    let mut wanted: HashMap<&str, &Leaf> = model.leaves().map(|l| (l.name.as_str(), l)).collect();
     for choice in &choices.list {
         if wanted.remove(choice.leaf.name.as_str()) != Some(&choice.leaf) {
             let what = "was chosen a format twice, or is not a tensor of the model";
@@ -267,6 +287,7 @@ fn summarize(origin: Origin, layout: Layout, works: Vec<Work>) -> Plan {
         knowledge: None,
         layout,
         works,
+        piece: None,
     };
     plan.memory = memory(&plan);
     plan
@@ -319,6 +340,32 @@ fn memory(plan: &Plan) -> Memory {
 }
 
 impl Plan {
+    /// The plan of one part: the whole shards that it has.
+    #[must_use]
+    pub fn part(&self, part: Part) -> Self {
+        let (layout, records) = self.layout.part(part);
+        let (mut works, mut first) = (Vec::new(), 0);
+        for (index, record) in self.layout.records.iter().enumerate() {
+            let next = first + record.tensors.len();
+            if records.binary_search(&index).is_ok() {
+                works.extend_from_slice(self.works.get(first..next).unwrap_or_default());
+            }
+            first = next;
+        }
+        // What is copied along goes into the whole.
+        let origin = Origin { side_files: Vec::new(), ..self.origin.clone() };
+        let mut plan = summarize(origin, layout, works);
+        plan.knowledge = self.knowledge.clone();
+        plan.memory = memory(&plan);
+        plan.piece = Some(Piece { part, records, whole: self.layout.hash() });
+        plan
+    }
+
+    /// The tensors of every record, in file order: what is converted at once.
+    pub fn records(&self) -> impl Iterator<Item = Vec<&str>> {
+        self.layout.records.iter().map(|r| r.tensors.iter().map(|t| t.name.as_str()).collect())
+    }
+
     /// Whether it can be carried out within `memory` bytes of buffers.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use crate::measure::Loss;
 use crate::pool;
 use crate::record::contiguous;
 use crate::tile::{check_finite, read_planes, size_planes, steps};
-use ashlar_arch::model_spec;
+use ashlar_arch::{ArchError, Leaf, generic, model_spec};
 use ashlar_formats::{FormatError, Layout, Planes, Spec};
 use ashlar_pack::{Damage, Hash, Pack, PageBuffer, TreeHash};
 use ashlar_simd::Isa;
@@ -86,10 +86,17 @@ pub fn verify(
     let threads = threads.unwrap_or_else(pool::default_threads);
     let mut found = VerifyReport { damage: pack.verify(threads, report)?, ..VerifyReport::default() };
     let isa = Isa::detect()?;
-    let mut model = model_spec(pack.config()).map_err(|e| ConvertError::Arch(e.to_string()))?;
-    model.adopt(pack.entries().iter().map(|e| (e.name.as_str(), e.shape.as_slice())));
-    let classes: HashMap<&str, &'static str> =
-        model.tensors().map(|l| (l.name.as_str(), l.role.class.name())).collect();
+    let tensors = || pack.entries().iter().map(|e| (e.name.as_str(), e.shape.as_slice()));
+    let leaves: Vec<Leaf> = match model_spec(pack.config()) {
+        Ok(mut model) => {
+            model.adopt(tensors());
+            model.tensors().cloned().collect()
+        }
+        // Converted by names alone.
+        Err(ArchError::UnknownArchitecture { .. }) => generic(tensors()),
+        Err(e) => return Err(ConvertError::Arch(e.to_string())),
+    };
+    let classes: HashMap<&str, &'static str> = leaves.iter().map(|l| (l.name.as_str(), l.role.class.name())).collect();
     let mut checks = Vec::new();
     for sealed in pack.records() {
         for stored in &sealed.record.tensors {

@@ -2,7 +2,7 @@
 //!
 //! A pack is a directory of literally valid safetensors shards and a manifest, `ashlar.json`. [`plan_layout`] decides
 //! every offset before a weight is read; [`Writer`] fills the shards at those offsets in any order, keeps a journal so
-//! that a killed run can go on, and publishes by rename; [`Pack`] reads the result defensively and is a
+//! that a killed run can go on, and publishes by rename; [`Part`]s of a pack are written apart and assembled; [`Pack`] reads the result defensively and is a
 //! [`ashlar_tensor::TensorStore`].
 //!
 //! Owns: shards, padding, records, the manifest, checksums, the journal. Refuses: what the bits of a weight mean: a
@@ -17,6 +17,7 @@ mod header;
 mod journal;
 mod layout;
 mod manifest;
+mod part;
 mod partial;
 mod publish;
 mod reader;
@@ -33,6 +34,7 @@ pub use layout::{
     Content, DEFAULT_SHARD_BYTES, Layout, Record, RecordSpec, Shard, StoredPlane, Tensor, TensorSpec, plan_layout,
 };
 pub use manifest::{MANIFEST_FILE, Manifest, SealedRecord, VERSION, pack_config};
+pub use part::{Part, PartManifest, assemble, remove_part};
 pub use partial::Target;
 pub use reader::Pack;
 pub use unpublished::Unpublished;

@@ -181,10 +181,7 @@ impl<'a> Writer<'a> {
     /// [`PackError::Unsealed`] unless `manifest` seals exactly the layout's records; [`PackError::DiskFull`]; I/O.
     pub fn publish(self, manifest: &Manifest, side_files: &[PathBuf]) -> Result<(), PackError> {
         self.check_manifest(manifest)?;
-        for (shard, file) in self.layout.shards.iter().zip(&self.files) {
-            let path = self.partial.dir.join(&shard.file);
-            file.sync_all().map_err(|e| self.explain(e, &path, "sync it"))?;
-        }
+        self.sync()?;
         let result = publish::publish(&self.target, &self.partial, manifest, side_files);
         result.map_err(|e| match e {
             PackError::Io { source, path, what } => self.explain(source, &path, what),
@@ -198,6 +195,28 @@ impl<'a> Writer<'a> {
     /// I/O.
     pub fn discard(self) -> Result<(), PackError> {
         partial::delete(&self.partial.dir)
+    }
+
+    /// Makes all that was written last.
+    pub(crate) fn sync(&self) -> Result<(), PackError> {
+        for (shard, file) in self.layout.shards.iter().zip(&self.files) {
+            let path = self.partial.dir.join(&shard.file);
+            file.sync_all().map_err(|e| self.explain(e, &path, "sync it"))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        self.layout
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The directory it grows in.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.partial.dir
     }
 
     fn check_manifest(&self, manifest: &Manifest) -> Result<(), PackError> {
@@ -240,7 +259,7 @@ fn forget(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-fn open_journal(partial: &Partial, inputs: &Fingerprint) -> Result<File, PackError> {
+pub(crate) fn open_journal(partial: &Partial, inputs: &Fingerprint) -> Result<File, PackError> {
     let path = partial.dir.join(JOURNAL);
     let file = OpenOptions::new().append(true).create(true).open(&path).map_err(PackError::io(&path, "open it"))?;
     // A torn last line would make every later line unreadable.

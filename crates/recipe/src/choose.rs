@@ -9,7 +9,7 @@ use crate::selector::{Compiled, Extent};
 use crate::set::{AUTO, State, Want};
 use crate::usage::ExpertUsage;
 use crate::{RecipeError, hints};
-use ashlar_arch::{Class, Leaf, ModelSpec, Role};
+use ashlar_arch::{Class, Leaf, Role, Tensors};
 use ashlar_formats::Options;
 use ashlar_tensor::TensorStore;
 use std::collections::BTreeSet;
@@ -23,13 +23,13 @@ impl Recipe {
     /// [`RecipeError`] with every problem: rules that match nothing, formats that do not fit, absent statistics.
     pub fn choose(
         &self,
-        model: &ModelSpec,
+        model: &(impl Tensors + ?Sized),
         store: &dyn TensorStore,
         usage: Option<&dyn ExpertUsage>,
     ) -> Result<Choices, RecipeError> {
         let mut problems = Problems::new(&self.file);
         let mut tensors = Vec::new();
-        for leaf in model.tensors() {
+        for leaf in model.leaves() {
             match store.entry(&leaf.name) {
                 Some(entry) => tensors.push((leaf, entry.format.as_str())),
                 None => {
@@ -333,7 +333,7 @@ fn bump(counts: &mut [usize], rule: Option<usize>) {
 }
 
 /// n × k of a shape; vectors are one row.
-fn extents(shape: &[usize]) -> (usize, usize) {
+pub fn extents(shape: &[usize]) -> (usize, usize) {
     match shape {
         [] => (1, 1),
         [rows @ .., k] => (rows.iter().fold(1, |n: usize, d| n.saturating_mul(*d)), *k),

@@ -1,7 +1,8 @@
 //! YAML recipes: which tensor gets which format.
 //!
 //! Owns: the vocabulary of `docs/recipes.md` (DESIGN §6), selectors, precedence, fallbacks, presets, the trace behind
-//! `plan --explain`, the resolved recipe behind `plan --emit`, which formats a budget may choose from. Refuses: what
+//! `plan --explain`, the resolved recipe behind `plan --emit`, which formats a budget may choose from, the catalogue of
+//! released models. Refuses: what
 //! formats mean (`formats`), how bits are chosen (`quantize`), offsets, sizes and the solver of budgets (`convert`). Reads headers only; never a weight.
 //!
 //! [`Recipe::parse`] checks what can be checked without a model, [`Recipe::choose`] the rest; both report every problem
@@ -9,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod budget;
+mod catalogue;
 mod choices;
 mod choose;
 mod emit;
@@ -30,6 +32,7 @@ mod tree;
 mod usage;
 
 pub use budget::{ALLOWED, Budget, Size};
+pub use catalogue::{CatalogueError, Release, catalogue, catalogued};
 pub use choices::{Action, Choice, Choices, NoSuchTensor, explain};
 pub use choose::stays_float;
 pub use emit::{emit, same};

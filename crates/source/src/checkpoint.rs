@@ -114,6 +114,12 @@ impl Checkpoint {
         side_files(&self.dir)
     }
 
+    /// The name of the file that holds a plane: scales may lie in another one than their codes.
+    #[must_use]
+    pub fn file_of(&self, entry: &Entry, plane: usize) -> Option<&str> {
+        self.place(entry, plane).ok().map(|(shard, _)| shard.name.as_str())
+    }
+
     /// Where a plane lies, and the part of it that was asked for.
     fn place(&self, entry: &Entry, plane: usize) -> Result<(&Shard, Place), StoreError> {
         let index = self.entries.binary_search_by(|e| e.name.cmp(&entry.name)).ok();

@@ -1,10 +1,10 @@
 //! Planes whose rows lie apart in the file, with those of another weight between them.
+//!
+//! Rows are read one by one: what lies between them belongs to a weight that is read as well, and a byte of the source is
+//! read once. The price is a system call per row, some 0.3 µs, which the page cache keeps from being a wait for the disk.
 
 use crate::shard::Shard;
 use std::io;
-
-/// Bytes read at once.
-const CHUNK: u64 = 1 << 20;
 
 /// Rows of `row` bytes, `pitch` bytes from one to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,32 +15,20 @@ pub struct Stride {
     pub pitch: u64,
 }
 
-/// Fills `out` with the plane's bytes from `offset` on. The plane's first row lies at `start` of the file. What lies
-/// between the rows is read along: one large read costs less than many small ones.
+/// Fills `out` with the plane's bytes from `offset` on. The plane's first row lies at `start` of the file.
 pub fn read(shard: &Shard, start: u64, stride: Stride, offset: u64, mut out: &mut [u8]) -> io::Result<()> {
     let end = || io::Error::from(io::ErrorKind::UnexpectedEof);
     let (mut row, mut within) = match (offset.checked_div(stride.row), offset.checked_rem(stride.row)) {
         (Some(row), Some(within)) => (row, within),
         _ => return Err(end()),
     };
-    let most = CHUNK.checked_div(stride.pitch).unwrap_or(1).max(1);
-    let mut buffer = Vec::new();
     while !out.is_empty() {
-        let rows = within.saturating_add(out.len() as u64).div_ceil(stride.row).min(most);
-        let span = rows.saturating_sub(1).saturating_mul(stride.pitch).saturating_add(stride.row);
-        let at = row.checked_mul(stride.pitch).and_then(|r| r.checked_add(start)).ok_or_else(end)?;
-        buffer.resize(usize::try_from(span).map_err(|_| end())?, 0);
-        shard.read_exact_at(&mut buffer, at)?;
-        let size = |bytes: u64| usize::try_from(bytes).map_err(|_| end());
-        let (pitch, row_bytes) = (size(stride.pitch)?, size(stride.row)?);
-        for chunk in buffer.chunks(pitch.max(1)) {
-            let piece = chunk.get(size(within)?..row_bytes).ok_or_else(end)?;
-            let len = piece.len().min(out.len());
-            let (to, rest) = std::mem::take(&mut out).split_at_mut(len);
-            to.copy_from_slice(piece.get(..len).ok_or_else(end)?);
-            (out, within) = (rest, 0);
-        }
-        row = row.saturating_add(rows);
+        let left = usize::try_from(stride.row.saturating_sub(within)).map_err(|_| end())?;
+        let left = left.min(out.len());
+        let (piece, rest) = std::mem::take(&mut out).split_at_mut(left);
+        let at = row.checked_mul(stride.pitch).and_then(|r| r.checked_add(start)).and_then(|r| r.checked_add(within));
+        shard.read_exact_at(piece, at.ok_or_else(end)?)?;
+        (out, within, row) = (rest, 0, row.saturating_add(1));
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("recipe", 2),
     ("quantize", 2),
     ("backend", 2),
+    ("hub", 2),
     ("convert", 3),
     ("cpu", 3),
     ("cuda", 3),

@@ -7,7 +7,7 @@ use crate::exit::{CommandResult, Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::model::check_path;
 use crate::progress::{Progress, Unit};
-use crate::{output, units};
+use crate::{hub, output, units};
 use anyhow::Context;
 use ashlar_calibrate::{
     CalibrateError, Input, Options, SensitivityOptions, Starved, calibrate, default_texts, measure_sensitivity, starved,
@@ -133,6 +133,7 @@ impl Calibrate {
     /// Returns the layers that an earlier run had done.
     fn gather(&self, src: &Path, report: &dyn Report) -> Result<usize, Failure> {
         check_path(src)?;
+        let src = &hub::local(src)?;
         let texts = texts(&self.text)?;
         let options = Options {
             ctx: self.ctx,
@@ -151,6 +152,7 @@ impl Calibrate {
     /// Adds sensitivities to the statistics at the output.
     fn sensitivities(&self, src: &Path, report: &dyn Report) -> Result<(), Failure> {
         check_path(src)?;
+        let src = &hub::local(src)?;
         let options = SensitivityOptions {
             ctx: self.ctx,
             tokens: self.sensitivity_tokens,

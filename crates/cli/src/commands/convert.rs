@@ -1,18 +1,20 @@
 //! `ashlar convert`: a checkpoint or pack becomes a pack.
 
+mod streamed;
+
 use super::calibrate;
-use crate::allocation::{Decided, Request, TargetArgs};
+use crate::allocation::{Decided, Request, ShardArgs, TargetArgs};
 use crate::args::{Globals, MemoryArgs};
-use crate::exit::{CommandResult, Failure, Outcome};
+use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
 use crate::interrupt::Interrupt;
-use crate::model::{Model, Source, format_list};
+use crate::model::{Model, Source, SourceArgs, format_list};
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
-use crate::{allocation, output, units};
+use crate::{allocation, hub, output, units};
 use ashlar_calibrate::{Stream, StreamOptions, StreamSummary};
 use ashlar_convert::stats::Importance;
-use ashlar_convert::{ConvertError, Knowledge, Options, Plan, Summary};
-use ashlar_pack::PackError;
+use ashlar_convert::{Conversion, ConvertError, Knowledge, Options, Plan, Summary};
+use ashlar_pack::{PackError, Part};
 use ashlar_simd::Isa;
 use ashlar_tensor::Report;
 use clap::Args;
@@ -34,9 +36,11 @@ use std::sync::Arc;
   ashlar convert Qwen3-30B-A3B -o better --recipe 4bit-experts --stats qwen.stats
   ashlar convert Qwen3-30B-A3B -o small --target-bpw 2.7 --stats qwen.stats
   ashlar convert Qwen3-30B-A3B -o best --recipe 4bit-experts --calibrate
+  ashlar convert hf:Qwen/Qwen3-30B-A3B -o Qwen3-30B-A3B-4bit --recipe 4bit-experts --stream
+  ashlar convert DeepSeek-V3 -o v3 --recipe deepseek-v3-2bit-experts --part 3/16     then --merge, see docs/distributed.md
   ashlar convert Qwen3-30B-A3B -o mine --recipe my.yaml --calibrate mine.txt code.txt --tokens 65536")]
 pub struct Convert {
-    /// A checkpoint folder, or a pack to be quantized again
+    /// A checkpoint folder, a pack to be quantized again, or hf:ORG/NAME[@REVISION]
     pub src: PathBuf,
     /// The folder to write
     #[arg(short, long, value_name = "OUT")]
@@ -56,6 +60,20 @@ pub struct Convert {
     pub calibrate: Option<Vec<PathBuf>>,
     #[command(flatten)]
     pub calibration: CalibrationArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub shards: ShardArgs,
+    /// Convert while downloading (SRC is hf:ORG/NAME): a shard is dropped once it is converted, so that the disk holds the
+    /// pack and a few shards
+    #[arg(long, conflicts_with_all = ["calibrate", "merge"])]
+    pub stream: bool,
+    /// Convert only part I of N, into OUT.part-I-of-N: for many machines at once; --merge makes the pack of all parts
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["calibrate", "merge"])]
+    pub part: Option<Part>,
+    /// Put the parts beside OUT together and publish the pack, the same bytes that a single run writes
+    #[arg(long, conflicts_with = "calibrate")]
+    pub merge: bool,
     #[command(flatten)]
     pub memory: MemoryArgs,
     /// Threads [default: one per core]
@@ -79,7 +97,7 @@ impl Convert {
     /// A recipe that cannot be carried out, too little memory or an occupied output are the user's mistake and nothing is
     /// written; a bad weight or a full disk is a failure, and nothing is published.
     pub fn run(&self, globals: Globals) -> CommandResult {
-        let model = Model::open(&self.src)?;
+        let model = self.model()?;
         let stats = open_stats(self.stats.as_deref(), &model)?;
         let progress = Progress::new(globals.quiet, if self.calibrate.is_some() { Unit::Tokens } else { Unit::Bytes });
         let stats = stats.map(Arc::new);
@@ -90,6 +108,7 @@ impl Convert {
             hessians: self.calibrate.is_some(),
             predict: false,
             threads: self.threads.map(NonZeroUsize::get),
+            shard_bytes: self.shards.shard_size,
         };
         let decided = request.decide(&model, &progress)?;
         let stream = self.stream(&progress)?;
@@ -98,8 +117,10 @@ impl Convert {
             None => stats.map(|s| s as Arc<dyn Knowledge>),
         };
         let (plan, unknown) = weigh(decided.plan(&model)?, known)?;
-        if let Source::Checkpoint(checkpoint) = &model.source {
-            checkpoint.notes().iter().for_each(|note| progress.note(note));
+        for note in
+            model.source.checkpoint().map(ashlar_source::Checkpoint::notes).iter().flatten().chain(&model.notes())
+        {
+            progress.note(note);
         }
         for name in &model.ignored {
             progress.note(&format!("tensor `{name}` is not used by this architecture and is left out"));
@@ -125,34 +146,89 @@ impl Convert {
             force: self.force,
             restart: self.restart,
         };
-        let (summary, calibrated) = match &stream {
+        let (plan, summary, calibrated) = match &stream {
             Some(stream) => {
                 let done = stream.convert(&plan, &self.output, &options, &progress).map_err(calibrate::failure)?;
-                (done.conversion.clone(), Some(done))
+                (plan, done.conversion.clone(), Some(done))
             }
-            None => (
-                ashlar_convert::convert(&plan, model.store(), &self.output, &options, &progress).map_err(failure)?,
-                None,
-            ),
+            None => {
+                let carried = self.carry_out(plan, &model, &options, &progress);
+                if let Source::Stream(stream) = &model.source {
+                    // Of no use to a later run, which reads the headers again.
+                    stream.remove().map_err(hub::failure)?;
+                }
+                let (plan, summary) = carried.map_err(failure)?;
+                (plan, summary, None)
+            }
         };
         if self.json {
             let mut json = summary_json(&plan, &summary, &decided, &self.output);
+            if let (Some(part), Value::Object(all)) = (self.part, &mut json) {
+                all.insert("output".into(), part.dir(&self.output).display().to_string().into());
+                all.insert("part".into(), json!({"index": part.index(), "count": part.count(), "shards": plan.shards}));
+            }
             if let (Some(done), Value::Object(all)) = (&calibrated, &mut json) {
                 all.insert("calibration".into(), self.calibration.json(done));
             }
             output::print_json(&json)?;
         } else {
             let coverage = calibrated.as_ref().map(|done| self.calibration.text(done)).transpose()?;
-            output::print(&(text(&plan, &summary, &decided, &self.output) + &coverage.unwrap_or_default()))?;
+            let text = match self.part {
+                Some(part) => part_text(&plan, &summary, part, &self.output),
+                None => text(&plan, &summary, &decided, &self.output),
+            };
+            output::print(&(text + &coverage.unwrap_or_default()))?;
         }
         Ok(Outcome::Done)
+    }
+
+    /// The source; of a repository of the hub the weights as well, unless they are to come one by one.
+    fn model(&self) -> Result<Model, Failure> {
+        // What is merged has been read already: shards come only if a record was damaged since.
+        let merged = self.merge && hub::repository(&self.src)?.is_some();
+        if self.stream || merged {
+            streamed::open(&self.src, &self.output, self.source)
+        } else {
+            Model::open_as(&self.src, self.source)
+        }
+    }
+
+    /// Converts the whole or a part, or merges; returns the plan of what was done.
+    fn carry_out(
+        &self,
+        plan: Plan,
+        model: &Model,
+        options: &Options,
+        report: &dyn Report,
+    ) -> Result<(Plan, Summary), ConvertError> {
+        let work = |plan: &Plan, conversion: &Conversion<'_>| match &model.source {
+            Source::Stream(stream) => streamed::drive(plan, conversion, stream, options.memory, report),
+            _ => conversion.rest(options.memory, report),
+        };
+        let (store, out) = (model.store(), self.output.as_path());
+        if let Some(part) = self.part {
+            return ashlar_convert::convert_part(&plan, part, store, out, options, report, work);
+        }
+        if self.merge {
+            let summary = ashlar_convert::merge(&plan, store, out, options, report, work)?;
+            return Ok((plan, summary));
+        }
+        let summary = {
+            let conversion = Conversion::open(&plan, store, out, options, report)?;
+            match work(&plan, &conversion) {
+                Ok(()) => conversion.publish(report)?,
+                Err(e) => return Err(conversion.fail(e)),
+            }
+        };
+        Ok((plan, summary))
     }
 
     /// The model and the texts of `--calibrate`.
     fn stream(&self, report: &dyn Report) -> Result<Option<Stream>, Failure> {
         let Some(texts) = &self.calibrate else { return Ok(None) };
         let threads = self.threads.map(NonZeroUsize::get);
-        let stream = Stream::open(&self.src, &calibrate::texts(texts)?, self.calibration.options(threads), report);
+        let stream =
+            Stream::open(&hub::local(&self.src)?, &calibrate::texts(texts)?, self.calibration.options(threads), report);
         stream.map(Some).map_err(calibrate::failure)
     }
 }
@@ -219,8 +295,8 @@ pub fn weigh(plan: Plan, known: Option<Arc<dyn Knowledge>>) -> Result<(Plan, Vec
 /// # Errors
 /// Statistics of another model, or a damaged file, are the user's mistake.
 pub fn open_stats(path: Option<&Path>, model: &Model) -> Result<Option<Importance>, Failure> {
-    let open = |path: &Path| Importance::open(path, &model.spec, &model.source.identity());
-    path.map(open).transpose().map_err(Failure::usage)
+    let open = |path: &Path| Importance::open(path, model.spec()?, &model.source.identity()).or_usage();
+    path.map(open).transpose()
 }
 
 /// Tells mistakes of the user's from failures.
@@ -228,6 +304,7 @@ pub fn failure(error: ConvertError) -> Failure {
     match error {
         ConvertError::Memory { .. }
         | ConvertError::NoHessian { .. }
+        | ConvertError::Parts { .. }
         | ConvertError::Pack(PackError::Exists { .. } | PackError::OtherInputs { .. } | PackError::Locked { .. }) => {
             Failure::usage(error)
         }
@@ -297,6 +374,21 @@ pub fn cost_table(plan: &Plan, summary: &Summary) -> String {
         ]);
     }
     table.render()
+}
+
+/// What a part has, and what comes next.
+fn part_text(plan: &Plan, summary: &Summary, part: Part, out: &Path) -> String {
+    format!(
+        "{}\n{}: part {} of {}, {} of the pack's files, {}, in {}\nwhen all parts are complete: the same command with --merge \
+         instead of --part\n",
+        cost_table(plan, summary),
+        part.dir(out).display(),
+        part.index(),
+        part.count(),
+        plan.shards.len(),
+        units::bytes(summary.bytes),
+        units::duration(summary.seconds),
+    )
 }
 
 fn text(plan: &Plan, summary: &Summary, decided: &Decided, out: &Path) -> String {

@@ -92,7 +92,7 @@ fn convert(src: &Path, out: &Path, args: &Demo, globals: Globals) -> Result<(), 
     let plan = request.decide(&model, &Silent)?.plan(&model)?;
     output::print(&format!(
         "1. plan: what recipe `{RECIPE}` makes of the bundled {} model\n\n{}\n",
-        model.spec.family,
+        model.spec()?.family,
         plan_table(&plan)
     ))?;
     let options = Options { threads: args.device.threads.map(Into::into), ..Options::default() };

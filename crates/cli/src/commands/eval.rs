@@ -143,7 +143,8 @@ impl Eval {
         let text = std::fs::read_to_string(&self.text)
             .with_context(|| format!("cannot read {name}"))
             .map_err(Failure::usage)?;
-        let dir = if first.is_dir() { first } else { first.parent().unwrap_or(Path::new(".")) };
+        let first = &crate::hub::local(first)?;
+        let dir: &Path = if first.is_dir() { first } else { first.parent().unwrap_or(Path::new(".")) };
         let windows =
             Windows::of(&Tokenizer::open(dir)?, &text, self.ctx, self.max_tokens).map_err(|e| unusable(e, &name))?;
         let written = self.continuations.map_or(0, |_| PROMPT + self.continuation_tokens);

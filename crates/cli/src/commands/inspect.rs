@@ -3,10 +3,10 @@
 use crate::args::Globals;
 use crate::commands::eval::quality;
 use crate::exit::{CommandResult, Outcome};
-use crate::model::{ClassTotals, Model, Source, bpw, format_list};
+use crate::model::{ClassTotals, Model, Source, SourceArgs, bpw, format_list};
 use crate::table::Table;
 use crate::{output, units};
-use ashlar_arch::Ffn;
+use ashlar_arch::{Class, Ffn, ModelSpec};
 use ashlar_pack::Pack;
 use clap::Args;
 use serde_json::{Value, json};
@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 pub struct Inspect {
     /// A checkpoint folder, a single .safetensors file with config.json beside it, or a pack
     pub src: PathBuf,
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -34,7 +36,7 @@ impl Inspect {
     /// # Errors
     /// If `SRC` cannot be opened or is not what it claims to be.
     pub fn run(&self, _globals: Globals) -> CommandResult {
-        let model = Model::open(&self.src)?;
+        let model = Model::look_at(&self.src, self.source)?;
         let facts = Facts::of(&model);
         if self.json {
             output::print_json(&facts.json(&model))?;
@@ -60,7 +62,7 @@ impl Facts {
     fn of(model: &Model) -> Self {
         let classes = model.classes();
         let moes = || {
-            model.spec.layers.iter().filter_map(|l| match &l.ffn {
+            model.spec.iter().flat_map(|s| &s.layers).filter_map(|l| match &l.ffn {
                 Ffn::Moe(moe) => Some(moe),
                 Ffn::Dense(_) => None,
             })
@@ -68,7 +70,7 @@ impl Facts {
         let size = |leaf: &ashlar_arch::Leaf| leaf.shape.iter().map(|&d| d as u64).product::<u64>();
         let parameters = classes.iter().map(|c| c.parameters).sum();
         // Next-token layers do not run.
-        let next: u64 = model.spec.mtp.iter().map(size).sum();
+        let next: u64 = model.leaves.iter().filter(|l| l.role.class == Class::Mtp).map(size).sum();
         // Experts that a token does not visit; all of a layer have the same size.
         let idle: u64 = moes()
             .filter_map(|moe| {
@@ -81,57 +83,51 @@ impl Facts {
             active: parameters.saturating_sub(idle).saturating_sub(next),
             bytes: classes.iter().map(|c| c.bytes).sum(),
             experts: moes().next().map(|m| (m.experts.len(), m.routing.top_k, moes().count())),
-            license: license(&model.path),
+            license: match &model.source {
+                Source::Catalogue(release) => Some(release.license.clone()),
+                Source::Headers(h) => license(h.checkpoint().dir()),
+                Source::Checkpoint(c) => license(c.dir()),
+                _ => license(&model.path),
+            },
             pack: pack_facts(&model.source),
             classes,
         }
     }
 
     fn json(&self, model: &Model) -> Value {
-        let spec = &model.spec;
+        let spec = model.spec.as_ref();
         let classes: Vec<Value> = self.classes.iter().map(class_json).collect();
         json!({
             "source": model.path.display().to_string(),
             "kind": kind(&model.source),
-            "family": spec.family,
+            "family": spec.map(|s| s.family),
             "architectures": model.source.config().get("architectures"),
-            "layers": spec.layers.len(),
-            "hidden_size": spec.hidden_size,
-            "vocab_size": spec.vocab_size,
-            "max_position": spec.max_position,
+            "layers": spec.map(|s| s.layers.len()),
+            "hidden_size": spec.map(|s| s.hidden_size),
+            "vocab_size": spec.map(|s| s.vocab_size),
+            "max_position": spec.map(|s| s.max_position),
             "experts": self.experts.map(|(all, top_k, layers)| json!({"per_layer": all, "per_token": top_k, "layers": layers})),
-            "tied_embeddings": spec.lm_head.is_none(),
+            "tied_embeddings": spec.map(|s| s.lm_head.is_none()),
             "parameters": self.parameters,
             "active_parameters": self.active,
             "bytes": self.bytes,
             "bpw": bpw(self.bytes, self.parameters),
             "classes": classes,
             "ignored": model.ignored,
+            "notes": model.notes(),
             "license": self.license,
             "pack": self.pack,
         })
     }
 
     fn text(&self, model: &Model) -> String {
-        let spec = &model.spec;
-        let mut out = format!("{} ({}, family {})\n", model.path.display(), kind(&model.source), spec.family);
+        let family =
+            model.spec.as_ref().map_or_else(|| "family unknown".to_owned(), |s| format!("family {}", s.family));
+        let mut out = format!("{} ({}, {family})\n", model.path.display(), kind(&model.source));
+        out.push_str(&model.spec.as_ref().map_or_else(String::new, |spec| self.structure(spec)));
         let _ = write!(
             out,
-            "{} layers, hidden size {}, vocabulary {}, context {}",
-            spec.layers.len(),
-            spec.hidden_size,
-            spec.vocab_size,
-            spec.max_position
-        );
-        if let Some((all, top_k, layers)) = self.experts {
-            let _ = write!(out, "; {all} experts in each of {layers} layers, {top_k} per token");
-        }
-        if spec.lm_head.is_none() {
-            out.push_str("; embeddings tied");
-        }
-        let _ = write!(
-            out,
-            "\n{} parameters ({} per token), {}, {:.2} bits per weight\n",
+            "{} parameters ({} per token), {}, {:.2} bits per weight\n",
             units::count(self.parameters),
             units::count(self.active),
             units::bytes(self.bytes),
@@ -139,6 +135,9 @@ impl Facts {
         );
         let _ = writeln!(out, "licence: {}\n", self.license.as_deref().unwrap_or("not stated in the folder"));
         out.push_str(&class_table(&self.classes));
+        for note in model.notes() {
+            let _ = writeln!(out, "note: {note}");
+        }
         if !model.ignored.is_empty() {
             let _ = writeln!(out, "\nignored, as no model needs them: {}", model.ignored.join(", "));
         }
@@ -151,6 +150,26 @@ impl Facts {
             out.push_str(&quality_text(pack));
         }
         out
+    }
+}
+
+impl Facts {
+    /// One line about layers and experts.
+    fn structure(&self, spec: &ModelSpec) -> String {
+        let mut out = format!(
+            "{} layers, hidden size {}, vocabulary {}, context {}",
+            spec.layers.len(),
+            spec.hidden_size,
+            spec.vocab_size,
+            spec.max_position
+        );
+        if let Some((all, top_k, layers)) = self.experts {
+            let _ = write!(out, "; {all} experts in each of {layers} layers, {top_k} per token");
+        }
+        if spec.lm_head.is_none() {
+            out.push_str("; embeddings tied");
+        }
+        out + "\n"
     }
 }
 
@@ -184,6 +203,8 @@ fn kind(source: &Source) -> &'static str {
     match source {
         Source::Checkpoint(_) => "checkpoint",
         Source::Pack(_) => "pack",
+        Source::Catalogue(_) => "catalogue",
+        Source::Headers(_) | Source::Stream(_) => "checkpoint",
     }
 }
 

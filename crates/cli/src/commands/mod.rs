@@ -8,5 +8,6 @@ pub mod eval;
 pub mod inspect;
 pub mod logits;
 pub mod plan;
+pub mod pull;
 pub mod run;
 pub mod verify;

@@ -1,15 +1,18 @@
 //! `ashlar plan`: what a conversion would do and how large its result would be, from headers alone.
 
 use super::convert::{open_stats, weigh};
-use crate::allocation::{Decided, Request, TargetArgs};
+use crate::allocation::{Decided, Request, ShardArgs, TargetArgs};
 use crate::args::{Globals, MemoryArgs};
 use crate::exit::{CommandResult, OrUsage, Outcome};
-use crate::model::{Model, format_list};
+use crate::model::{Model, SourceArgs, format_list};
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
 use crate::{allocation, output, recipe, units};
+use ashlar_arch::Leaf;
 use ashlar_calibrate::PartKnowledge;
 use ashlar_convert::{ConvertError, Knowledge, Plan};
+use ashlar_recipe::{catalogue, catalogued};
+use ashlar_tensor::{Entry, TensorStore};
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -25,15 +28,17 @@ use std::sync::Arc;
 #[command(after_help = "Examples:
   ashlar plan --list-recipes
   ashlar plan Qwen3-30B-A3B --recipe 4bit-experts
+  ashlar plan deepseek-v4-flash --recipe v4-flash-2bit-experts
   ashlar plan Qwen3-30B-A3B --recipe my.yaml --explain model.layers.0.self_attn.q_proj.weight
   ashlar plan Qwen3-30B-A3B --recipe my.yaml --emit resolved.yaml
   ashlar plan Qwen3-30B-A3B --target-size 12GB --stats qwen.stats --emit solved.yaml")]
 pub struct PlanCommand {
-    /// A checkpoint folder or a pack
-    #[arg(required_unless_present = "list_recipes")]
+    /// A checkpoint folder, a pack, hf:ORG/NAME (of which only headers are read), or a model of the catalogue such as
+    /// deepseek-v4-flash (`--list-models`)
+    #[arg(required_unless_present_any = ["list_recipes", "list_models"])]
     pub src: Option<PathBuf>,
     /// A recipe file, or the name of a preset
-    #[arg(long, value_name = "R", required_unless_present_any = ["list_recipes", "target_size", "target_bpw"])]
+    #[arg(long, value_name = "R", required_unless_present_any = ["list_recipes", "list_models", "target_size", "target_bpw"])]
     pub recipe: Option<String>,
     #[command(flatten)]
     pub target: TargetArgs,
@@ -53,10 +58,17 @@ pub struct PlanCommand {
     #[arg(long, conflicts_with = "explain")]
     pub json: bool,
     #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub shards: ShardArgs,
+    #[command(flatten)]
     pub memory: MemoryArgs,
     /// Show the presets, and nothing else
     #[arg(long, exclusive = true)]
     pub list_recipes: bool,
+    /// Show the models of the catalogue, which are planned without a download, and nothing else
+    #[arg(long, exclusive = true)]
+    pub list_models: bool,
 }
 
 impl PlanCommand {
@@ -66,10 +78,10 @@ impl PlanCommand {
     /// A recipe that cannot be carried out is the user's mistake.
     pub fn run(&self, globals: Globals) -> CommandResult {
         let Some(src) = &self.src else {
-            output::print(&recipe::list())?;
+            output::print(&if self.list_models { list_models()? } else { recipe::list() })?;
             return Ok(Outcome::Done);
         };
-        let model = Model::open(src)?;
+        let model = Model::look_at(src, self.source)?;
         let stats = open_stats(self.stats.as_deref(), &model)?.map(Arc::new);
         let request = Request {
             recipe: self.recipe.as_deref(),
@@ -78,6 +90,7 @@ impl PlanCommand {
             hessians: self.calibrate,
             predict: stats.is_some() && self.explain.is_none(),
             threads: None,
+            shard_bytes: self.shards.shard_size,
         };
         let decided = request.decide(&model, &Progress::new(globals.quiet, Unit::Bytes))?;
         if let Some(tensor) = &self.explain {
@@ -86,24 +99,41 @@ impl PlanCommand {
             return Ok(Outcome::Done);
         }
         let known = if self.calibrate {
-            Some(Arc::new(PartKnowledge::new(&model.spec, String::new())) as Arc<dyn Knowledge>)
+            Some(Arc::new(PartKnowledge::new(model.spec()?, String::new())) as Arc<dyn Knowledge>)
         } else {
             stats.map(|s| s as Arc<dyn Knowledge>)
         };
         let (plan, unknown) = weigh(decided.plan(&model)?, known)?;
-        let warnings = allocation::warnings(&plan);
-        let notes: Vec<&String> = decided.choices.notes.iter().chain(&unknown).chain(&warnings).collect();
+        let without_mtp = decided.bytes_without_next_token(&model)?;
+        let (own, warnings) = (model.notes(), allocation::warnings(&plan));
+        let notes: Vec<&String> = own.iter().chain(&decided.choices.notes).chain(&unknown).chain(&warnings).collect();
         let fits = plan.check_memory(self.memory.memory);
         if let Some(path) = &self.emit {
             output::write_atomic(path, plan.recipe().as_bytes())?;
         }
         if self.json {
-            output::print_json(&json(&plan, &decided, &notes, fits.is_ok()))?;
+            let mut json = json(&plan, &decided, &notes, fits.is_ok());
+            if let Value::Object(all) = &mut json {
+                all.insert("total_bytes_without_mtp".into(), without_mtp.into());
+            }
+            output::print_json(&json)?;
         } else {
-            output::print(&text(&plan, &decided, &notes, fits.as_ref().err()))?;
+            output::print(&text(&plan, without_mtp, &decided, &notes, fits.as_ref().err()))?;
         }
         Ok(if fits.is_ok() { Outcome::Done } else { Outcome::Wanting })
     }
+}
+
+/// Every model of the catalogue: weights, bytes as released, repository.
+fn list_models() -> anyhow::Result<String> {
+    let mut table = Table::new(&["model", ">parameters", ">as released", "repository"]);
+    for release in catalogue().filter_map(catalogued) {
+        let release = release?;
+        let bytes = release.entries().iter().map(Entry::bytes).sum();
+        let parameters = release.spec.loaded().map(Leaf::params).sum();
+        table.row([release.name, units::count(parameters), units::bytes(bytes), release.repository]);
+    }
+    Ok(table.render())
 }
 
 fn json(plan: &Plan, decided: &Decided, notes: &[&String], fits: bool) -> Value {
@@ -122,7 +152,13 @@ fn json(plan: &Plan, decided: &Decided, notes: &[&String], fits: bool) -> Value 
     })
 }
 
-fn text(plan: &Plan, decided: &Decided, notes: &[&String], misfit: Option<&ConvertError>) -> String {
+fn text(
+    plan: &Plan,
+    without_mtp: Option<u64>,
+    decided: &Decided,
+    notes: &[&String],
+    misfit: Option<&ConvertError>,
+) -> String {
     let mut out = plan_table(plan);
     let shards = plan.shards.len();
     let _ = writeln!(
@@ -133,6 +169,9 @@ fn text(plan: &Plan, decided: &Decided, notes: &[&String], misfit: Option<&Conve
         plan.bpw,
         units::bytes(plan.source_bytes)
     );
+    if let Some(bytes) = without_mtp {
+        let _ = writeln!(out, "without next-token layers, which no program runs yet: {}", units::bytes(bytes));
+    }
     let _ = writeln!(
         out,
         "converting needs --memory of at least {}, and about {} besides",

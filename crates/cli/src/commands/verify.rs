@@ -2,7 +2,7 @@
 
 use crate::args::Globals;
 use crate::exit::{CommandResult, Failure, Outcome};
-use crate::model::{Model, check_path};
+use crate::model::{Model, SourceArgs, check_path};
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
 use crate::{output, units};
@@ -31,6 +31,8 @@ pub struct Verify {
     /// The checkpoint or pack it was made from
     #[arg(long, value_name = "SRC")]
     pub against: Option<PathBuf>,
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -47,7 +49,7 @@ impl Verify {
     pub fn run(&self, globals: Globals) -> CommandResult {
         check_path(&self.pack)?;
         let pack = Pack::open(&self.pack)?;
-        let source = self.against.as_deref().map(Model::open).transpose()?;
+        let source = self.against.as_deref().map(|path| Model::open_as(path, self.source)).transpose()?;
         let progress = Progress::new(globals.quiet, Unit::Bytes);
         let against = source.as_ref().map(Model::store);
         let threads = self.threads.map(NonZeroUsize::get);

@@ -92,12 +92,12 @@ impl Anatomy {
     pub fn of(model: &Model) -> Self {
         let losses = match &model.source {
             Source::Pack(pack) => pack.manifest().measured.get("loss").cloned().unwrap_or_default(),
-            Source::Checkpoint(_) => Value::Null,
+            _ => Value::Null,
         };
-        let layers = model.spec.layers.len();
+        let layers = model.leaves.iter().filter_map(|l| l.role.layer).max().map_or(0, |last| last + 1);
         let mut this = Self::default();
         let mut alike: BTreeMap<(Class, String), Vec<(String, f64)>> = BTreeMap::new();
-        for leaf in model.spec.tensors().filter(|leaf| leaf.role.class != Class::Norm) {
+        for leaf in model.leaves.iter().filter(|leaf| leaf.role.class != Class::Norm) {
             let Some(entry) = model.store().entry(&leaf.name) else { continue };
             let loss = losses.get(&leaf.name).and_then(loss);
             if let Some((error, norm)) = loss.filter(|(_, norm)| *norm > 0.0) {

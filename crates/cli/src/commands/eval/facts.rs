@@ -42,7 +42,7 @@ impl Facts {
         let bytes = classes.iter().map(|c| c.bytes).sum();
         let manifest = match &model.source {
             Source::Pack(pack) => Some((pack.identity(), pack.manifest())),
-            Source::Checkpoint(_) => None,
+            _ => None,
         };
         Ok(Self {
             path: path.to_owned(),

@@ -1,0 +1,96 @@
+//! `ORG/NAME[@REV]`: which repository, and which state of it.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Longest name of an organisation, a model or a revision.
+const MAX_NAME: usize = 96;
+/// The revision where none is named.
+const MAIN: &str = "main";
+
+/// A model's repository at a revision: a branch, a tag or a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repo {
+    /// `ORG/NAME`, or `NAME` for the few old models without an organisation.
+    pub id: String,
+    /// Branch, tag or commit.
+    pub revision: String,
+}
+
+impl FromStr for Repo {
+    type Err = String;
+
+    /// Reads `ORG/NAME` or `ORG/NAME@REV`, with `hf:` before it or not.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bare = text.strip_prefix("hf:").unwrap_or(text);
+        let (id, revision) = bare.split_once('@').unwrap_or((bare, MAIN));
+        let refuse = || format!("`{text}` names no repository; write ORG/NAME or ORG/NAME@REVISION");
+        let parts: Vec<&str> = id.split('/').collect();
+        if !(1..=2).contains(&parts.len()) || !parts.iter().all(|p| is_name(p, false)) || !is_name(revision, true) {
+            return Err(refuse());
+        }
+        Ok(Self { id: id.to_owned(), revision: revision.to_owned() })
+    }
+}
+
+impl fmt::Display for Repo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.id)?;
+        if self.revision == MAIN { Ok(()) } else { write!(f, "@{}", self.revision) }
+    }
+}
+
+impl Repo {
+    /// The directory of the cache: `models--ORG--NAME`.
+    pub(crate) fn folder(&self) -> String {
+        format!("models--{}", self.id.replace('/', "--"))
+    }
+
+    /// Whether the revision is a commit, which never changes.
+    pub(crate) fn is_pinned(&self) -> bool {
+        is_commit(&self.revision)
+    }
+
+    /// The revision as part of a URL's path: the hub wants slashes of branch names escaped.
+    pub(crate) fn escaped_revision(&self) -> String {
+        self.revision.replace('/', "%2F")
+    }
+}
+
+/// Whether it is a full commit hash.
+pub(crate) fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+}
+
+/// Whether it can stand in a URL and in a path: no way out of a directory.
+fn is_name(text: &str, slashes: bool) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') || (slashes && c == '/');
+    let inside = text.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+    !text.is_empty() && text.len() <= MAX_NAME && text.chars().all(allowed) && inside
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repositories_are_read_with_and_without_prefix_and_revision() {
+        for (text, id, revision) in [
+            ("hf:deepseek-ai/DeepSeek-V4-Flash", "deepseek-ai/DeepSeek-V4-Flash", "main"),
+            ("Qwen/Qwen3-0.6B@v1.0", "Qwen/Qwen3-0.6B", "v1.0"),
+            ("a/b@refs/pr/3", "a/b", "refs/pr/3"),
+            ("gpt2", "gpt2", "main"),
+        ] {
+            let repo: Repo = text.parse().unwrap();
+            assert_eq!((repo.id.as_str(), repo.revision.as_str()), (id, revision));
+        }
+        assert_eq!("hf:a/b@v1".parse::<Repo>().unwrap().to_string(), "a/b@v1");
+    }
+
+    #[test]
+    fn names_that_could_leave_the_cache_or_the_url_are_refused() {
+        for text in ["", "hf:", "a/b/c", "../x", "a/..", "a//b", "a/b@", "a/b@..", "a b/c", "a/b?x", "a/b@x%2f", "/a"] {
+            assert!(text.parse::<Repo>().is_err(), "{text}");
+        }
+    }
+}
