@@ -8,11 +8,11 @@
 //! the instruction set, nor on how many rows a batch has.
 
 mod buffers;
-mod cache;
 mod cores;
 mod cpu;
 mod gemv;
 mod inputs;
+mod kv;
 mod loaded;
 mod math;
 mod meter;

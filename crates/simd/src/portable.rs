@@ -123,6 +123,10 @@ impl Simd for Portable {
         x.map(i32::from)
     }
     #[inline(always)]
+    fn load_i8(self, x: &[u8; 16]) -> [i32; 16] {
+        from_fn(|i| i32::from(x[i].cast_signed()))
+    }
+    #[inline(always)]
     fn load_i32(self, x: &[i32; 16]) -> [i32; 16] {
         *x
     }
@@ -178,6 +182,9 @@ impl Simd for Portable {
     fn shr_each(self, v: [i32; 16], n: [i32; 16]) -> [i32; 16] {
         from_fn(|i| v[i].cast_unsigned().wrapping_shr(n[i].cast_unsigned()).cast_signed())
     }
+
+    #[inline(always)]
+    fn prefetch(self, _line: &[u8; 64]) {}
 
     #[inline(always)]
     fn bytes(self, x: &[u8; 64]) -> [u8; 64] {

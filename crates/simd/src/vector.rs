@@ -79,6 +79,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn load_i32(self, x: &[i32; 16]) -> Self::I32;
     /// Lane i = `x[i]`, with zeros above.
     fn load_u8(self, x: &[u8; 16]) -> Self::I32;
+    /// Lane i = `x[i]`, a two's-complement byte.
+    fn load_i8(self, x: &[u8; 16]) -> Self::I32;
     /// `out[i]` = byte i.
     fn store_bytes(self, v: Self::U8, out: &mut [u8; 64]);
     /// `out[i]` = lane i.
@@ -105,6 +107,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn sar(self, v: Self::I32, n: u32) -> Self::I32;
     /// Lane i = vᵢ >> nᵢ with zeros, 0 ≤ nᵢ < 32.
     fn shr_each(self, v: Self::I32, n: Self::I32) -> Self::I32;
+
+    /// Asks for a cache line that will be read soon. Changes no result.
+    fn prefetch(self, line: &[u8; 64]);
 
     /// 64 bytes.
     fn bytes(self, x: &[u8; 64]) -> Self::U8;

@@ -210,6 +210,13 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         })
     }
     #[inline(always)]
+    fn load_i8(self, x: &[u8; 16]) -> [__m256i; 2] {
+        proven!({
+            let all = _mm_loadu_si128(x.as_ptr().cast());
+            [_mm256_cvtepi8_epi32(all), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(all, all))]
+        })
+    }
+    #[inline(always)]
     fn load_i32(self, x: &[i32; 16]) -> [__m256i; 2] {
         proven!([_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x[8..].as_ptr().cast())])
     }
@@ -281,6 +288,10 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         proven!([_mm256_srlv_epi32(v[0], n[0]), _mm256_srlv_epi32(v[1], n[1])])
     }
 
+    #[inline(always)]
+    fn prefetch(self, line: &[u8; 64]) {
+        proven!(_mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));
+    }
     #[inline(always)]
     fn bytes(self, x: &[u8; 64]) -> [__m256i; 2] {
         proven!([_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x[32..].as_ptr().cast())])
