@@ -26,8 +26,10 @@ budget: {{bpw: 3, solve: [attn, mlp]}}
 """
 
 
-def run(*arguments):
+def run(*arguments, below_floor=None):
     done = subprocess.run([ashlar, *map(str, arguments), "--quiet", "--json"], capture_output=True, text=True)
+    if below_floor is not None and "less than the smallest mix" in done.stderr:
+        return below_floor
     if done.returncode:
         sys.exit(f"{arguments}: {done.stderr}")
     return json.loads(done.stdout)
@@ -40,8 +42,8 @@ def recipe(name, text):
     return path
 
 
-def plan(path, *more):
-    return run("plan", model, "--recipe", path, "--stats", stats, *more)
+def plan(path, *more, **otherwise):
+    return run("plan", model, "--recipe", path, "--stats", stats, *more, **otherwise)
 
 
 def measure(path, *more):
@@ -73,7 +75,11 @@ def target(bpw):
 def targets():
     rows = []
     for bpw in (2.25, 2.4, 2.55, 2.7, 3.0, 3.3, 3.8, 4.3, 5.0, 6.0):
-        predicted = plan(base, "--target-size", target(bpw))["allocation"]["predicted"]
+        planned = plan(base, "--target-size", target(bpw), below_floor={})
+        if not planned:
+            print(f"| {bpw} | below the smallest mix of this model |", flush=True)
+            continue
+        predicted = planned["allocation"]["predicted"]
         kl, ci, size = measure(base, "--target-size", target(bpw))
         rows.append((predicted["kl"], kl))
         print(f"| {bpw} | {size} | {size / target(bpw):.4%} | {predicted['kl']:.5f} ({predicted['low']:.5f} to {predicted['high']:.5f}) | "
@@ -84,14 +90,18 @@ def targets():
           f"measured/predicted {min(k / p for p, k in rows):.2f} to {max(k / p for p, k in rows):.2f}")
 
 
-def mix(name, attn, gate_up, down, up):
-    """A mix by hand, brought to the size of the solver's: `up` lists selectors that get their format in this order, the
-    last one for as many experts as fit."""
+def mix(name, starts, up):
+    """A mix by hand, brought to the size of the solver's: the first of `starts` (formats of attention, gate and up, down)
+    that fits; then `up` lists selectors that get their format in this order, the last one for as many experts as fit."""
     size = target(2.7)
-    rules = f"version: 1\nrules:\n{ENDS}  - {{match: {{class: attn}}, set: {{format: {attn}}}}}\n"
-    rules += f"  - {{match: {{class: {MLP}}}, set: {{format: {gate_up}}}}}\n  - {{match: {{class: {MLP}, proj: down}}, set: {{format: {down}}}}}\n"
     fits = lambda text: run("plan", model, "--recipe", recipe(name, text))["total_bytes"] <= size
-    assert fits(rules), f"{name} starts too large"
+    for attn, gate_up, down in starts:
+        rules = f"version: 1\nrules:\n{ENDS}  - {{match: {{class: attn}}, set: {{format: {attn}}}}}\n"
+        rules += f"  - {{match: {{class: {MLP}}}, set: {{format: {gate_up}}}}}\n  - {{match: {{class: {MLP}, proj: down}}, set: {{format: {down}}}}}\n"
+        if fits(rules):
+            break
+    else:
+        sys.exit(f"{name}: no start fits")
     for selector, format in up:
         line = lambda more: f"  - {{match: {{{selector}{more}}}, set: {{format: {format}}}}}\n"
         if fits(rules + line("")):
@@ -109,12 +119,14 @@ def mixes():
     edges = sorted(range(layers), key=lambda l: min(l, layers - 1 - l))
     of = lambda proj, order, format: [(f"class: experts, proj: {proj}, layers: {l}", format) for l in order]
     whole = lambda order, format: [(f"class: experts, layers: {l}", format) for l in order]
+    attn_edges = [(f"class: attn, layers: {l}", "k4") for l in edges[:2]]
+    low = [("k3", "k2h", "k2h"), ("k3", "k2", "k2")]
     by_hand = {
-        "uniform": mix("uniform", "k3", "k2h", "k2h", whole(spread, "k3")),
-        "down one step up": mix("down", "k3", "k2h", "k3", of("[gate, up]", spread, "k3")),
-        "edge layers up": mix("edges", "k3", "k2", "k2", [(f"class: attn, layers: {l}", "k4") for l in edges[:2]] + whole(edges, "k3")),
-        "attention up": mix("attention", "q8", "k2h", "k2h", whole(spread, "k3")),
-        "attention and down up": mix("both", "q6", "k2", "k3", of("[gate, up]", spread, "k2h") + of("[gate, up]", spread, "k3")),
+        "uniform": mix("uniform", low, whole(spread, "k3")),
+        "down one step up": mix("down", low, of("down", spread, "k3")),
+        "edge layers up": mix("edges", [("k3", "k2", "k2")], attn_edges + whole(edges, "k3")),
+        "attention up": mix("attention", [(a, e, e) for a in ("q6", "k4") for e in ("k2h", "k2")], whole(spread, "k3")),
+        "attention and down up": mix("both", [("q6", "k2", "k2h"), ("k4", "k2", "k2")], of("down", spread, "k3") + of("[gate, up]", spread, "k2h")),
     }
     rows = [(name, *measure(path)) for name, path in by_hand.items()]
     rows.append(("solver", *measure(base, "--target-size", target(2.7))))

@@ -10,3 +10,4 @@ mod help;
 mod recipe;
 mod robust;
 mod run;
+mod stream;

@@ -47,18 +47,18 @@ impl Columns {
         Self { rows: rows.len(), values }
     }
 
-    /// What these rows lack of `reference`: a row for every row of the reference that has a fellow here, 0 for the others.
-    /// `fellows` gives the row of the reference for each row here.
-    pub fn lack(&self, reference: &Self, fellows: impl Fn(usize) -> Option<usize> + Sync, threads: usize) -> Self {
+    /// What these rows lack of `reference`, row by row. `None` unless both have as many.
+    pub fn lack(&self, reference: &Self, threads: usize) -> Option<Self> {
+        if self.rows != reference.rows || self.values.len() != reference.values.len() {
+            return None;
+        }
         let mut values = vec![[0.0; TILE]; self.values.len()];
         parallel::chunks(threads, self.values.len() * TILE, &mut values, self.rows, |block, out| {
-            let theirs = reference.block(block);
-            for (row, (out, ours)) in out.iter_mut().zip(self.block(block)).enumerate() {
-                let Some(theirs) = fellows(row).and_then(|row| theirs.get(row)) else { continue };
+            for (out, (theirs, ours)) in out.iter_mut().zip(reference.block(block).iter().zip(self.block(block))) {
                 out.iter_mut().zip(theirs.iter().zip(ours)).for_each(|(out, (theirs, ours))| *out = theirs - ours);
             }
         });
-        Self { rows: self.rows, values }
+        Some(Self { rows: self.rows, values })
     }
 
     fn block(&self, index: usize) -> &[[f32; TILE]] {
@@ -122,6 +122,11 @@ impl Hessian {
                 out.iter_mut().zip(values).for_each(|(out, v)| *out += (f64::from(*v) * factor) as f32);
             }
         }
+    }
+
+    /// Whether the drift is summed.
+    pub fn drifts(&self) -> bool {
+        !self.drift.is_empty()
     }
 
     /// Rows added so far.
@@ -284,24 +289,23 @@ mod tests {
     }
 
     #[test]
-    fn drift_is_what_rows_lack_of_their_fellows_times_the_rows() {
-        let (k, isa) = (72, Isa::detect().unwrap());
-        let (ours, theirs) = (input(5, k), input(3, k).iter().map(|x| x * 0.5 + 0.1).collect::<Vec<_>>());
+    fn drift_is_what_rows_lack_of_the_reference_times_the_rows() {
+        let (k, rows, isa) = (72, 5, Isa::detect().unwrap());
+        let (ours, theirs) = (input(rows, k), input(rows, k).iter().map(|x| x * 0.5 + 0.1).collect::<Vec<_>>());
         let columns = |x: &[f32]| Columns::gather(&MatmulInput::whole(&["w"], x, k), 1);
         let (x, reference) = (columns(&ours), columns(&theirs));
-        // Row 1 has no fellow; rows 0, 2 have 0, 1; row 3 has none that exists.
-        let fellow = |row: usize| [Some(0), None, Some(1), Some(7), Some(2)][row];
         let mut h = Hessian::new(k, true).unwrap();
-        h.add_drift(&x.lack(&reference, fellow, 2), &x, isa, 2);
+        h.add_drift(&x.lack(&reference, 2).unwrap(), &x, isa, 2);
         let mut got = vec![0.0; k * k];
         h.spread_drift(2.0, &mut got);
         for i in 0..k {
             for j in 0..k {
-                let pair = |(r, f): (usize, usize)| (theirs[f * k + i] - ours[r * k + i]) * ours[r * k + j];
-                let want: f32 = 2.0 * [(0, 0), (2, 1), (4, 2)].map(pair).iter().sum::<f32>();
+                let pair = |r: usize| (theirs[r * k + i] - ours[r * k + i]) * ours[r * k + j];
+                let want: f32 = 2.0 * (0..rows).map(pair).sum::<f32>();
                 assert!((got[i * k + j] - want).abs() < 1e-5, "{i} {j}");
             }
         }
+        assert!(h.drifts() && !Hessian::new(k, false).unwrap().drifts());
     }
 
     #[test]

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod collect;
+mod copied;
 mod error;
 mod hessian;
 mod journal;

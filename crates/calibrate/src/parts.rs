@@ -45,16 +45,23 @@ impl Resources for List {
 
 /// The Hessians to be summed for a weight. The gate and up projections of experts take that of their router, which reads
 /// the same tokens once: an expert's own share of them is worth neither the memory nor the time (`docs/statistics.md`).
+/// The mixing of residual lanes is never quantized, and reads all of them at once.
 pub fn want(leaf: &Leaf) -> Want {
     let [_, k] = *leaf.shape.as_slice() else { return Want::default() };
-    if !k.is_multiple_of(8) || leaf.role.class == Class::Norm {
+    if !k.is_multiple_of(8) || matches!(leaf.role.class, Class::Norm | Class::Hyper) {
         return Want::default();
     }
     match (leaf.role.class, leaf.role.proj) {
-        (Class::Experts, Some(Proj::Down)) => Want { own: true, experts: true },
+        (Class::Experts, Some(Proj::Down)) => Want { own: true, experts: true, drift: false },
         (Class::Experts, _) => Want::default(),
-        _ => Want { own: true, experts: false },
+        _ => Want { own: true, ..Want::default() },
     }
+}
+
+/// Whether a weight makes up for what its inputs lack. A down projection does not: the gate and up projections that it reads
+/// have done so already, and twice is too much (measured in `docs/statistics.md`).
+pub fn moves(leaf: &Leaf) -> bool {
+    leaf.role.proj != Some(Proj::Down)
 }
 
 /// All Hessians of a part.
@@ -67,7 +74,7 @@ pub fn wanted(leaves: &[Leaf]) -> Wanted {
 pub fn sizes(leaves: &[Leaf]) -> (u64, u64) {
     let (mut memory, mut file, mut experts) = (0, 0, 0);
     for leaf in leaves {
-        let (Want { own, experts: also }, Some(&k)) = (want(leaf), leaf.shape.get(1)) else { continue };
+        let (Want { own, experts: also, .. }, Some(&k)) = (want(leaf), leaf.shape.get(1)) else { continue };
         let shared = matches!(leaf.role.proj, Some(Proj::K | Proj::V | Proj::Up));
         if own && !shared {
             memory += Hessian::bytes(k, false);
@@ -99,7 +106,8 @@ pub fn inputs(spec: &ModelSpec, part: Part) -> HashMap<String, String> {
     all
 }
 
-/// The Hessians of a part, with drift, that a conversion needs: those of the weights for which `needs` holds.
+/// The Hessians of a part that a conversion needs: those of the weights for which `needs` holds, with drift
+/// where they move by it.
 pub struct Needed {
     /// All but those of single experts.
     pub shared: Wanted,
@@ -118,24 +126,25 @@ impl Needed {
         let (mut halves, mut counted) = (false, HashSet::new());
         for (leaf, k) in matrices().filter(|(l, _)| needs(&l.name)) {
             match class(leaf) {
-                (Class::Experts, Some(Proj::Down)) => all.experts.push((leaf.name.clone(), Hessian::bytes(k, true))),
+                (Class::Experts, Some(Proj::Down)) => all.experts.push((leaf.name.clone(), Hessian::bytes(k, false))),
                 (Class::Experts, _) => halves = true,
                 _ => {
-                    all.shared.insert(leaf.name.clone(), Want { own: true, experts: false });
+                    let drift = moves(leaf);
+                    all.shared.insert(leaf.name.clone(), Want { own: true, experts: false, drift });
                     if counted.insert(inputs.get(&leaf.name).unwrap_or(&leaf.name)) {
-                        all.shared_bytes += Hessian::bytes(k, true);
+                        all.shared_bytes += Hessian::bytes(k, drift);
                     }
                 }
             }
         }
         if let Some((router, k)) = matrices().find(|(l, _)| halves && l.role.class == Class::Router) {
-            all.shared.insert(router.name.clone(), Want { own: true, experts: false });
+            all.shared.insert(router.name.clone(), Want { own: true, experts: false, drift: true });
             all.shared_bytes += Hessian::bytes(k, true);
         }
         if let Some((_, bytes)) = all.experts.first() {
             all.shared_bytes += bytes;
             let downs = leaves.iter().filter(|l| class(l) == (Class::Experts, Some(Proj::Down)));
-            all.shared.extend(downs.map(|l| (l.name.clone(), Want { own: false, experts: true })));
+            all.shared.extend(downs.map(|l| (l.name.clone(), Want { experts: true, ..Want::default() })));
         }
         all
     }

@@ -3,57 +3,74 @@
 
 use crate::hessian::Columns;
 use ashlar_backend::{MatmulInput, Observer, Routed};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 
-/// The inputs of one batch, by the first weight that reads them.
+/// The inputs of one batch, by the first weight that reads them. A weight that is used more than once in a part (that of
+/// latent keys and values is) has as many, in order.
 #[derive(Debug, Default)]
 pub struct Reference {
-    inputs: HashMap<String, Recorded>,
-    /// The tokens of the expert that was seen last.
-    tokens: Vec<u32>,
-}
-
-#[derive(Debug)]
-struct Recorded {
-    x: Vec<f32>,
-    gates: Option<Vec<f32>>,
-    /// The token of each row, ascending, for the second half of an expert.
-    tokens: Option<Vec<u32>>,
+    wanted: HashSet<String>,
+    inputs: HashMap<String, VecDeque<Vec<f32>>>,
 }
 
 impl Reference {
-    /// What the rows of `input`, gathered in `columns`, lack of what the same tokens were here. An expert's rows are those of
-    /// `tokens`, and tokens that were not routed to it here lack nothing. `None` if the input is not known.
-    pub fn lack(
-        &self,
-        first: &str,
-        input: &MatmulInput<'_>,
-        columns: &Columns,
-        tokens: &[u32],
-        threads: usize,
-    ) -> Option<Columns> {
-        let recorded = self.inputs.get(first)?;
-        let theirs = MatmulInput { gates: recorded.gates.as_deref(), ..MatmulInput::whole(&[], &recorded.x, input.k) };
-        let theirs = Columns::gather(&theirs, threads);
-        Some(match &recorded.tokens {
-            None => columns.lack(&theirs, Some, threads),
-            Some(known) => columns.lack(&theirs, |row| known.binary_search(tokens.get(row)?).ok(), threads),
-        })
+    /// Watches what `weights` read.
+    pub fn of(weights: impl Iterator<Item = String>) -> Self {
+        Self { wanted: weights.collect(), inputs: HashMap::new() }
+    }
+
+    /// What `columns`, of `k` columns, lack of what `first` read here, each time in turn. `None` if that was not seen.
+    pub fn lack(&mut self, first: &str, k: usize, columns: &Columns, threads: usize) -> Option<Columns> {
+        let theirs = self.inputs.get_mut(first)?.pop_front()?;
+        let theirs = Columns::gather(&MatmulInput::whole(&[], &theirs, k), threads);
+        columns.lack(&theirs, threads)
     }
 }
 
 impl Observer for Reference {
     fn matmul_input(&mut self, input: &MatmulInput<'_>) {
         let Some(first) = input.weights.first() else { return };
-        if let Some(tokens) = input.rows {
-            // The first half of an expert reads rows of what its router reads, which is compared as a whole.
-            self.tokens = tokens.to_vec();
-            return;
+        let whole = input.rows.is_none() && input.gates.is_none();
+        if whole && input.weights.iter().any(|name| self.wanted.contains(*name)) {
+            self.inputs.entry((*first).to_owned()).or_default().push_back(input.x.to_vec());
         }
-        let tokens = input.gates.map(|_| self.tokens.clone());
-        let recorded = Recorded { x: input.x.to_vec(), gates: input.gates.map(<[f32]>::to_vec), tokens };
-        self.inputs.insert((*first).to_owned(), recorded);
     }
 
     fn routed(&mut self, _routed: &Routed<'_>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hessian::Hessian;
+    use ashlar_simd::Isa;
+
+    /// Σ δ xᵀ of one column, x being 1.
+    fn drift(reference: &mut Reference, rows: usize) -> Option<f32> {
+        let x = vec![1.0; rows * 8];
+        let columns = Columns::gather(&MatmulInput::whole(&["w"], &x, 8), 1);
+        let lack = reference.lack("w", 8, &columns, 1)?;
+        let (mut h, mut out) = (Hessian::new(8, true)?, vec![0.0; 64]);
+        h.add_drift(&lack, &columns, Isa::Portable, 1);
+        h.spread_drift(1.0, &mut out);
+        Some(out[0])
+    }
+
+    #[test]
+    fn a_weight_that_is_used_twice_is_compared_use_by_use() {
+        let mut reference = Reference::of(["w".to_owned()].into_iter());
+        reference.matmul_input(&MatmulInput::whole(&["w"], &[3.0; 2 * 8], 8));
+        reference.matmul_input(&MatmulInput::whole(&["other"], &[9.0; 8], 8));
+        reference.matmul_input(&MatmulInput::whole(&["w"], &[2.0; 8], 8));
+        assert_eq!(drift(&mut reference, 2), Some(4.0));
+        assert_eq!(drift(&mut reference, 1), Some(1.0));
+        assert_eq!(drift(&mut reference, 1), None, "it was seen twice");
+    }
+
+    #[test]
+    fn other_rows_are_not_compared() {
+        let mut reference = Reference::of(["w".to_owned()].into_iter());
+        reference.matmul_input(&MatmulInput::whole(&["w"], &[3.0; 2 * 8], 8));
+        assert_eq!(drift(&mut reference, 3), None);
+    }
 }

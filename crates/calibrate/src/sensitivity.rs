@@ -2,9 +2,9 @@
 //! states per group, in one pass over the weights (`docs/allocation.md`).
 //!
 //! Every layer sees the clean states and all copies that came before it; its own groups, quantized on trial one at a
-//! time, begin new copies from the clean states. Further copies go through layers that are quantized as a whole, in
-//! several formats: what they show beyond the sum of the groups corrects predictions of whole mixes. At the end each copy
-//! is compared with the clean one by the KL divergence of their predictions.
+//! time, begin new copies from the clean states. Further copies go through layers that are quantized as a whole, or in all
+//! groups of one class, in several formats: [`shares`] corrects what groups show alone by what they do together. At the
+//! end each copy is compared with the clean one by the KL divergence of their predictions.
 //!
 //! In memory: one layer, quantized as well, and one batch. The copies lie on the disk (4 bytes × tokens × hidden size
 //! each) in `STATS.sensitivity/`, one generation per layer; a killed run goes on after its last finished layer.
@@ -13,6 +13,7 @@ mod copies;
 mod divergence;
 mod journal;
 mod perturbed;
+mod shares;
 
 use crate::CalibrateError;
 use crate::texts::{Input, windows};
@@ -20,8 +21,7 @@ use ashlar_arch::{Leaf, ModelSpec};
 use ashlar_convert::Knowledge;
 use ashlar_convert::allocate::Weights;
 use ashlar_convert::allocate::groups::GroupKey;
-use ashlar_convert::allocate::predict::Curve;
-use ashlar_convert::stats::{Importance, Sensitivities, Sensitivity, StatsFile, add_sensitivities};
+use ashlar_convert::stats::{Importance, StatsFile, add_sensitivities};
 use ashlar_runtime::{Opened, RuntimeError, Tokenizer, open};
 use ashlar_simd::Isa;
 use ashlar_tensor::Report;
@@ -35,8 +35,10 @@ use std::path::{Path, PathBuf};
 const PROBE: &str = "k3";
 /// The format of a second trial, which shows how the KL grows where errors are large.
 const COARSE: &str = "k2";
-/// The formats in which all layers are quantized at once.
-const JOINT: &[&str] = &["k4", "k3", "k2"];
+/// The format of small errors, in which groups are not measured alone.
+const FINE: &str = "k4";
+/// The formats in which all layers, and all groups of a class, are quantized at once.
+const JOINT: &[&str] = &[FINE, PROBE, COARSE];
 /// Longest window: more and shorter windows show more of the text.
 const CTX: usize = 256;
 
@@ -122,10 +124,12 @@ fn measure(
         journal.keep(layer + 1)?;
         run.remove_generation(&copies, layer)?;
     }
-    let kl = divergence::score(&run, &copies, &trials, &mut journal)?;
+    let sums = divergence::score(&run, &copies, &trials, &mut journal)?;
     report.end();
-    let rows: usize = windows.iter().map(Vec::len).sum();
-    let (measured, unmeasured) = result(&copies, &journal, &kl, rows as f64);
+    let rows: Vec<usize> = windows.iter().map(Vec::len).collect();
+    let kl = shares::balanced(&sums, &rows, copies.find(|kind| *kind == Kind::Joint(None, PROBE)));
+    let rows: usize = rows.iter().sum();
+    let (measured, unmeasured) = shares::shared(&copies, &journal, &kl, rows as f64);
     add_sensitivities(&StatsFile::open(stats)?, &measured, stats)?;
     journal.remove()?;
     let groups = measured.groups.iter().map(|(name, s)| (name.clone(), s.kl, s.error)).collect();
@@ -168,16 +172,18 @@ fn layer(
         let mut all = Vec::new();
         for (key, leaves) in &groups {
             let trial = trials.group(leaves, format)?;
-            journal.record(&format!("joint.{format}.{key}"), trial.error());
+            journal.record(&shares::name(key, format), trial.error());
             let copy = copies.find(|kind| *kind == Kind::Group(*key, format));
             if let Some(index) = copy {
                 run.layer(layer, &trial.store(), &[(clean.clone(), run.states(index, layer + 1))])?;
             }
-            all.push(trial);
+            all.push((key.class, trial));
         }
-        if let Some(index) = copies.find(|kind| *kind == Kind::Joint(format)) {
+        for scope in copies::scopes(&run.model.spec) {
+            let Some(index) = copies.find(|kind| *kind == Kind::Joint(scope, format)) else { continue };
             let from = if layer == 0 { clean.clone() } else { run.states(index, layer) };
-            run.layer(layer, &trials.together(all).store(), &[(from, run.states(index, layer + 1))])?;
+            let within = all.iter().filter(|(class, _)| scope.is_none_or(|s| s == *class)).map(|(_, trial)| trial);
+            run.layer(layer, &trials.together(within).store(), &[(from, run.states(index, layer + 1))])?;
         }
     }
     Ok(())
@@ -197,7 +203,7 @@ fn groups(spec: &ModelSpec, layer: usize) -> BTreeMap<GroupKey, Vec<&Leaf>> {
 /// What an interrupted run must have in common with the one that goes on with it.
 fn fingerprint(model: &Opened, importance: &Importance, windows: &[Vec<u32>]) -> String {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(concat!("ashlar sensitivity ", env!("CARGO_PKG_VERSION"), " ").as_bytes());
+    hasher.update(concat!("ashlar sensitivity 2 ", env!("CARGO_PKG_VERSION"), " ").as_bytes());
     hasher.update(model.identity.as_bytes()).update(importance.identity().as_bytes());
     for format in JOINT.iter().chain([&PROBE]) {
         hasher.update(format.as_bytes());
@@ -209,38 +215,6 @@ fn fingerprint(model: &Opened, importance: &Importance, windows: &[Vec<u32>]) ->
         });
     }
     hasher.finalize().to_hex().to_string()
-}
-
-/// Sensitivities from the KL of every copy, and the groups that have none.
-fn result(copies: &Copies, journal: &Journal, kl: &[f64], tokens: f64) -> (Sensitivities, Vec<String>) {
-    let (mut all, mut unmeasured) = (Sensitivities::default(), Vec::new());
-    let copies = || copies.list.iter().zip(kl);
-    for (copy, kl) in copies() {
-        let (key, format) = match &copy.kind {
-            Kind::Embed(key) | Kind::Head(key) => (key, None),
-            Kind::Group(key, format) => (key, Some(*format)),
-            Kind::Clean | Kind::Joint(_) => continue,
-        };
-        let name = format.map_or_else(|| key.to_string(), |format| format!("joint.{format}.{key}"));
-        let Some(error) = journal.error(&name).filter(|e| *e > 0.0) else {
-            unmeasured.push(key.to_string());
-            continue;
-        };
-        let measured = Sensitivity { tokens, kl: kl.max(0.0), error };
-        let list = if format == Some(COARSE) { &mut all.coarse } else { &mut all.groups };
-        list.insert(key.to_string(), measured);
-    }
-    unmeasured.dedup();
-    for (copy, kl) in copies() {
-        let Kind::Joint(format) = &copy.kind else { continue };
-        let part = |(name, s): (&String, &Sensitivity)| {
-            let curve = Curve::new(s, all.coarse.get(name))?;
-            Some(curve.at(journal.error(&format!("joint.{format}.{name}"))?))
-        };
-        let error: f64 = all.groups.iter().filter_map(part).sum();
-        all.joint.insert((*format).to_owned(), Sensitivity { tokens, kl: kl.max(0.0), error });
-    }
-    (all, unmeasured)
 }
 
 #[cfg(test)]

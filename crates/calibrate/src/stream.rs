@@ -250,7 +250,7 @@ impl Task<'_> {
         let now = now.first().copied().unwrap_or_default();
         let mut wanted = needed.shared.clone();
         now.iter().for_each(|(name, _)| wanted.entry(name.clone()).or_default().own = true);
-        known.begin(self.observe(part, states, wanted, &mut |values| reference.push(values))?);
+        known.begin(self.observe(part, states, wanted, Some(&mut |values| reference.push(values)))?);
         // An expert is one record: those of later groups wait, with all they have.
         let names: HashSet<&str> = later.iter().flat_map(|g| g.iter()).map(|(name, _)| name.as_str()).collect();
         let waits = |l: &Leaf| names.contains(l.name.as_str());
@@ -258,8 +258,9 @@ impl Task<'_> {
         let first = leaves.iter().filter(|l| l.role.expert.is_none_or(|e| !waiting.contains(&e)));
         self.convert(&first.map(|l| l.name.as_str()).collect(), needed.bytes(now))?;
         for group in later {
-            let wanted = group.iter().map(|(name, _)| (name.clone(), Want { own: true, experts: false })).collect();
-            known.next_group(self.observe(part, states, wanted, &mut |_| {})?);
+            let want = Want { own: true, ..Want::default() };
+            let wanted = group.iter().map(|(name, _)| (name.clone(), want)).collect();
+            known.next_group(self.observe(part, states, wanted, None)?);
             self.convert(&group.iter().map(|(name, _)| name.as_str()).collect(), needed.bytes(group))?;
         }
         known.end().ok_or_else(|| CalibrateError::NotFinite { tensor: name(part) })
@@ -281,7 +282,7 @@ impl Task<'_> {
         part: Part,
         states: &Frozen,
         wanted: Wanted,
-        reference: Sink<'_>,
+        reference: Option<Sink<'_>>,
     ) -> Result<Tally, CalibrateError> {
         let layer = match part {
             Part::Attention(layer) | Part::Ffn(layer) | Part::Layer(layer) => layer,

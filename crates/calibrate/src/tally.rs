@@ -16,6 +16,8 @@ pub struct Want {
     pub own: bool,
     /// That of all down projections of the layer's experts.
     pub experts: bool,
+    /// With its own, what the inputs lack of those in a run of the source.
+    pub drift: bool,
 }
 
 /// By weight; what is not there wants none.
@@ -36,8 +38,6 @@ pub struct Tally {
     routing: Option<Routing>,
     /// What the same matmuls read in a run of the source, where inputs are compared with that.
     reference: Option<Reference>,
-    /// The tokens of the expert that was seen last.
-    tokens: Vec<u32>,
     failed: Option<CalibrateError>,
 }
 
@@ -76,19 +76,14 @@ impl Tally {
     #[must_use]
     pub fn new(isa: Isa, threads: usize, layer: usize, wanted: Wanted) -> Self {
         let (weights, inputs) = (BTreeMap::new(), Vec::new());
-        Self {
-            isa,
-            threads,
-            layer,
-            wanted,
-            weights,
-            inputs,
-            experts: None,
-            routing: None,
-            reference: None,
-            tokens: Vec::new(),
-            failed: None,
-        }
+        let (experts, routing, reference, failed) = (None, None, None, None);
+        Self { isa, threads, layer, wanted, weights, inputs, experts, routing, reference, failed }
+    }
+
+    /// What is to watch a run of the source, for [`Tally::compare`].
+    #[must_use]
+    pub fn reference(&self) -> Reference {
+        Reference::of(self.wanted.iter().filter(|(_, want)| want.drift).map(|(name, _)| name.clone()))
     }
 
     /// What is seen from now on is compared with `reference`, which saw the same tokens on their way through the source.
@@ -188,13 +183,13 @@ impl Tally {
     /// Adds to the Hessians that `input` belongs to.
     fn add_products(&mut self, index: usize, first: &str, input: &MatmulInput<'_>) {
         let wants = || input.weights.iter().filter_map(|name| self.wanted.get(*name));
-        let (own, experts) = (wants().any(|w| w.own), wants().any(|w| w.experts));
+        let (own, experts, drift) = (wants().any(|w| w.own), wants().any(|w| w.experts), wants().any(|w| w.drift));
         if !(own || experts) || self.failed.is_some() {
             return;
         }
         let columns = Columns::gather(input, self.threads);
-        let drifts = self.reference.is_some();
-        let lack = self.reference.as_ref().and_then(|r| r.lack(first, input, &columns, &self.tokens, self.threads));
+        let reference = self.reference.as_mut().filter(|_| drift);
+        let lack = reference.and_then(|r| r.lack(first, input.k, &columns, self.threads));
         let (isa, threads) = (self.isa, self.threads);
         let mut add = |h: Option<&mut Hessian>| match h {
             Some(h) => {
@@ -204,17 +199,17 @@ impl Tally {
                 }
             }
             None => {
-                let bytes = Hessian::bytes(input.k, drifts);
+                let bytes = Hessian::bytes(input.k, drift);
                 self.failed = Some(CalibrateError::HessianMemory { tensor: first.into(), bytes });
             }
         };
         if let Some(seen) = self.inputs.get_mut(index).filter(|_| own) {
-            let new = || Some((first.to_owned(), Hessian::new(input.k, drifts)?));
+            let new = || Some((first.to_owned(), Hessian::new(input.k, drift)?));
             seen.hessian = seen.hessian.take().or_else(new);
             add(seen.hessian.as_mut().map(|(_, h)| h));
         }
         if experts {
-            self.experts = self.experts.take().or_else(|| Hessian::new(input.k, drifts));
+            self.experts = self.experts.take().or_else(|| Hessian::new(input.k, false));
             add(self.experts.as_mut());
         }
     }
@@ -227,9 +222,6 @@ fn count(c: u64) -> i64 {
 impl Observer for Tally {
     fn matmul_input(&mut self, input: &MatmulInput<'_>) {
         let Some(first) = input.weights.first() else { return };
-        if let Some(tokens) = input.rows {
-            self.tokens = tokens.to_vec();
-        }
         let index = self.weights.get(*first).copied().unwrap_or(self.inputs.len());
         if index == self.inputs.len() {
             self.inputs.push(Input { sums: vec![0.0; input.k], tokens: 0, hessian: None });
@@ -309,7 +301,7 @@ mod tests {
 
     #[test]
     fn weights_that_share_inputs_share_a_hessian_and_downs_add_up_to_their_layer() {
-        let want = |own, experts| Want { own, experts };
+        let want = |own, experts| Want { own, experts, drift: false };
         let names = [("q", want(true, false)), ("a", want(true, true)), ("b", want(false, true))];
         let wanted = names.map(|(n, w)| (n.to_owned(), w)).into();
         let mut tally = Tally::new(Isa::detect().unwrap(), 1, 3, wanted);

@@ -1,6 +1,7 @@
 //! [`Walk`]: all windows through one part of a model, whose weights are in memory only for that long.
 
 use crate::CalibrateError;
+use crate::copied::Copied;
 use crate::reference::Reference;
 use crate::states::{Frozen, States};
 use crate::tally::Tally;
@@ -81,17 +82,18 @@ impl Walk<'_> {
         self.pass(part, store, from, None, None, |values| after.push(values))
     }
 
-    /// Shows `tally` what the weights of `part` read, and what they would read had the rows of `from` come through the
-    /// source: those follow after the others. The hidden states that these become go to `reference`.
+    /// Shows `tally` what the weights of `part` read and, where there is a sink for the hidden states, what they would
+    /// read had the rows of `from` come through the source: those follow after the others. What these become goes to
+    /// `reference`.
     pub fn observe(
         &self,
         part: Part,
         store: &dyn TensorStore,
         from: &Frozen,
         tally: &mut Tally,
-        reference: Sink<'_>,
+        reference: Option<Sink<'_>>,
     ) -> Result<(), CalibrateError> {
-        self.pass(part, store, Some(from), Some(reference), Some(tally), |_| {})
+        self.pass(part, store, Some(from), reference, Some(tally), |_| {})
     }
 
     /// Loads a part on a fresh device, runs all windows through it, and drops it.
@@ -111,7 +113,8 @@ impl Walk<'_> {
         let sequences = (BATCH_ROWS / ctx.max(1)).clamp(1, self.windows.len().max(1));
         let program = {
             let sizes = [sequences, ctx, sequences * ctx];
-            let mut loader = Loader::new(store, &mut *backend, &Silent, sizes);
+            let store = Copied(store);
+            let mut loader = Loader::new(&store, &mut *backend, &Silent, sizes);
             let table = table.map_or_else(|| loader.weight(&spec.embed), |t| Ok(t?))?;
             build_part(spec, part, table, &mut loader)?
         };
@@ -131,7 +134,7 @@ impl Walk<'_> {
         let (mut first, all) = (0, self.rows());
         for windows in self.windows.chunks(sequences) {
             if let Some(reference) = &mut reference {
-                let mut seen = Reference::default();
+                let mut seen = tally.as_ref().map_or_else(Reference::default, |t| t.reference());
                 reference(&run(&batch(windows, Some(all + first)), Some(&mut seen))?);
                 if let Some(tally) = &mut tally {
                     tally.compare(seen);

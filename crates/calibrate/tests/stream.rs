@@ -183,31 +183,60 @@ fn divergence(pack: &Path) -> f64 {
     found.unwrap()[0].kl.mean
 }
 
-fn experts(method: &str) -> String {
-    format!("version: 1\nrules:\n  - {{id: exp, match: {{class: experts}}, set: {{format: k2, method: {method}}}}}\n")
+fn guided(classes: &str, format: &str, method: &str) -> String {
+    format!(
+        "version: 1\nrules:\n  - {{id: all, match: {{class: [{classes}]}}, set: {{format: {format}, method: {method}}}}}\n"
+    )
+}
+
+/// Two steps: statistics of the source, then the conversion; once per method, each with its divergence.
+fn two_steps<const N: usize>(dir: &Path, texts: &[Input], recipes: [String; N]) -> [f64; N] {
+    let checkpoint = Checkpoint::open(&model()).unwrap();
+    let (stats, out) = (dir.join("stats"), dir.join("two"));
+    let options = Options { ctx: 128, threads: Some(2), hessians: true, force: true, ..Options::default() };
+    calibrate(&model(), texts, &stats, &options, &Silent).unwrap();
+    let spec = ashlar_arch::model_spec(checkpoint.config()).unwrap();
+    recipes.map(|recipe| {
+        let known = Importance::open(&stats, &spec, &checkpoint.identity()).unwrap();
+        let plan = planned(&checkpoint, &recipe, Some(Arc::new(known)));
+        let options = ashlar_convert::Options { force: true, ..converting(2, 1 << 30) };
+        convert(&plan, &checkpoint, &out, &options, &Silent).unwrap();
+        divergence(&out)
+    })
+}
+
+/// The divergence of a pack that was calibrated on its way.
+fn one_stream(dir: &Path, texts: &[Input], recipe: &str) -> f64 {
+    let (checkpoint, out) = (Checkpoint::open(&model()).unwrap(), dir.join("one"));
+    let one = StreamOptions { ctx: 128, tokens: None, ..options(2) };
+    let one = Stream::open(&model(), texts, one, &Silent).unwrap();
+    let plan = planned(&checkpoint, recipe, Some(one.knowledge()));
+    let options = ashlar_convert::Options { force: true, ..converting(2, 1 << 30) };
+    one.convert(&plan, &out, &options, &Silent).unwrap();
+    divergence(&out)
 }
 
 #[test]
-fn hessians_beat_weighted_search_which_beats_rounding_and_one_stream_is_not_above_two_steps() {
+fn hessians_beat_weighted_search_which_beats_rounding() {
     let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name);
-    let (checkpoint, texts) = (Checkpoint::open(&model()).unwrap(), texts("01-fiction.txt", 60_000));
-    let (ctx, threads) = (128, Some(2));
-    let two = Options { ctx, threads, hessians: true, ..Options::default() };
-    calibrate(&model(), &texts, &at("stats"), &two, &Silent).unwrap();
-    let spec = ashlar_arch::model_spec(checkpoint.config()).unwrap();
-    let kl = |method: &str| {
-        let known = Importance::open(&at("stats"), &spec, &checkpoint.identity()).unwrap();
-        let plan = planned(&checkpoint, &experts(method), Some(Arc::new(known)));
-        convert(&plan, &checkpoint, &at(method), &converting(2, 1 << 30), &Silent).unwrap();
-        divergence(&at(method))
-    };
-    let (rtn, search, gptq) = (kl("rtn"), kl("search"), kl("gptq"));
+    let recipes = ["rtn", "search", "gptq"].map(|method| guided("experts", "k2", method));
+    let [rtn, search, gptq] = two_steps(dir.path(), &texts("01-fiction.txt", 60_000), recipes);
     assert!(gptq < 0.85 * search && search < 0.95 * rtn, "rtn {rtn}, search {search}, gptq {gptq}");
+}
 
-    let one = Stream::open(&model(), &texts, StreamOptions { ctx, tokens: None, ..options(2) }, &Silent).unwrap();
-    let plan = planned(&checkpoint, &experts("gptq"), Some(one.knowledge()));
-    one.convert(&plan, &at("one"), &converting(2, 1 << 30), &Silent).unwrap();
-    let stream = divergence(&at("one"));
-    assert!(stream <= gptq, "one stream {stream}, two steps {gptq}");
+/// Other calibration text scatters a divergence by some percent, so that a single pair shows nothing. The mean over several must
+/// lie below that of two steps by more than its own error (docs/statistics.md has larger samples).
+#[test]
+fn one_stream_is_closer_than_two_steps_on_the_mean_over_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["01-fiction.txt", "03-news-howto.txt", "04-dialogue.txt", "16-reasoning-and-reference.txt"];
+    let ratios = names.map(|name| {
+        let (texts, recipe) = (texts(name, 60_000), guided("attn, experts", "k3", "gptq"));
+        let [two] = two_steps(dir.path(), &texts, [recipe.clone()]);
+        (one_stream(dir.path(), &texts, &recipe) / two).ln()
+    });
+    let n = ratios.len() as f64;
+    let mean = ratios.iter().sum::<f64>() / n;
+    let error = (ratios.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt();
+    assert!(mean + error < 0.0, "logarithms of the ratios: {ratios:?}, mean {mean} ± {error}");
 }

@@ -4,7 +4,7 @@ use super::{COARSE, JOINT, PROBE, SensitivityOptions, groups};
 use crate::CalibrateError;
 use crate::error::io;
 use crate::walk::batch;
-use ashlar_arch::ModelSpec;
+use ashlar_arch::{Class, ModelSpec};
 use ashlar_backend::{ActivationMode, Backend, Op, Weight, WeightId};
 use ashlar_convert::allocate::groups::GroupKey;
 use ashlar_formats::Spec;
@@ -29,8 +29,8 @@ pub enum Kind {
     Group(GroupKey, &'static str),
     /// A trial of the head: has no states of its own.
     Head(GroupKey),
-    /// All layers in one format.
-    Joint(&'static str),
+    /// All layers in one format, or all groups of one class.
+    Joint(Option<Class>, &'static str),
 }
 
 /// A copy.
@@ -56,7 +56,9 @@ impl Copies {
                 list.extend([PROBE, COARSE].map(|format| Copy { kind: Kind::Group(key, format), from: layer + 1 }));
             }
         }
-        list.extend(JOINT.iter().map(|format| Copy { kind: Kind::Joint(format), from: 1 }));
+        for scope in scopes(spec) {
+            list.extend(JOINT.iter().map(|format| Copy { kind: Kind::Joint(scope, format), from: 1 }));
+        }
         let head = spec.lm_head.as_ref().and_then(GroupKey::of);
         list.extend(head.map(|key| Copy { kind: Kind::Head(key), from: usize::MAX }));
         Self { list }
@@ -193,6 +195,18 @@ impl Run<'_> {
         }
         out.flush().map_err(io(to, "write"))
     }
+}
+
+/// What is quantized together: everything, and each class alone where there are several.
+pub fn scopes(spec: &ModelSpec) -> Vec<Option<Class>> {
+    let mut classes: Vec<Class> = Vec::new();
+    for layer in 0..spec.layers.len() {
+        classes.extend(groups(spec, layer).into_keys().map(|key| key.class));
+    }
+    classes.sort_unstable();
+    classes.dedup();
+    let each = classes.iter().map(|class| Some(*class)).filter(|_| classes.len() > 1);
+    std::iter::once(None).chain(each).collect()
 }
 
 /// Lets a program start from another table.

@@ -14,13 +14,13 @@ use std::thread;
 /// Bytes of logits of a batch.
 const LOGITS_BYTES: usize = 128 << 20;
 
-/// Mean KL(clean ‖ copy) of every copy, in nats; 0 for the clean one.
+/// Σ over tokens of KL(clean ‖ copy), in nats, for every copy and window; 0 for the clean one.
 pub fn score(
     run: &Run<'_>,
     copies: &Copies,
     trials: &Trials<'_>,
     journal: &mut Journal,
-) -> Result<Vec<f64>, CalibrateError> {
+) -> Result<Vec<Vec<f64>>, CalibrateError> {
     let spec = &run.model.spec;
     let leaf = spec.lm_head.as_ref().unwrap_or(&spec.embed);
     let trial = trials.group(&[leaf], PROBE)?;
@@ -43,21 +43,26 @@ pub fn score(
     }
     let Some(&(reference, _)) = sources.get(copies.clean()) else { return Ok(Vec::new()) };
     let threads = run.options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-    let (mut sums, mut first) = (vec![0.0; sources.len()], 0);
+    let (mut kl, mut first) = (vec![Vec::with_capacity(run.rows()); sources.len()], 0);
     while first < run.rows() {
         let rows = clean.rows.min(run.rows() - first);
         let of = clean.logits(reference, first, rows)?;
-        for (index, ((table, on_trial), sum)) in sources.iter().zip(&mut sums).enumerate() {
+        for (index, ((table, on_trial), kl)) in sources.iter().zip(&mut kl).enumerate() {
             if index != copies.clean() {
                 let head = if *on_trial { &mut perturbed } else { &mut clean };
-                *sum += divergence(&of, &head.logits(*table, first, rows)?, spec.vocab_size, threads);
+                kl.extend(divergence(&of, &head.logits(*table, first, rows)?, spec.vocab_size, threads));
             }
             run.report.advance(rows as u64, "the head");
         }
         first += rows;
     }
-    let rows = run.rows().max(1) as f64;
-    Ok(sums.into_iter().map(|sum| sum / rows).collect())
+    Ok(kl.iter().map(|rows| by_window(rows, run.windows)).collect())
+}
+
+/// Sums of the rows of every window.
+fn by_window(rows: &[f64], windows: &[Vec<u32>]) -> Vec<f64> {
+    let mut rows = rows.iter();
+    windows.iter().map(|window| rows.by_ref().take(window.len()).sum()).collect()
 }
 
 /// The norm and the head on a device.
@@ -102,8 +107,8 @@ impl Head {
     }
 }
 
-/// Σ over rows of KL(softmax(p) ‖ softmax(q)). The sum over rows runs in their order.
-fn divergence(p: &[f32], q: &[f32], vocab: usize, threads: usize) -> f64 {
+/// KL(softmax(p) ‖ softmax(q)) of every row.
+fn divergence(p: &[f32], q: &[f32], vocab: usize, threads: usize) -> Vec<f64> {
     let rows = p.len() / vocab.max(1);
     let share = rows.div_ceil(threads.max(1)).max(1) * vocab.max(1);
     let part = |p: &[f32], q: &[f32]| -> Vec<f64> {
@@ -114,7 +119,7 @@ fn divergence(p: &[f32], q: &[f32], vocab: usize, threads: usize) -> f64 {
             p.chunks(share).zip(q.chunks(share)).map(|(p, q)| scope.spawn(move || part(p, q))).collect();
         handles.into_iter().map(|h| h.join().unwrap_or_default()).collect()
     });
-    parts.into_iter().flatten().sum()
+    parts.into_iter().flatten().collect()
 }
 
 fn row(p: &[f32], q: &[f32]) -> f64 {
@@ -150,8 +155,9 @@ mod tests {
             .flat_map(|(p, q)| softmax(p).into_iter().zip(softmax(q)).collect::<Vec<_>>())
             .map(|(p, q)| p * (p / q).ln())
             .sum();
-        assert!((divergence(&p, &q, 8, 1) - expected).abs() < 1e-12);
+        assert!((divergence(&p, &q, 8, 1).iter().sum::<f64>() - expected).abs() < 1e-12);
         assert_eq!(divergence(&p, &q, 8, 3), divergence(&p, &q, 8, 1));
-        assert!(divergence(&p, &p, 8, 2).abs() < 1e-15);
+        assert!(divergence(&p, &p, 8, 2).iter().all(|kl| kl.abs() < 1e-15));
+        assert_eq!(by_window(&[1.0, 2.0, 4.0], &[vec![7, 7], vec![7]]), [3.0, 4.0]);
     }
 }

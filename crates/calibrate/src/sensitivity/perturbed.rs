@@ -51,11 +51,14 @@ impl<'a> Trials<'a> {
     }
 
     /// Several groups at once.
-    pub fn together(&self, trials: Vec<Trial<'a>>) -> Trial<'a> {
+    pub fn together<'t>(&self, trials: impl Iterator<Item = &'t Trial<'a>>) -> Trial<'a>
+    where
+        'a: 't,
+    {
         let mut all = Trial { store: self.store, replaced: HashMap::new(), loss: Loss::default() };
         for trial in trials {
             all.loss += trial.loss;
-            all.replaced.extend(trial.replaced);
+            all.replaced.extend(trial.replaced.iter().map(|(name, weight)| (name.clone(), weight.clone())));
         }
         all
     }

@@ -1,5 +1,7 @@
 use super::*;
+use ashlar_convert::stats::Sensitivity;
 use ashlar_tensor::Silent;
+use std::collections::BTreeMap;
 
 fn model() -> Result<Opened, Box<dyn std::error::Error>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/demo-moe");
@@ -34,16 +36,26 @@ fn every_group_is_measured_and_coarser_trials_cost_more() -> Result<(), Box<dyn 
     // q, k, v, o, gate_up and down of each layer, embedding, head.
     let layers = model.spec.layers.len();
     assert_eq!(found.groups.len(), 6 * layers + 1 + usize::from(model.spec.lm_head.is_some()));
-    assert_eq!(found.coarse.len(), 6 * layers);
-    assert_eq!(file.arrays().len(), before + found.groups.len() + found.coarse.len() + found.joint.len());
+    assert_eq!((found.fine.len(), found.coarse.len()), (6 * layers, 6 * layers));
+    assert_eq!(file.arrays().len(), before + found.groups.len() + 12 * layers + found.joint.len());
     for (name, fine) in &found.groups {
         assert!(fine.kl > 0.0 && (0.001..0.2).contains(&fine.error), "{name}: {fine:?}");
         assert!(found.coarse.get(name).is_none_or(|c| c.error > fine.error), "{name}");
+        assert!(found.fine.get(name).is_none_or(|f| f.error < fine.error), "{name}");
     }
     let total = |list: &BTreeMap<String, Sensitivity>| list.values().map(|s| s.kl).sum::<f64>();
     assert!(total(&found.coarse) > 2.0 * total(&found.groups));
     let joint: Vec<f64> = ["k4", "k3", "k2"].iter().map(|f| found.joint[*f].kl).collect();
     assert!(joint[0] < joint[1] && joint[1] < joint[2], "{joint:?}");
+    // Groups add up to what their classes cost.
+    let layered = |list: &BTreeMap<String, Sensitivity>| {
+        list.iter().filter(|(name, _)| name.contains('.')).map(|(_, s)| s.kl).sum::<f64>()
+    };
+    for (format, list) in [("k4", &found.fine), ("k3", &found.groups), ("k2", &found.coarse)] {
+        let sum = found.joint[format].error;
+        assert!((layered(list) / sum - 1.0).abs() < 1e-9, "{format}");
+        assert!((0.5..1.5).contains(&(found.joint[format].kl / sum)), "{format}");
+    }
     assert!(!dir.path().join("s.sensitivity").exists());
     Ok(())
 }

@@ -21,15 +21,18 @@ pub struct Sensitivity {
 /// All that was measured.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sensitivities {
-    /// By the name of a group, such as `3.attn.q`, `embed`.
+    /// By the name of a group, such as `3.attn.q`, `embed`; a group's share of what its class costs as a whole.
     pub groups: BTreeMap<String, Sensitivity>,
-    /// The same groups with larger errors: how their KL grows.
+    /// The same groups with smaller errors …
+    pub fine: BTreeMap<String, Sensitivity>,
+    /// … and with larger ones: how their KL grows.
     pub coarse: BTreeMap<String, Sensitivity>,
     /// All layers quantized at once, by the format.
     pub joint: BTreeMap<String, Sensitivity>,
 }
 
 const KIND: &str = "sensitivity.";
+const FINE: &str = "fine.";
 const COARSE: &str = "coarse.";
 const JOINT: &str = "joint.";
 
@@ -44,7 +47,9 @@ impl Sensitivities {
         };
         let groups = self.groups.iter().map(|(name, s)| array(format!("{KIND}{name}"), s));
         let coarse = self.coarse.iter().map(|(name, s)| array(format!("{KIND}{COARSE}{name}"), s));
+        let fine = self.fine.iter().map(|(name, s)| array(format!("{KIND}{FINE}{name}"), s));
         groups
+            .chain(fine)
             .chain(coarse)
             .chain(self.joint.iter().map(|(name, s)| array(format!("{KIND}{JOINT}{name}"), s)))
             .collect()
@@ -70,11 +75,10 @@ impl StatsFile {
                 continue;
             }
             let measured = Sensitivity { tokens, kl: kl / tokens, error: error / tokens };
-            match (name.strip_prefix(JOINT), name.strip_prefix(COARSE)) {
-                (Some(format), _) => all.joint.insert(format.to_owned(), measured),
-                (None, Some(group)) => all.coarse.insert(group.to_owned(), measured),
-                (None, None) => all.groups.insert(name.to_owned(), measured),
-            };
+            let kinds = [(JOINT, &mut all.joint), (FINE, &mut all.fine), (COARSE, &mut all.coarse)];
+            let found = kinds.into_iter().find_map(|(kind, list)| Some((name.strip_prefix(kind)?, list)));
+            let (name, list) = found.unwrap_or((name, &mut all.groups));
+            list.insert(name.to_owned(), measured);
         }
         Ok((!all.groups.is_empty()).then_some(all))
     }
