@@ -47,3 +47,44 @@ fn nothing_to_measure_on_is_wrong_usage() {
     ashlar!["bench", fixture("demo-moe"), "--rounds", "0"].expect(2);
     ashlar!["bench", "/nonexistent-model"].expect(2);
 }
+
+#[test]
+fn a_shape_is_measured_without_a_checkpoint() {
+    let config = fixture("demo-moe").join("config.json");
+    let result = ashlar![
+        "bench",
+        "--shape",
+        config,
+        "--format",
+        "k3",
+        "--prompt-tokens",
+        "8",
+        "--gen-tokens",
+        "2",
+        "--rounds",
+        "1",
+        "--threads",
+        "1",
+        "--json"
+    ]
+    .expect(0)
+    .json();
+    assert!(result["decode"][0]["tokens_per_s"].as_f64().unwrap() > 0.0, "{result}");
+    let config = fixture("demo-moe").join("tokenizer.json");
+    ashlar!["bench", "--shape", config].expect(2);
+}
+
+#[test]
+fn kernels_are_measured_in_every_way_and_one_is_chosen() {
+    // Whether it is the fastest is another question, on a machine that does other things at the same time.
+    let output = ashlar!["bench", "--kernels", "--formats", "i4:g64;k2", "--rows", "1", "--rounds", "1", "--json"];
+    let lines = output.json();
+    for line in lines.as_array().unwrap() {
+        let candidates = line["candidates"].as_array().unwrap();
+        assert!(candidates.len() >= 2 && candidates.iter().filter(|c| c["chosen"] == true).count() == 1, "{line}");
+        assert!(candidates.iter().all(|c| c["seconds"].as_f64().unwrap() > 0.0), "{line}");
+    }
+    ashlar!["bench", "--kernels", "--formats", "q9"].expect(2);
+    ashlar!["bench", "--kernels", "model"].expect(2);
+    ashlar!["bench"].expect(2);
+}

@@ -29,7 +29,7 @@ pub use op::{
 };
 pub use reference::Reference;
 pub use rope::RopeTable;
-pub use round::{INT8_GROUP, round_int8, round_row};
+pub use round::{INT8_GROUP, int8_scale, round_int8, round_row};
 pub use route::{check as check_routing, route, weights_of};
 pub use weight::Weight;
 

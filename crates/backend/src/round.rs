@@ -3,25 +3,45 @@
 /// Values along k that share a scale.
 pub const INT8_GROUP: usize = 32;
 
+/// The scale of a group whose largest magnitude is `max`: max / 127 rounded up to four significant bits, m / 8 · 2^e with
+/// 8 ≤ m < 16. A scale below 2^-100 is 0, one above 2^100 is infinite.
+///
+/// Few distinct m let kernels multiply them into the weights' scales once for many rows, and the power of two costs
+/// nothing: prefill then needs one multiplication per group and output instead of two. Rounding up lengthens a step by
+/// 4.7 % in the mean, at most by 12.5 %.
+#[inline(always)]
+#[must_use]
+pub fn int8_scale(max: f32) -> f32 {
+    const LARGEST: f32 = f32::from_bits((127 + 100) << 23);
+    const DROPPED: u32 = (1 << 20) - 1;
+    let exact = max / 127.0;
+    if exact > LARGEST {
+        return f32::INFINITY;
+    }
+    if exact < 1.0 / LARGEST {
+        return 0.0;
+    }
+    f32::from_bits((exact.to_bits() + DROPPED) & !DROPPED)
+}
+
 /// Rounds a group of activations to int8 and returns the scale: x̂ = code · scale.
 ///
-/// All in f32: `scale = max|x| / 127`, `code = x · (127 / max|x|)` rounded half to even; all zero if max is 0. When the
-/// reciprocal would overflow (max below 127 / `f32::MAX`) the group also rounds to zero.
+/// All in f32: `scale` as [`int8_scale`] says, `code = x · (1 / scale)` rounded half to even; all zero if the scale is 0.
 /// |code| ≤ 127, so −128 never occurs. Kernels must produce these very codes: a different code is an error of a whole
-/// step, not of a last bit.
+/// step, not of a last bit. Infinities and values beyond 2^107 give an infinite scale: the outputs are no numbers either.
 ///
 /// `x` and `codes` have the same length, at most [`INT8_GROUP`].
 pub fn round_int8(x: &[f32], codes: &mut [i8]) -> f32 {
-    let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let inverse = 127.0 / max;
-    if !inverse.is_finite() {
+    let scale = int8_scale(x.iter().fold(0.0f32, |m, v| m.max(v.abs())));
+    if scale == 0.0 {
         codes.fill(0);
         return 0.0;
     }
+    let inverse = 1.0 / scale;
     for (code, v) in codes.iter_mut().zip(x) {
         *code = (v * inverse).round_ties_even() as i8;
     }
-    max / 127.0
+    scale
 }
 
 /// Replaces each value of `x` (one row) by what [`round_int8`] keeps of it.
@@ -48,6 +68,20 @@ mod tests {
     }
 
     #[test]
+    fn scales_are_the_next_of_eight_per_octave() {
+        assert_eq!([127.0, 127.1, 142.0, 143.0].map(int8_scale), [1.0, 1.125, 1.125, 1.25]);
+        let mut max = 1e-20f32;
+        while max < 1e20 {
+            let (scale, exact) = (int8_scale(max), max / 127.0);
+            assert!((exact..exact * 1.125 + f32::MIN_POSITIVE).contains(&scale), "{max}: {scale}");
+            let mantissa = scale.to_bits() & 0x7f_ffff;
+            assert_eq!(mantissa % (1 << 20), 0, "{scale}");
+            max *= 1.0137;
+        }
+        assert_eq!([0.0, 1e-35, 1e33, f32::INFINITY].map(int8_scale), [0.0, 0.0, f32::INFINITY, f32::INFINITY]);
+    }
+
+    #[test]
     fn zeros_and_the_smallest_numbers_round_to_zero() {
         for x in [[0.0f32; 32], [1e-45; 32]] {
             let mut codes = [9i8; 32];
@@ -64,6 +98,8 @@ mod tests {
         x[33] = 0.5;
         round_row(&mut x);
         assert_eq!(&x[..3], &[508.0, 0.0, 0.0]);
-        assert!((x[32] - 1.0).abs() < 1e-6 && (x[33] - 64.0 / 127.0).abs() < 1e-6);
+        // 1/127 = 1.0079 · 2^-7 becomes 1.125 · 2^-7.
+        let step = 1.125 / 128.0;
+        assert_eq!(&x[32..34], &[114.0 * step, 57.0 * step]);
     }
 }

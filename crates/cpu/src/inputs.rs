@@ -2,8 +2,9 @@
 
 use crate::pool::Pool;
 use crate::shards::Shards;
-use ashlar_backend::INT8_GROUP;
+use ashlar_backend::{INT8_GROUP, int8_scale};
 use ashlar_simd::{Isa, Kernel, Simd};
+use std::ops::Range;
 
 /// Which form of its inputs a kernel reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,11 +17,16 @@ pub enum Form {
     Int8,
 }
 
+/// Groups of a row that lie side by side. Rows follow one another, then comes the next slab of groups: prefill multiplies
+/// a slab of all rows with a tile of weights, and so streams through memory.
+pub const SLAB: usize = 8;
+
 /// The rounded forms of some rows; buffers are reused from op to op.
 #[derive(Default)]
 pub struct Rounded {
+    rows: usize,
     groups: usize,
-    /// rows × groups
+    /// `[slab][row][group of the slab]`, see [`SLAB`]
     int8: Vec<Int8Group>,
     /// rows × k, if asked for
     values: Vec<f32>,
@@ -36,17 +42,28 @@ pub struct Inputs<'a> {
     rounded: Option<&'a Rounded>,
 }
 
-/// 32 activations in int8. All that a kernel needs of them lies side by side: it then holds one pointer per row.
+/// 32 activations in int8. All that a kernel needs of them lies in one cache line: it then holds one pointer per row.
+///
+/// The scale is m / 8 · 2^e with 8 ≤ m < 16 ([`ashlar_backend::int8_scale`]), so that kernels may take it apart: m
+/// multiplies weights' scales beforehand, and 2^e comes with the conversion of the integer sum to a float. A sum that
+/// starts at the bits of 1.5 · 2^(23 + e) ends, read as a float, at 1.5 · 2^(23 + e) + sum · 2^e.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(align(64))]
 pub struct Int8Group {
     /// The codes, four to a word, the first in the lowest byte.
     pub words: [i32; INT8_GROUP / 4],
     /// x̂ = code · scale
     pub scale: f32,
+    /// 1.5 · 2^(23 + e)
+    pub base: f32,
+    /// The bits of `base` − OFFSET · Σ codes: where a sum of [`Simd::dot`] starts.
+    start: i32,
+    /// The same with the codes of the first and of the second 16.
+    starts: [i32; 2],
     /// −Σ codes
-    pub minus_sum: i32,
+    minus_sum: i32,
     /// The same of the first and of the second 16.
-    pub minus_sums: [i32; 2],
+    minus_sums: [i32; 2],
 }
 
 impl Int8Group {
@@ -54,6 +71,32 @@ impl Int8Group {
     #[inline(always)]
     pub fn minus(&self, parts: usize, part: usize) -> i32 {
         if parts == 1 { self.minus_sum } else { self.minus_sums[part] }
+    }
+
+    /// Where the sum over a part starts that is to be read as a float, see above.
+    #[inline(always)]
+    pub fn start(&self, parts: usize, part: usize) -> i32 {
+        if parts == 1 { self.start } else { self.starts[part] }
+    }
+
+    /// m − 8, of the scale m / 8 · 2^e.
+    #[inline(always)]
+    pub fn eighths(&self) -> usize {
+        (self.scale.to_bits() >> 20 & 7) as usize
+    }
+
+    /// Sets the scale and, from it and the sums of codes, what kernels read.
+    #[inline(always)]
+    fn set_scale<S: Simd>(&mut self, scale: f32) {
+        const EXPONENT: u32 = 0x7f80_0000;
+        self.scale = scale;
+        let power = scale.to_bits() & EXPONENT;
+        // 1.5 · 2^23 times the power; what is zero or infinite stays so.
+        let base = if scale.is_normal() { power + (23 << 23) + (1 << 22) } else { power };
+        self.base = f32::from_bits(base);
+        let start = |minus: i32| base.cast_signed().wrapping_add(minus * S::OFFSET);
+        self.start = start(self.minus_sum);
+        self.starts = [start(self.minus_sums[0]), start(self.minus_sums[1])];
     }
 }
 
@@ -78,42 +121,54 @@ impl<'a> Inputs<'a> {
         &all[row * self.k..(row + 1) * self.k]
     }
 
-    /// One row in int8; empty if the inputs were not rounded.
+    /// The groups of a slab of one row in int8; empty if the inputs were not rounded.
     #[inline(always)]
-    pub fn int8(&self, row: usize) -> &'a [Int8Group] {
-        self.rounded.map_or(&[], |r| &r.int8[row * r.groups..(row + 1) * r.groups])
+    pub fn int8(&self, row: usize, slab: usize) -> &'a [Int8Group] {
+        self.rounded.map_or(&[], |r| &r.int8[slab_of(r.rows, r.groups, row, slab)])
     }
+}
+
+/// Where a slab of a row lies.
+#[inline(always)]
+fn slab_of(rows: usize, groups: usize, row: usize, slab: usize) -> Range<usize> {
+    let width = SLAB.min(groups - slab * SLAB);
+    let start = slab * SLAB * rows + row * width;
+    start..start + width
 }
 
 impl Rounded {
     /// Rounds every row of `x` (rows × k) as [`ashlar_backend::round_int8`] does, to the same bits. Only with
     /// `with_values` the rounded values can be read, too.
     pub fn round(&mut self, pool: &Pool, isa: Isa, x: &[f32], k: usize, with_values: bool) {
-        let rows = x.len() / k.max(1);
-        self.groups = k.div_ceil(INT8_GROUP);
-        let (groups, width) = (self.groups, if with_values { k } else { 0 });
+        (self.rows, self.groups) = (x.len() / k.max(1), k.div_ceil(INT8_GROUP));
+        let (rows, groups, width) = (self.rows, self.groups, if with_values { k } else { 0 });
         self.int8.resize(rows * groups, Int8Group::default());
         self.values.resize(rows * width, 0.0);
         let (int8, values) = (Shards::new(&mut self.int8), Shards::new(&mut self.values));
         let body = |row: usize| {
-            // SAFETY: every row is one index of the pool, and its groups are its own.
-            let int8 = unsafe { int8.slice(row * groups..(row + 1) * groups) };
-            // SAFETY: as above.
+            // SAFETY: every row is one index of the pool.
             let values = unsafe { values.slice(row * width..(row + 1) * width) };
-            isa.run(RoundRow { x: &x[row * k..(row + 1) * k], int8, values });
+            let columns = SLAB * INT8_GROUP;
+            for (slab, x) in x[row * k..(row + 1) * k].chunks(columns).enumerate() {
+                // SAFETY: as above, and slabs of a row do not overlap.
+                let int8 = unsafe { int8.slice(slab_of(rows, groups, row, slab)) };
+                let values = values.chunks_mut(columns).nth(slab).unwrap_or_default();
+                isa.run(RoundSlab { x, int8, values });
+            }
         };
         pool.run(rows, &body);
     }
 }
 
-struct RoundRow<'a> {
+/// At most a slab of a row.
+struct RoundSlab<'a> {
     x: &'a [f32],
     int8: &'a mut [Int8Group],
     /// As long as x, or empty.
     values: &'a mut [f32],
 }
 
-impl Kernel for RoundRow<'_> {
+impl Kernel for RoundSlab<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -145,13 +200,12 @@ fn round_group<S: Simd>(s: S, x: &[f32; INT8_GROUP]) -> Int8Group {
         greatest = s.max(s.as_f32(s.and(s.bits(s.load(x)), s.splat_i32(i32::MAX))), greatest);
     }
     let max = s.greatest(greatest);
-    let inverse = 127.0 / max;
+    let scale = int8_scale(max);
     let mut group = Int8Group::default();
-    if !inverse.is_finite() {
+    if scale == 0.0 {
         return group;
     }
-    group.scale = max / 127.0;
-    let factor = s.splat(inverse);
+    let factor = s.splat(1.0 / scale);
     for (half, x) in halves.iter().enumerate() {
         // For the same reason a NaN becomes −127 rather than a wild code.
         let v = s.min(s.max(s.mul(s.load(x), factor), s.splat(-127.0)), s.splat(127.0));
@@ -164,17 +218,25 @@ fn round_group<S: Simd>(s: S, x: &[f32; INT8_GROUP]) -> Int8Group {
         group.minus_sums[half] = -s.sum_i32(codes);
     }
     group.minus_sum = group.minus_sums[0] + group.minus_sums[1];
+    group.set_scale::<S>(scale);
     group
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// By arithmetic, not by bits.
+    fn base_and_eighths(scale: f32) -> (f32, usize) {
+        let power = scale.log2().floor().exp2();
+        (12_582_912.0 * power, (scale / power * 8.0) as usize - 8)
+    }
     use ashlar_backend::{round_int8, round_row};
 
     #[test]
     fn codes_scales_and_values_are_those_of_the_reference() {
-        let k = 90;
+        // A slab, and a part of one that ends within a group.
+        let k = 346;
         let mut x: Vec<f32> = (0..3 * k).map(|i| ((i * 2_654_435_761usize) as u32 as f32).sin() * 3.0).collect();
         x[k..k + 32].fill(0.0);
         x[..4].copy_from_slice(&[127.0, 2.5, 3.5, -0.5]);
@@ -185,7 +247,7 @@ mod tests {
             let inputs = Inputs::new(&x, k, Some(&rounded));
             for row in 0..3 {
                 let x = &x[row * k..(row + 1) * k];
-                let got = inputs.int8(row);
+                let got = [inputs.int8(row, 0), inputs.int8(row, 1)].concat();
                 for (g, x) in x.chunks(32).enumerate() {
                     let mut want = [0i8; 32];
                     let scale = round_int8(x, &mut want[..x.len()]);
@@ -194,6 +256,7 @@ mod tests {
                     let sum = |codes: &[i8]| codes.iter().map(|c| i32::from(*c)).sum::<i32>();
                     assert_eq!(got[g].minus(1, 0), -sum(&want));
                     assert_eq!([0, 1].map(|half| got[g].minus(2, half)), [-sum(&want[..16]), -sum(&want[16..])]);
+                    assert!(scale == 0.0 || base_and_eighths(scale) == (got[g].base, got[g].eighths()), "{scale}");
                 }
                 let mut want = x.to_vec();
                 round_row(&mut want);

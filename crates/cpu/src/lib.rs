@@ -7,6 +7,7 @@
 //! Results do not depend on the number of threads (every output is computed whole by one task, in a fixed order), nor on
 //! the instruction set, nor on how many rows a batch has.
 
+pub mod bench;
 mod buffers;
 mod cores;
 mod cpu;

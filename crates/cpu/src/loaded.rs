@@ -87,6 +87,11 @@ impl Loaded {
         }
     }
 
+    /// The kernel family's name; `None` if rows are decoded.
+    pub fn family(&self) -> Option<&'static str> {
+        self.entry.map(|entry| entry.name)
+    }
+
     /// Whether the kernel decodes whole rows, outliers included.
     pub fn decodes_outliers(&self) -> bool {
         self.entry.is_none()

@@ -20,6 +20,7 @@ pub mod outliers;
 pub mod parameters;
 mod q6;
 mod q8;
+pub mod random;
 mod registry;
 mod reorder;
 pub mod scale;

@@ -3,7 +3,7 @@
 //! Owns: the order of measurements, medians, what a token must read and multiply, times per op. Ceilings come from a
 //! [`Meter`]; they are measured in turn with the model, because shared machines change from one minute to the next.
 
-use crate::{Meter, Model, RuntimeError, Wanted};
+use crate::{Energy, Meter, Model, RuntimeError, Wanted};
 use ashlar_arch::{Class, Ffn, Leaf, ModelSpec};
 use ashlar_tensor::{Report, TensorStore};
 use std::collections::BTreeMap;
@@ -120,6 +120,8 @@ pub struct Rate {
     pub rounds: Vec<f64>,
     /// Of the ceiling that the same round measured: multiply-adds for prefill, bytes of weights for decoding.
     pub share: Option<f64>,
+    /// Joules per token, median, where the machine tells.
+    pub joules_per_token: Option<f64>,
 }
 
 impl Rate {
@@ -171,11 +173,13 @@ pub fn bench(
     let mut all = BenchReport { cost: model.token_cost(), ..BenchReport::default() };
     let mut ceilings = [Vec::new(), Vec::new()];
     let mut profiles = [Profile::default(), Profile::default()];
+    let mut energy = Energy::start();
     report.begin("bench", (options.depths.len() * options.rounds) as u64);
     for &depth in &options.depths {
         fill(model, depth)?;
         let mut rounds = [Vec::new(), Vec::new()];
         let mut shares = [Vec::new(), Vec::new()];
+        let mut joules = [Vec::new(), Vec::new()];
         for _ in 0..options.rounds {
             let best = meter.map(|m| [m.int8(), m.read()]);
             for (work, tokens) in [options.prompt_tokens, options.gen_tokens].into_iter().enumerate() {
@@ -187,7 +191,9 @@ pub fn bench(
                     continue;
                 }
                 model.set_profile(options.profile);
+                energy.as_mut().and_then(Energy::joules);
                 let rate = measure(model, depth, tokens, work == 0)?;
+                joules[work].extend(energy.as_mut().and_then(Energy::joules).map(|j| j / tokens as f64));
                 if let Some(profile) = model.set_profile(false) {
                     profiles[work].add(&profile);
                 }
@@ -201,12 +207,15 @@ pub fn bench(
             report.advance(1, "");
         }
         let [prefill, decode] = rounds;
-        let [computed, read] = shares.map(|s| (!s.is_empty()).then(|| median(&s)));
+        let some = |values: Vec<f64>| (!values.is_empty()).then(|| median(&values));
+        let ([computed, read], [by_prefill, by_decode]) = (shares.map(some), joules.map(some));
         if !prefill.is_empty() {
-            all.prefill.push(Rate { depth, tokens: options.prompt_tokens, rounds: prefill, share: computed });
+            let (tokens, share) = (options.prompt_tokens, computed);
+            all.prefill.push(Rate { depth, tokens, rounds: prefill, share, joules_per_token: by_prefill });
         }
         if !decode.is_empty() {
-            all.decode.push(Rate { depth, tokens: options.gen_tokens, rounds: decode, share: read });
+            let (tokens, share) = (options.gen_tokens, read);
+            all.decode.push(Rate { depth, tokens, rounds: decode, share, joules_per_token: by_decode });
         }
     }
     report.end();

@@ -8,9 +8,11 @@
 pub mod bench;
 mod chat;
 mod devices;
+mod energy;
 mod error;
 pub mod eval;
 mod generate;
+pub mod kernels;
 mod kv;
 mod load;
 mod model;
@@ -18,12 +20,14 @@ mod open;
 mod overlay;
 pub mod program;
 mod sampler;
+mod shape;
 mod stop;
 mod tokenizer;
 
 pub use ashlar_backend::{ActivationMode, KvFormat, Memory, Observer};
 pub use chat::{ChatTemplate, Message};
 pub use devices::{DEVICES, Meter, activation_mode, device, kv_format, meter};
+pub use energy::Energy;
 pub use error::RuntimeError;
 pub use generate::{GenerateOptions, Generation, Generator, StopReason, Timings};
 pub use kv::KvUse;
@@ -32,4 +36,5 @@ pub use model::{DEFAULT_CHUNK, DEFAULT_CONTEXT, Model, OpenOptions, Wanted, logi
 pub use open::{Opened, open};
 pub use overlay::Overlay;
 pub use sampler::{Sampler, Sampling};
+pub use shape::random_model;
 pub use tokenizer::{TextStream, Tokenizer};

@@ -4,8 +4,10 @@
 //! (for tests and for telling a kernel bug from a format bug). [`Isa::vectorize`] runs a closure compiled with the
 //! wide instructions: used by encoders, which are ordinary loops over fixed lanes and therefore give the same bytes on
 //! every ISA (Rust never contracts a multiply and an add, nor reorders float sums). [`Isa::run`] runs a [`Kernel`]
-//! written over [`Simd`]'s vectors: used by `cpu`. aarch64 runs the portable vectors for now.
+//! written over [`Simd`]'s vectors: used by `cpu`.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod isa;
 mod portable;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! [`Simd`] in plain Rust: the definition the other ISAs are tested against, and what aarch64 runs for now.
+//! [`Simd`] in plain Rust: the definition the other ISAs are tested against.
 
 use crate::{Isa, Simd};
 use std::array::from_fn;
@@ -182,9 +182,6 @@ impl Simd for Portable {
     fn shr_each(self, v: [i32; 16], n: [i32; 16]) -> [i32; 16] {
         from_fn(|i| v[i].cast_unsigned().wrapping_shr(n[i].cast_unsigned()).cast_signed())
     }
-
-    #[inline(always)]
-    fn prefetch(self, _line: &[u8; 64]) {}
 
     #[inline(always)]
     fn bytes(self, x: &[u8; 64]) -> [u8; 64] {

@@ -108,8 +108,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Lane i = vᵢ >> nᵢ with zeros, 0 ≤ nᵢ < 32.
     fn shr_each(self, v: Self::I32, n: Self::I32) -> Self::I32;
 
-    /// Asks for a cache line that will be read soon. Changes no result.
-    fn prefetch(self, line: &[u8; 64]);
+    /// Asks for the cache line of `x`, which will be read soon. No effect on any result.
+    #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        let _ = x;
+    }
 
     /// 64 bytes.
     fn bytes(self, x: &[u8; 64]) -> Self::U8;
@@ -165,6 +168,12 @@ impl Isa {
                 }
                 Self::Portable | Self::NeonDotprod => {}
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if self == Self::NeonDotprod
+            && let Some(token) = crate::aarch64::NeonDotprod::detect()
+        {
+            return token.run(kernel);
         }
         kernel.run(crate::portable::Portable)
     }

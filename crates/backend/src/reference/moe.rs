@@ -7,7 +7,7 @@ use super::linear::{dot, matvec};
 use super::{Matrix, Reference};
 use crate::{
     ActivationMode, BackendError, Batch, BufferId, ExpertWeights, INT8_GROUP, MatmulInput, MoeOptions, Observer,
-    Routed, WeightId, check_routing, route, weights_of,
+    Routed, WeightId, check_routing, int8_scale, route, weights_of,
 };
 use ashlar_arch::{Activation, Routing};
 
@@ -129,7 +129,8 @@ fn check(
 }
 
 /// By how much an output of `down` may change because some of `h` lie within 1e-5 of the group's maximum from a
-/// rounding tie, where kernels with f32 sums may legitimately choose the other code.
+/// rounding tie, where kernels with f32 sums may legitimately choose the other code; likewise if the maximum lies so near
+/// the border between two scales.
 fn near_ties(h: &[f32], down: &Matrix) -> f64 {
     if down.mode != ActivationMode::Int8 {
         return 0.0;
@@ -137,12 +138,14 @@ fn near_ties(h: &[f32], down: &Matrix) -> f64 {
     let mut bound = 0.0;
     for (g, group) in h.chunks(INT8_GROUP).enumerate() {
         let max = group.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let (scale, above) = (int8_scale(max), int8_scale(max * (1.0 + 1e-5)));
+        let border = int8_scale(max * (1.0 - 1e-5)) != above;
         for (i, v) in group.iter().enumerate() {
-            let code = f64::from(*v) * 127.0 / f64::from(max);
-            if max > 0.0 && ((code - code.floor()) - 0.5).abs() < 127.0 * 1e-5 {
+            let code = f64::from(*v) / f64::from(scale);
+            if scale > 0.0 && (border || ((code - code.floor()) - 0.5).abs() < 127.0 * 1e-5) {
                 let column = g * INT8_GROUP + i;
                 let largest = (0..down.n).map(|n| down.row(n)[column].abs()).fold(0.0f32, f32::max);
-                bound += f64::from(max) / 127.0 * f64::from(largest);
+                bound += f64::from(above) * f64::from(largest);
             }
         }
     }

@@ -1,14 +1,17 @@
 //! `ashlar bench`: tokens per second, and what the machine would allow.
 
+mod kernels;
+
 use crate::args::Globals;
 use crate::device::{self, DeviceArgs};
-use crate::exit::{CommandResult, Outcome};
+use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
-use ashlar_runtime::OpenOptions;
+use anyhow::Context;
 use ashlar_runtime::bench::{BenchOptions, BenchReport, Profile, Rate, bench};
+use ashlar_runtime::{Model, OpenOptions, random_model};
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -20,14 +23,35 @@ use std::path::PathBuf;
 /// Every round first measures two ceilings with the same threads: streaming reads, which bound the generation of text
 /// (every token reads every weight it uses), and int8 dot products in registers, which bound the reading of a prompt.
 /// Then it measures prefill and decoding. Medians over the rounds are printed.
+///
+/// `--shape` needs no checkpoint: random weights in the shape that a config.json describes. `--kernels` measures no model
+/// but every matrix kernel that this machine can run, and fails (exit status 3) if one is chosen that is not the fastest.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   ashlar bench Qwen3-0.6B-4bit
+  ashlar bench --shape config.json --format k4
+  ashlar bench --kernels --formats 'q8;i4:g32' --rows 1,64,512
   ashlar bench Qwen3-0.6B-4bit --depth 0,4096 --profile
   ashlar bench Qwen3-0.6B-4bit --json --quiet")]
 pub struct Bench {
     /// A checkpoint folder or a pack
-    pub src: PathBuf,
+    #[arg(required_unless_present_any = ["kernels", "shape"], conflicts_with_all = ["kernels", "shape"])]
+    pub src: Option<PathBuf>,
+    /// A config.json: measure random weights in its shape
+    #[arg(long, value_name = "CONFIG", conflicts_with = "kernels")]
+    pub shape: Option<PathBuf>,
+    /// The format of random weights; embedding, router and norms are bf16
+    #[arg(long, value_name = "F", default_value = "q8", requires = "shape")]
+    pub format: String,
+    /// Measure matrix kernels instead of a model
+    #[arg(long)]
+    pub kernels: bool,
+    /// Formats of the kernels, as in recipes, with semicolons between [default: one of each]
+    #[arg(long, value_name = "F;…", value_delimiter = ';', requires = "kernels")]
+    pub formats: Vec<String>,
+    /// Rows of activations of the kernels
+    #[arg(long, value_name = "N,…", default_value = "1,4,16,64,512", value_delimiter = ',', requires = "kernels")]
+    pub rows: Vec<usize>,
     /// Tokens of a prompt; 0 to leave prefill out
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub prompt_tokens: usize,
@@ -59,6 +83,9 @@ impl Bench {
     /// # Errors
     /// If the model cannot be used.
     pub fn run(&self, globals: Globals) -> CommandResult {
+        if self.kernels {
+            return kernels::run(self, globals);
+        }
         let asked = BenchOptions {
             prompt_tokens: self.prompt_tokens,
             gen_tokens: self.gen_tokens,
@@ -68,7 +95,7 @@ impl Bench {
         };
         let context = Some(asked.context().max(1));
         let options = OpenOptions { context, chunk: self.chunk.get(), ..self.device.options() };
-        let mut model = device::open(&self.src, &options, globals)?;
+        let mut model = self.model(&options, globals)?;
         let meter = ashlar_runtime::meter(&self.device.device, self.device.threads.map(NonZeroUsize::get));
         let interrupt = Interrupt::install()?;
         let progress = Progress::new(globals.quiet, Unit::Rounds);
@@ -83,6 +110,22 @@ impl Bench {
         }
         Ok(Outcome::Done)
     }
+
+    /// What is to be measured: a model on disk, or random weights.
+    fn model(&self, options: &OpenOptions, globals: Globals) -> Result<Model, Failure> {
+        let Some(shape) = &self.shape else {
+            let src =
+                self.src.as_deref().ok_or_else(|| Failure::usage(anyhow::anyhow!("a model, --shape or --kernels")))?;
+            return device::open(src, options, globals);
+        };
+        let bytes = std::fs::read(shape).with_context(|| format!("{}: cannot be read", shape.display())).or_usage()?;
+        let config =
+            serde_json::from_slice(&bytes).with_context(|| format!("{}: no JSON", shape.display())).or_usage()?;
+        let opened = random_model(config, &self.format).or_usage()?;
+        let backend = ashlar_runtime::device(&options.device, options.threads, options.activations);
+        let progress = Progress::new(globals.quiet, Unit::Bytes);
+        Model::load(opened, backend.map_err(device::failure)?, options, &progress).map_err(device::failure)
+    }
 }
 
 const GIGA: f64 = 1e9;
@@ -92,6 +135,7 @@ fn json(report: &BenchReport, device: &str) -> Value {
         json!({
             "depth": r.depth, "tokens": r.tokens, "tokens_per_s": r.tokens_per_s(), "rounds": r.rounds,
             "gmac_per_s": r.tokens_per_s() * report.cost.multiply_adds / GIGA, "int8_share": r.share,
+            "gflop_per_s": 2.0 * r.tokens_per_s() * report.cost.multiply_adds / GIGA, "joules_per_token": r.joules_per_token,
         })
     };
     let decode = |r: &Rate| {
@@ -99,6 +143,7 @@ fn json(report: &BenchReport, device: &str) -> Value {
             "depth": r.depth, "tokens": r.tokens, "tokens_per_s": r.tokens_per_s(), "rounds": r.rounds,
             "bytes_per_token": report.cost.weight_bytes,
             "gb_per_s": r.tokens_per_s() * report.cost.weight_bytes / GIGA, "read_share": r.share,
+            "joules_per_token": r.joules_per_token,
         })
     };
     let ops = |p: &Profile| -> Vec<Value> {
@@ -116,13 +161,14 @@ fn json(report: &BenchReport, device: &str) -> Value {
 
 fn text(report: &BenchReport, device: &str) -> String {
     let mut out = format!("{device}\n");
-    let mut table = Table::new(&["work", ">depth", ">tokens", ">tokens/s", ">rate", ">of ceiling"]);
+    let mut table = Table::new(&["work", ">depth", ">tokens", ">tokens/s", ">rate", ">of ceiling", ">J/token"]);
     let share = |r: &Rate| r.share.map_or_else(String::new, |s| format!("{:.0} %", 100.0 * s));
     let mut rows = |name: &str, rates: &[Rate], cost: f64, unit: &str| {
         for r in rates {
             let rate = format!("{:.1} {unit}", r.tokens_per_s() * cost / GIGA);
+            let joules = r.joules_per_token.map_or_else(|| "not told".to_owned(), |j| format!("{j:.2}"));
             let speed = format!("{:.1}", r.tokens_per_s());
-            table.row([name.to_owned(), r.depth.to_string(), r.tokens.to_string(), speed, rate, share(r)]);
+            table.row([name.to_owned(), r.depth.to_string(), r.tokens.to_string(), speed, rate, share(r), joules]);
         }
     };
     rows("prefill", &report.prefill, report.cost.multiply_adds, "GMAC/s");

@@ -29,11 +29,35 @@ const COLUMNS: usize = ashlar_formats::x16::COLUMNS;
 /// Rows of activations that pass over a panel before the next panel's turn: their int8 codes stay in the L2 cache.
 const ROW_CHUNK: usize = 128;
 
-/// Receives (index of the row within [`Job::rows`], panel, 16 outputs); outputs beyond n are meaningless.
-pub type Sink<'s> = &'s mut dyn FnMut(usize, usize, &[f32; PANEL]);
+/// Panels that are expanded together for many rows: tasks should be multiples of it.
+pub const TILE_PANELS: usize = grouped::TILE_PANELS;
+
+/// Receives (index of the row within [`Job::rows`], first panel, outputs of it and of the panels after it); outputs beyond
+/// n are meaningless.
+pub type Sink<'s> = &'s mut dyn FnMut(usize, usize, &[[f32; PANEL]]);
 
 /// A kernel, compiled for every ISA.
 pub type Multiply = fn(&Job<'_>, Range<usize>, Sink<'_>) -> Result<(), BackendError>;
+
+/// How the rows of a job walk over a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// A few rows at a time over the codes as they lie: every code is expanded once per few rows.
+    Direct,
+    /// Codes are expanded once into tiles in the cache, over which all rows pass.
+    Tiled,
+}
+
+impl Scheme {
+    /// Name for reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Tiled => "tiled",
+        }
+    }
+}
 
 /// Which rows of the inputs.
 #[derive(Clone, Copy)]
@@ -76,6 +100,15 @@ pub struct Job<'a> {
     pub form: Form,
     /// Which rows of the inputs.
     pub rows: RowSet<'a>,
+    /// How they walk: one that [`Loaded::schemes`] offers.
+    pub scheme: Scheme,
+}
+
+impl<'a> Job<'a> {
+    /// The job with the scheme that suits the number of rows.
+    pub fn new(isa: Isa, weight: &'a Loaded, inputs: Inputs<'a>, form: Form, rows: RowSet<'a>) -> Self {
+        Self { isa, weight, inputs, form, rows, scheme: table::scheme(form, rows.len()) }
+    }
 }
 
 /// Computes the outputs of `panels` for every row of the job.
@@ -147,7 +180,7 @@ impl<K: PanelKernel> Drive<'_, '_, K> {
         for (i, y) in y.into_iter().enumerate() {
             let mut lanes = [0.0; PANEL];
             s.store(y, &mut lanes);
-            (self.sink)(first + i, panel, &lanes);
+            (self.sink)(first + i, panel, &[lanes]);
         }
         M
     }

@@ -31,14 +31,16 @@ pub fn multiply(
     let mut damaged = None;
     base(&mut |row, panel, y| {
         let x = job.inputs.values(job.rows.get(row), job.form);
-        let mut y = *y;
-        for (lane, y) in y.iter_mut().enumerate() {
-            match plane.dot(panel * PANEL + lane, x) {
-                Ok(sum) => *y += sum,
-                Err(column) => damaged = Some((panel * PANEL + lane, column)),
+        for (panel, y) in (panel..).zip(y) {
+            let mut y = *y;
+            for (lane, y) in y.iter_mut().enumerate() {
+                match plane.dot(panel * PANEL + lane, x) {
+                    Ok(sum) => *y += sum,
+                    Err(column) => damaged = Some((panel * PANEL + lane, column)),
+                }
             }
+            sink(row, panel, &[y]);
         }
-        sink(row, panel, &y);
     })?;
     damaged.map_or(Ok(()), |(row, column)| {
         let what = format!("row {row} has an outlier in column {column} of {}; the data is damaged", job.inputs.k);

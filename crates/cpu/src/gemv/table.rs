@@ -3,7 +3,7 @@
 
 use super::levels::Levels;
 use super::two_level::{Four, Kind, Six, Three, Two, TwoFive};
-use super::{Multiply, float, fp8, grouped, two_level};
+use super::{Multiply, Scheme, float, fp8, grouped, two_level};
 use crate::inputs::Form;
 use ashlar_formats::x16::Width;
 use ashlar_formats::{Grid, Groups, Levels as FormatLevels, ScaleType, Spec};
@@ -79,6 +79,19 @@ const fn nested<T: Kind, const PARTS: usize>(name: &'static str) -> Entry {
 pub fn entry(spec: &Spec, order: Order) -> Option<&'static Entry> {
     let grid = spec.grid().ok()?;
     TABLE.iter().find(|e| (order == Order::X16 || e.rows) && (e.serves)(&grid))
+}
+
+/// The schemes of kernels that read inputs in that form.
+pub fn schemes(form: Form) -> &'static [Scheme] {
+    match form {
+        Form::Int8 => &[Scheme::Direct, Scheme::Tiled],
+        Form::F32 | Form::Rounded => &[Scheme::Direct],
+    }
+}
+
+/// The scheme for so many rows.
+pub fn scheme(form: Form, rows: usize) -> Scheme {
+    if form == Form::Int8 && rows >= grouped::LEAST_TILED_ROWS { Scheme::Tiled } else { Scheme::Direct }
 }
 
 fn is_float(grid: &Grid) -> bool {

@@ -110,7 +110,7 @@ fn multiply(
     cpu.pool.run(tasks.len(), &|i| {
         let Task { weight, panels } = tasks[i].clone();
         let (weight, out, write) = &work[weight];
-        let job = Job { isa, weight, inputs, form: weight.form(), rows };
+        let job = Job::new(isa, weight, inputs, weight.form(), rows);
         // SAFETY: tasks cover every panel of every output once.
         errors.keep(unsafe { write_panels(&job, panels, out, 0, *write) });
     });
@@ -183,14 +183,14 @@ impl Pair<'_> {
         out: &Output<'_>,
         first_row: usize,
     ) -> Result<(), BackendError> {
-        let job = |weight| Job { isa, weight, inputs, form: Loaded::form(weight), rows };
+        let job = |weight| Job::new(isa, weight, inputs, Loaded::form(weight), rows);
         let columns = out.columns(&task.panels);
         let mut scratch = vec![0.0; rows.len() * columns.len()];
         crate::gemv::multiply(&job(self.up), task.panels.clone(), &mut |row, panel, y| {
-            let at = out.columns(&(panel..panel + 1));
+            let at = out.columns(&(panel..panel + y.len()));
             let start = row * columns.len() + at.start - columns.start;
             let to = &mut scratch[start..start + at.len()];
-            to.copy_from_slice(&y[..at.len()]);
+            to.copy_from_slice(&y.as_flattened()[..at.len()]);
             if let Some([_, bias]) = self.biases {
                 to.iter_mut().zip(&bias[at]).for_each(|(to, bias)| *to += bias);
             }

@@ -1,6 +1,6 @@
 //! What linear layers and experts share: tasks over panels, and outputs that tasks write side by side.
 
-use crate::gemv::{self, Job, PANEL};
+use crate::gemv::{self, Job, PANEL, TILE_PANELS};
 use crate::shards::Shards;
 use ashlar_backend::BackendError;
 use std::ops::Range;
@@ -24,6 +24,9 @@ pub fn tasks(work: &[(usize, usize)], threads: usize) -> Vec<Task> {
     let share = total.div_ceil(threads * TASKS_PER_THREAD).max(1);
     let cut = |(weight, &(panels, cost)): (usize, &(usize, usize))| {
         let step = (share / cost.max(1)).max(1);
+        // Whole tiles, unless that would leave threads without work.
+        let whole = step >= TILE_PANELS || panels >= 2 * TILE_PANELS * threads;
+        let step = if whole { step.next_multiple_of(TILE_PANELS) } else { step };
         (0..panels).step_by(step).map(move |start| Task { weight, panels: start..(start + step).min(panels) })
     };
     work.iter().enumerate().flat_map(cut).collect()
@@ -85,10 +88,10 @@ pub unsafe fn write_panels(
     write: Write<'_>,
 ) -> Result<(), BackendError> {
     gemv::multiply(job, panels, &mut |row, panel, y| {
-        let columns = out.columns(&(panel..panel + 1));
+        let columns = out.columns(&(panel..panel + y.len()));
         // SAFETY: the caller's promise.
         let to = unsafe { out.part(first_row + row, columns.clone()) };
-        let y = &y[..to.len()];
+        let y = &y.as_flattened()[..to.len()];
         match write {
             Write::Set => to.copy_from_slice(y),
             Write::Add => to.iter_mut().zip(y).for_each(|(to, y)| *to += y),

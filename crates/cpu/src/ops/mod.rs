@@ -7,7 +7,7 @@ mod embed;
 mod head_norm_rope;
 mod hyper;
 mod linear;
-mod matmul;
+pub mod matmul;
 mod moe;
 mod qk_norm_rope;
 mod rms_norm;

@@ -8,7 +8,7 @@
 use super::linear::{Pair, observe, round_inputs};
 use super::matmul::{FirstError, Output, Write, tasks, write_panels};
 use crate::cpu::Cpu;
-use crate::gemv::{Job, PANEL, RowSet};
+use crate::gemv::{Job, RowSet};
 use crate::inputs::{Form, Inputs, Rounded};
 use crate::loaded::Loaded;
 use ashlar_arch::{Activation, Routing};
@@ -96,7 +96,7 @@ fn logits(cpu: &Cpu, x: BufferId, router: &Router, rows: usize) -> Result<Vec<f3
     let tasks = tasks(&[(weight.panels(), weight.panel_bytes())], cpu.pool.threads());
     let errors = FirstError::default();
     cpu.pool.run(tasks.len(), &|i| {
-        let job = Job { isa: cpu.isa, weight, inputs, form: Form::F32, rows: RowSet::First(rows) };
+        let job = Job::new(cpu.isa, weight, inputs, Form::F32, RowSet::First(rows));
         // SAFETY: tasks cover every panel once.
         errors.keep(unsafe { write_panels(&job, tasks[i].panels.clone(), &out, 0, write) });
     });
@@ -262,13 +262,13 @@ impl Layer<'_> {
             for (u, bounds) in used.iter().zip(routes.starts.windows(2)) {
                 let (first, end) = (bounds[0], bounds[1]);
                 let rows = RowSet::Of(&pairs[first..end]);
-                let job = Job { isa: cpu.isa, weight: u.down, inputs, form: u.down.form(), rows };
+                let job = Job::new(cpu.isa, u.down, inputs, u.down.form(), rows);
                 errors.keep(crate::gemv::multiply(&job, tasks[i].panels.clone(), &mut |row, panel, product| {
-                    let columns = out.columns(&(panel..panel + 1));
+                    let columns = out.columns(&(panel..panel + product.len()));
                     let bias = u.down_bias.map(|bias| &bias[columns.clone()]);
                     // SAFETY: tasks cover every panel of the output once, and experts take turns within a task.
                     let to = unsafe { out.part(routes.tokens[first + row] as usize, columns) };
-                    add_weighted(to, product, bias, routes.weights[first + row]);
+                    add_weighted(to, product.as_flattened(), bias, routes.weights[first + row]);
                 }));
             }
         });
@@ -294,7 +294,7 @@ impl Layer<'_> {
 }
 
 /// to += weight · (product + bias)
-fn add_weighted(to: &mut [f32], product: &[f32; PANEL], bias: Option<&[f32]>, weight: f32) {
+fn add_weighted(to: &mut [f32], product: &[f32], bias: Option<&[f32]>, weight: f32) {
     match bias {
         Some(bias) => {
             to.iter_mut().zip(product).zip(bias).for_each(|((to, product), bias)| *to += weight * (product + bias));

@@ -289,8 +289,8 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
     }
 
     #[inline(always)]
-    fn prefetch(self, line: &[u8; 64]) {
-        proven!(_mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));
+    fn prefetch<T>(self, x: &T) {
+        proven!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()));
     }
     #[inline(always)]
     fn bytes(self, x: &[u8; 64]) -> [__m256i; 2] {

@@ -2,20 +2,24 @@
 //!
 //!   for each 32 columns, in PARTS of as many as share a weight scale:
 //!       d  = Σ (code − zero) · x      exact, i32, one lane per row
-//!       t += f32(d) · weight scale
-//!   y += t · activation scale
+//!       y += f32(d) · (weight scale · activation scale)
 //!
 //! The dot-product instruction wants unsigned weights, so it sees code + offset; the accumulator starts at
 //! −offset · Σx, for which the inputs bring −Σx along. A group longer than 32 columns has several activation scales, so
 //! its blocks are scaled one by one. What varies between formats is a type, so that the loop has no branches.
 
-use super::super::{COLUMNS, Job, PanelKernel, Sink, drive};
+#![expect(clippy::needless_range_loop, reason = "an index names the same row, group or block in several arrays")]
+
+use super::super::{COLUMNS, Job, PanelKernel, Scheme, Sink, drive};
 use super::codes::{Integers, Panel, VECTORS};
 use super::scales::Scaling;
 use super::tile;
-use crate::inputs::{Inputs, Int8Group};
+use crate::inputs::{Inputs, Int8Group, SLAB};
 use ashlar_simd::Simd;
 use std::ops::Range;
+
+/// Blocks between what is multiplied and what is asked for from memory: some kilobytes.
+const AHEAD: usize = 16;
 
 /// The kernel.
 pub struct Panels<'a, C, Z> {
@@ -31,14 +35,24 @@ pub struct Panels<'a, C, Z> {
     pub inputs: Inputs<'a>,
 }
 
-impl<C: Integers, Z: Scaling> Panels<'_, C, Z> {
+impl<'a, C: Integers, Z: Scaling> Panels<'a, C, Z> {
     /// Few rows go over the codes as they lie; for many the codes are expanded first. The sums are the same, operation
     /// by operation.
     pub fn multiply(&self, job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) {
-        if job.rows.len() >= tile::LEAST_ROWS {
-            tile::drive(self, job, panels, sink);
-        } else {
-            drive(job.isa, self, job.rows, panels, sink);
+        match job.scheme {
+            Scheme::Tiled => tile::drive(self, job, panels, sink),
+            Scheme::Direct => drive(job.isa, self, job.rows, panels, sink),
+        }
+    }
+
+    /// The cache lines of the codes of these blocks.
+    pub fn lines(&self, panels: Range<usize>, blocks: Range<usize>, out: &mut Vec<&'a [u8; 64]>) {
+        let all = self.inputs.k / COLUMNS;
+        for panel in panels {
+            let of =
+                |per_block: usize| (panel * all + blocks.start) * per_block..(panel * all + blocks.end) * per_block;
+            out.extend(&self.low.as_chunks::<64>().0[of(C::LOW)]);
+            out.extend(&self.high.as_chunks::<64>().0[of(C::HIGH)]);
         }
     }
 
@@ -64,52 +78,86 @@ impl<C: Integers, Z: Scaling> PanelKernel for Panels<'_, C, Z> {
         let blocks = self.inputs.k / COLUMNS;
         let low = &self.low.as_chunks::<64>().0[panel * blocks * C::LOW..][..blocks * C::LOW];
         let high = &self.high.as_chunks::<64>().0[panel * blocks * C::HIGH..][..blocks * C::HIGH];
-        let mut x: [&[Int8Group]; M] = [&[]; M];
-        for (x, row) in x.iter_mut().zip(rows) {
-            *x = &self.inputs.int8(row)[..blocks];
-        }
         let tables = self.codes.tables(s);
         let mut acc = [s.splat(0.0); M];
-        for block in 0..blocks {
-            let codes = Panel {
-                low: &low[block * C::LOW..(block + 1) * C::LOW],
-                high: &high[block * C::HIGH..(block + 1) * C::HIGH],
-            };
-            let mut sums = [s.splat(0.0); M];
-            for part in 0..Z::PARTS {
-                // A row alone is summed in two chains: one would wait for itself. Integer sums do not mind.
-                let chains = if M == 1 { 2 } else { 1 };
-                let (mut dots, mut odd) = ([s.splat_i32(0); M], [s.splat_i32(0); M]);
-                if C::offset::<S>() != 0 {
-                    for t in 0..M {
-                        let minus = s.splat_i32(x[t][block].minus(Z::PARTS, part));
-                        dots[t] = s.shl(minus, C::offset::<S>().trailing_zeros());
-                    }
-                }
-                for v in part * VECTORS / Z::PARTS..(part + 1) * VECTORS / Z::PARTS {
-                    let w = C::weights(s, tables, codes, v);
-                    let chain = if v % chains == 0 { &mut dots } else { &mut odd };
-                    for t in 0..M {
-                        chain[t] = C::dot(s, chain[t], w, x[t][block].words[v]);
-                    }
-                }
-                let (scale, zero) = self.scaling.at(s, panel, block, part);
-                for t in 0..M {
-                    let mut d = s.to_f32(if chains == 2 { s.add_i32(dots[t], odd[t]) } else { dots[t] });
-                    if Z::ZEROS {
-                        // Exact: both products are integers below 2^24.
-                        d = s.fma(zero, s.to_f32(s.splat_i32(x[t][block].minus(Z::PARTS, part))), d);
-                    }
-                    sums[t] = if part == 0 { s.mul(d, scale) } else { s.fma(d, scale, sums[t]) };
-                }
+        for slab in 0..blocks.div_ceil(SLAB) {
+            let mut x: [&[Int8Group]; M] = [&[]; M];
+            for (x, row) in x.iter_mut().zip(rows) {
+                *x = self.inputs.int8(row, slab);
             }
-            for t in 0..M {
-                acc[t] = s.fma(sums[t], s.splat(x[t][block].scale), acc[t]);
+            let width = SLAB.min(blocks - slab * SLAB);
+            for x in &mut x {
+                *x = &x[..width];
+            }
+            for i in 0..width {
+                let block = slab * SLAB + i;
+                let codes = Panel {
+                    low: &low[block * C::LOW..(block + 1) * C::LOW],
+                    high: &high[block * C::HIGH..(block + 1) * C::HIGH],
+                };
+                let mut groups = [&x[0][i]; M];
+                for t in 1..M {
+                    groups[t] = &x[t][i];
+                }
+                self.prefetch(s, panel * blocks + block + AHEAD);
+                self.block_sums(s, tables, codes, [panel, block], groups, &mut acc);
             }
         }
         for a in &mut acc {
             *a = s.mul(*a, s.splat(self.codes.unit()));
         }
         acc
+    }
+}
+
+impl<C: Integers, Z: Scaling> Panels<'_, C, Z> {
+    /// Asks for the codes of a block, counted from the first of the weight; beyond the last there are none.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, block: usize) {
+        for (plane, lines) in [(self.low, C::LOW), (self.high, C::HIGH)] {
+            for line in plane.as_chunks::<64>().0.get(block * lines..(block + 1) * lines).unwrap_or_default() {
+                s.prefetch(line);
+            }
+        }
+    }
+
+    /// Adds the products of one block of 32 columns.
+    #[inline(always)]
+    fn block_sums<S: Simd, const M: usize>(
+        &self,
+        s: S,
+        tables: C::Tables<S>,
+        codes: Panel<'_>,
+        [panel, block]: [usize; 2],
+        x: [&Int8Group; M],
+        acc: &mut [S::F32; M],
+    ) {
+        for part in 0..Z::PARTS {
+            // A row alone is summed in two chains: one would wait for itself. Integer sums do not mind.
+            let chains = if M == 1 { 2 } else { 1 };
+            let (mut dots, mut odd) = ([s.splat_i32(0); M], [s.splat_i32(0); M]);
+            if C::offset::<S>() != 0 {
+                for t in 0..M {
+                    let minus = s.splat_i32(x[t].minus(Z::PARTS, part));
+                    dots[t] = s.shl(minus, C::offset::<S>().trailing_zeros());
+                }
+            }
+            for v in part * VECTORS / Z::PARTS..(part + 1) * VECTORS / Z::PARTS {
+                let w = C::weights(s, tables, codes, v);
+                let chain = if v % chains == 0 { &mut dots } else { &mut odd };
+                for t in 0..M {
+                    chain[t] = C::dot(s, chain[t], w, x[t].words[v]);
+                }
+            }
+            let (scale, zero) = self.scaling.at(s, panel, block, part);
+            for t in 0..M {
+                let mut d = s.to_f32(if chains == 2 { s.add_i32(dots[t], odd[t]) } else { dots[t] });
+                if Z::ZEROS {
+                    // Exact: both products are integers below 2^24.
+                    d = s.fma(zero, s.to_f32(s.splat_i32(x[t].minus(Z::PARTS, part))), d);
+                }
+                acc[t] = s.fma(d, s.mul(scale, s.splat(x[t].scale)), acc[t]);
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@ use codes::{Bytes, Integers, Nibbles, Table};
 use f32::{IntegerValues, TableValues, Values};
 use scales::{E8M0, F16, GroupPlanes, ScaleKind, Scaling};
 use std::ops::Range;
+pub use tile::{LEAST_ROWS as LEAST_TILED_ROWS, WIDE as TILE_PANELS};
 
 /// The code that means zero in 4-bit integers without zero points.
 pub const NIBBLE_ZERO: i32 = 8;

@@ -1,13 +1,18 @@
 //! The int8 product for many rows: weights of a few panels are expanded once to bytes that fit the L1 cache, zero points
 //! and all, and every row of activations passes over them.
 //!
-//!   for each 256 rows, for each P panels, for each 256 columns:
-//!       expand P · 16 × 256 weights and their scales            once per 256 rows
-//!       for each R rows: R × P sums in registers                 see `Multiply`
+//!   for each 512 rows, for each P panels, for each 256 columns (128 with two scales per 32):
+//!       expand P · 16 × 256 weights, and their scales times 8/8 … 15/8      once per 512 rows
+//!       for each R rows: R × P sums in registers                            see `Multiply`
+//!
+//! An activation scale is m/8 · 2^e: m picks one of the eight multiples of a weight's scale, and 2^e comes with the
+//! conversion of the integer sums ([`Int8Group`]). A group then costs one multiplication (an FMA) beside its dot products,
+//! which on AVX-512 share their ports with multiplications, but not with the subtraction that ends the conversion.
 //!
 //! Expanding is the only part that knows the format, so that the product is compiled once per instruction set. Rows and
-//! panels that are missing from a full tile are computed again and dropped. The operations on floats are those of
-//! `int8.rs` in the same order, so that a row gives the same bits in any batch.
+//! panels that are missing from a full tile are computed again and dropped. The sums are those of `int8.rs` to the bit,
+//! so that a row gives the same in any batch. Codes of the next tile are asked for while this one is multiplied: else
+//! every expansion would wait for memory.
 
 #![expect(clippy::needless_range_loop, reason = "an index names the same row, panel or vector in several arrays")]
 
@@ -15,25 +20,33 @@ use super::super::{COLUMNS, Job, PANEL, RowSet, Sink};
 use super::codes::{Integers, VECTORS};
 use super::int8::Panels;
 use super::scales::Scaling;
-use crate::inputs::{Inputs, Int8Group};
+use crate::inputs::{Inputs, Int8Group, SLAB};
 use ashlar_simd::{Kernel, Simd};
+use ashlar_tensor::AlignedBytes;
+use std::cell::RefCell;
 use std::ops::Range;
 
 /// Rows from which expanding pays.
-pub const LEAST_ROWS: usize = 5;
-/// Blocks of 32 columns of a tile: with 4 panels 16 KiB of weights.
-const BLOCKS: usize = 8;
-/// Rows that pass over a tile: their codes for its columns stay in the L2 cache.
-const ROW_CHUNK: usize = 256;
+pub const LEAST_ROWS: usize = 32;
+/// Scale vectors per panel of a tile: with 4 panels, 16 KiB of their multiples and 16 or 8 of weights. A tile lies within
+/// a slab of the inputs.
+const SCALES: usize = SLAB;
+/// Rows that pass over a tile: their codes for its columns (256 KiB) and their sums (128 KiB) stay in the L2 cache.
+const ROW_CHUNK: usize = 512;
+/// Multiples of a weight's scale.
+const EIGHTHS: usize = 8;
 
-/// Panels of a tile on every ISA: with one register per vector 4, else the sums would not fit.
+/// Panels of a tile where a vector is one register; else the sums would not fit. Tasks are multiples of it.
+pub const WIDE: usize = 4;
+
+/// Panels of a tile on every ISA.
 struct Width;
 
 impl Kernel for Width {
     type Output = usize;
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> usize {
-        if wide::<S>() { 4 } else { 1 }
+        if wide::<S>() { WIDE } else { 1 }
     }
 }
 
@@ -48,50 +61,83 @@ fn wide<S: Simd>() -> bool {
 struct Line<T>(T);
 
 /// Expanded weights: signed bytes as [`Simd::dot`] wants them.
+#[derive(Default)]
 struct Tile {
     /// Panels.
     width: usize,
     /// `[block][vector of 4 columns][panel]`
     weights: Vec<Line<[u8; 64]>>,
-    /// `[block][part][panel]`
+    /// `[block][part][eighths][panel]`
     scales: Vec<Line<[f32; PANEL]>>,
+}
+
+/// Memory of a thread, kept from task to task: pages that came and went would cost as much as the product of a tile.
+#[derive(Default)]
+struct Scratch {
+    tile: Tile,
+    /// `[row][panel]`, f32 × 16
+    sums: Option<AlignedBytes>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// Computes `panels` for all rows of the job.
 pub fn drive<C: Integers, Z: Scaling>(kernel: &Panels<'_, C, Z>, job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) {
-    let (isa, blocks) = (job.isa, kernel.inputs.k / COLUMNS);
-    let width = isa.run(Width);
-    let mut tile = Tile {
-        width,
-        weights: vec![Line([0; 64]); BLOCKS * VECTORS * width],
-        scales: vec![Line([0.0; PANEL]); BLOCKS * Z::PARTS * width],
-    };
-    let mut sums = Vec::new();
-    let unit = kernel.codes.unit();
-    for start in (0..job.rows.len()).step_by(ROW_CHUNK) {
-        let rows = start..(start + ROW_CHUNK).min(job.rows.len());
-        for first in panels.clone().step_by(width) {
-            let panels = first..(first + width).min(panels.end);
-            sums.clear();
-            sums.resize(rows.len() * width, Line([0.0; PANEL]));
-            for begin in (0..blocks).step_by(BLOCKS) {
-                let blocks = begin..(begin + BLOCKS).min(blocks);
-                isa.run(Expand { kernel, panels: panels.clone(), blocks: blocks.clone(), tile: &mut tile });
-                let (inputs, set, tile) = (kernel.inputs, job.rows, &tile);
-                let (rows, sums) = (rows.clone(), &mut sums[..]);
-                if Z::PARTS == 1 {
-                    isa.run(Multiply::<1> { tile, inputs, set, rows, blocks, sums });
-                } else {
-                    isa.run(Multiply::<2> { tile, inputs, set, rows, blocks, sums });
-                }
-            }
-            for (row, sums) in rows.clone().zip(sums.chunks_exact(width)) {
-                for (panel, sums) in panels.clone().zip(sums) {
-                    sink(row, panel, &sums.0.map(|y| y * unit));
+    SCRATCH.with_borrow_mut(|scratch| {
+        let width = job.isa.run(Width);
+        scratch.tile.width = width;
+        scratch.tile.weights.resize(SCALES / Z::PARTS * VECTORS * width, Line([0; 64]));
+        scratch.tile.scales.resize(SCALES * EIGHTHS * width, Line([0.0; PANEL]));
+        for start in (0..job.rows.len()).step_by(ROW_CHUNK) {
+            let rows = start..(start + ROW_CHUNK).min(job.rows.len());
+            for first in panels.clone().step_by(width) {
+                let after = first + width..(first + 2 * width).min(panels.end);
+                let panels = first..(first + width).min(panels.end);
+                let sums = sums(kernel, job, rows.clone(), [panels.clone(), after], scratch);
+                for (row, sums) in rows.clone().zip(sums.chunks_exact(width)) {
+                    sink(row, panels.start, &sums[..panels.len()]);
                 }
             }
         }
+    });
+}
+
+/// The products of some rows and the panels of one tile, `[row][panel]`; `after` are the panels of the next.
+fn sums<'s, C: Integers, Z: Scaling>(
+    kernel: &Panels<'_, C, Z>,
+    job: &Job<'_>,
+    rows: Range<usize>,
+    [panels, after]: [Range<usize>; 2],
+    scratch: &'s mut Scratch,
+) -> &'s [[f32; PANEL]] {
+    let (isa, inputs, set) = (job.isa, kernel.inputs, job.rows);
+    let (step, all) = (SCALES / Z::PARTS, kernel.inputs.k / COLUMNS);
+    let Scratch { tile, sums } = scratch;
+    let bytes = ROW_CHUNK.min(job.rows.len()) * tile.width * size_of::<[f32; PANEL]>();
+    if sums.as_ref().is_none_or(|held| held.len() < bytes) {
+        *sums = AlignedBytes::zeroed(bytes);
     }
+    let sums: &mut [[f32; PANEL]] = sums.as_mut().map_or(&mut [], |held| bytemuck::cast_slice_mut(held));
+    let mut ahead = Vec::new();
+    for begin in (0..all).step_by(step) {
+        let blocks = begin..(begin + step).min(all);
+        isa.run(Expand { kernel, panels: panels.clone(), blocks: blocks.clone(), tile });
+        ahead.clear();
+        if blocks.end < all {
+            kernel.lines(panels.clone(), blocks.end..(blocks.end + step).min(all), &mut ahead);
+        } else {
+            kernel.lines(after.clone(), 0..step.min(all), &mut ahead);
+        }
+        let (rows, tile, ahead, sums) = (rows.clone(), &*tile, &ahead[..], &mut *sums);
+        if Z::PARTS == 1 {
+            isa.run(Multiply::<1> { tile, inputs, set, rows, blocks, ahead, sums });
+        } else {
+            isa.run(Multiply::<2> { tile, inputs, set, rows, blocks, ahead, sums });
+        }
+    }
+    sums
 }
 
 struct Expand<'a, C, Z> {
@@ -106,24 +152,31 @@ impl<C: Integers, Z: Scaling> Kernel for Expand<'_, C, Z> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { kernel, panels, blocks, tile } = self;
-        let tables = kernel.codes.tables(s);
+        let (tables, unit) = (kernel.codes.tables(s), kernel.codes.unit());
         let offset = s.repeat(&[C::offset::<S>() as u8; 16]);
         for (p, panel) in panels.enumerate() {
             for (i, block) in blocks.clone().enumerate() {
                 let codes = kernel.block(panel, block);
                 for part in 0..Z::PARTS {
                     let (scale, zero) = kernel.scaling.at(s, panel, block, part);
-                    s.store(scale, &mut tile.scales[(i * Z::PARTS + part) * tile.width + p].0);
+                    for eighths in 0..EIGHTHS {
+                        let at = ((i * Z::PARTS + part) * EIGHTHS + eighths) * tile.width + p;
+                        s.store(s.mul(scale, s.splat((1.0 + eighths as f32 / 8.0) * unit)), &mut tile.scales[at].0);
+                    }
                     // A zero point of a row, in every byte of its lane.
                     let lanes = s.and(s.to_i32(zero), s.splat_i32(255));
                     let pairs = s.or(lanes, s.shl(lanes, 8));
                     let zeros = s.as_bytes(s.or(pairs, s.shl(pairs, 16)));
                     for v in part * VECTORS / Z::PARTS..(part + 1) * VECTORS / Z::PARTS {
-                        let mut w = s.sub_bytes(C::weights(s, tables, codes, v), offset);
-                        if Z::ZEROS {
-                            w = s.sub_bytes(w, zeros);
+                        let mut w = C::weights(s, tables, codes, v);
+                        if Z::ZEROS || C::offset::<S>() != S::OFFSET {
+                            w = s.sub_bytes(w, offset);
+                            if Z::ZEROS {
+                                w = s.sub_bytes(w, zeros);
+                            }
+                            w = s.weights(w);
                         }
-                        s.store_bytes(s.weights(w), &mut tile.weights[(i * VECTORS + v) * tile.width + p].0);
+                        s.store_bytes(w, &mut tile.weights[(i * VECTORS + v) * tile.width + p].0);
                     }
                 }
             }
@@ -138,21 +191,18 @@ struct Multiply<'a, const PARTS: usize> {
     set: RowSet<'a>,
     rows: Range<usize>,
     blocks: Range<usize>,
-    /// `[row][panel]`, added to.
-    sums: &'a mut [Line<[f32; PANEL]>],
+    /// What the next tile is made of.
+    ahead: &'a [&'a [u8; 64]],
+    /// `[row][panel]`, set by the first blocks and added to by the others.
+    sums: &'a mut [[f32; PANEL]],
 }
 
 impl<const PARTS: usize> Kernel for Multiply<'_, PARTS> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // R · P integer sums and as many float ones stay in registers; two parts need as many again.
-        match (wide::<S>(), PARTS) {
-            (true, 1) => self.all::<S, 3, 4>(s),
-            (true, _) => self.all::<S, 2, 4>(s),
-            (false, 1) => self.all::<S, 3, 1>(s),
-            (false, _) => self.all::<S, 2, 1>(s),
-        }
+        // R · P integer sums, as many float ones and P weights stay in registers.
+        if wide::<S>() { self.all::<S, 3, WIDE>(s) } else { self.all::<S, 3, 1>(s) }
     }
 }
 
@@ -160,18 +210,24 @@ impl<const PARTS: usize> Multiply<'_, PARTS> {
     #[inline(always)]
     fn all<S: Simd, const R: usize, const P: usize>(self, s: S) {
         let count = self.rows.len();
+        let mut ahead = self.ahead.chunks(self.ahead.len().div_ceil(count.div_ceil(R)).max(1));
         for first in (0..count).step_by(R) {
             let mut x: [&[Int8Group]; R] = [&[]; R];
             let mut acc = [[s.splat(0.0); P]; R];
             for r in 0..R {
                 let row = (first + r).min(count - 1);
-                x[r] = &self.inputs.int8(self.set.get(self.rows.start + row))[self.blocks.clone()];
+                x[r] = self.groups(row);
                 for p in 0..P {
-                    acc[r][p] = s.load(&self.sums[row * P + p].0);
+                    if self.blocks.start > 0 {
+                        acc[r][p] = s.load(&self.sums[row * P + p]);
+                    }
                 }
             }
+            for line in ahead.next().unwrap_or_default() {
+                s.prefetch(*line);
+            }
             let weights = self.tile.weights.as_chunks::<P>().0.as_chunks::<VECTORS>().0;
-            let scales = self.tile.scales.as_chunks::<P>().0.as_chunks::<PARTS>().0;
+            let scales = self.tile.scales.as_chunks::<P>().0.as_chunks::<EIGHTHS>().0.as_chunks::<PARTS>().0;
             for (block, (weights, scales)) in weights.iter().zip(scales).take(self.blocks.len()).enumerate() {
                 let mut groups = [&x[0][block]; R];
                 for r in 1..R {
@@ -181,10 +237,18 @@ impl<const PARTS: usize> Multiply<'_, PARTS> {
             }
             for r in 0..R.min(count - first) {
                 for p in 0..P {
-                    s.store(acc[r][p], &mut self.sums[(first + r) * P + p].0);
+                    s.store(acc[r][p], &mut self.sums[(first + r) * P + p]);
                 }
             }
         }
+    }
+
+    /// The groups of the tile's columns in row `row` of these.
+    #[inline(always)]
+    fn groups(&self, row: usize) -> &[Int8Group] {
+        let slab = self.blocks.start / SLAB;
+        let within = self.blocks.start - slab * SLAB..self.blocks.end - slab * SLAB;
+        &self.inputs.int8(self.set.get(self.rows.start + row), slab)[within]
     }
 }
 
@@ -193,17 +257,14 @@ impl<const PARTS: usize> Multiply<'_, PARTS> {
 fn step<S: Simd, const R: usize, const P: usize, const PARTS: usize>(
     s: S,
     weights: &[[Line<[u8; 64]>; P]; VECTORS],
-    scales: &[[Line<[f32; PANEL]>; P]; PARTS],
+    scales: &[[[Line<[f32; PANEL]>; P]; EIGHTHS]; PARTS],
     x: [&Int8Group; R],
     acc: &mut [[S::F32; P]; R],
 ) {
-    let mut sums = [[s.splat(0.0); P]; R];
     for part in 0..PARTS {
         let mut dots = [[s.splat_i32(0); P]; R];
-        if S::OFFSET != 0 {
-            for r in 0..R {
-                dots[r] = [s.shl(s.splat_i32(x[r].minus(PARTS, part)), S::OFFSET.trailing_zeros()); P];
-            }
+        for r in 0..R {
+            dots[r] = [s.splat_i32(x[r].start(PARTS, part)); P];
         }
         for v in part * VECTORS / PARTS..(part + 1) * VECTORS / PARTS {
             let mut w = [s.bytes(&weights[v][0].0); P];
@@ -216,18 +277,13 @@ fn step<S: Simd, const R: usize, const P: usize, const PARTS: usize>(
                 }
             }
         }
-        for p in 0..P {
-            let scale = s.load(&scales[part][p].0);
-            for r in 0..R {
-                let d = s.to_f32(dots[r][p]);
-                sums[r][p] = if part == 0 { s.mul(d, scale) } else { s.fma(d, scale, sums[r][p]) };
+        for r in 0..R {
+            let (base, scales) = (s.splat(x[r].base), &scales[part][x[r].eighths()]);
+            for p in 0..P {
+                // Exact: an integer below 2^22 times a power of two.
+                let d = s.sub(s.as_f32(dots[r][p]), base);
+                acc[r][p] = s.fma(d, s.load(&scales[p].0), acc[r][p]);
             }
-        }
-    }
-    for r in 0..R {
-        let scale = s.splat(x[r].scale);
-        for p in 0..P {
-            acc[r][p] = s.fma(sums[r][p], scale, acc[r][p]);
         }
     }
 }
