@@ -152,3 +152,23 @@ fn a_reader_that_goes_away_is_no_error() -> Test {
     assert_eq!((output.status.code(), String::from_utf8(output.stderr)?), (Some(0), String::new()));
     Ok(())
 }
+
+#[test]
+fn what_memory_holds_is_told_when_asked() {
+    let ran = raw(&["--temperature", "0", "--max-tokens", "4", "--verbose"]).expect(0);
+    ran.says(&["memory: weights", "keys and values", "(f16)", "activations", "resident"]);
+    let q8 = raw(&["--temperature", "0", "--max-tokens", "4", "--verbose", "--kv", "q8"]).expect(0);
+    q8.says(&["(q8)"]);
+}
+
+#[test]
+fn a_budget_that_cannot_hold_the_answer_is_wrong_usage_with_the_numbers() {
+    let ran = raw(&["--max-tokens", "500", "--kv-budget", "100kB"]).expect(2);
+    ran.says(&["--kv-budget is 100000", "positions of one sequence", "f16"]);
+}
+
+#[test]
+fn the_text_does_not_depend_on_how_the_prompt_is_cut() {
+    let text = |chunk| raw(&["--temperature", "0", "--max-tokens", "12", "--chunk", chunk]).expect(0).stdout;
+    assert_eq!(text("3"), text("512"));
+}

@@ -14,9 +14,9 @@ pub fn logits_of(model: &Path, name: &str, device: &str) -> Result<Vec<Vec<f32>>
     logits_with(model, name, device, &[])
 }
 
-/// As [`logits_of`], with f32 inputs also where weights are quantized in the checkpoint.
+/// As [`logits_of`], with f32 inputs also where weights are quantized in the checkpoint, and with exact keys and values.
 fn exact_logits_of(model: &Path, name: &str, device: &str) -> Result<Vec<Vec<f32>>, Box<dyn std::error::Error>> {
-    logits_with(model, name, device, &["--activations", "f32"])
+    logits_with(model, name, device, &["--activations", "f32", "--kv", "f32"])
 }
 
 fn logits_with(

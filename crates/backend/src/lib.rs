@@ -7,6 +7,7 @@ use ashlar_formats::Spec;
 mod batch;
 pub mod conformance;
 mod gated;
+mod kv;
 mod observe;
 mod op;
 mod reference;
@@ -17,6 +18,10 @@ mod weight;
 
 pub use batch::{Batch, SequenceRows};
 pub use gated::gated;
+pub use kv::{
+    CacheShape, Held, KV_KEPT, KV_PAGE, KvFormat, KvHeads, Q8_VALUE_GROUP, Stored, can_go_on, forgotten, round_q8,
+    to_f16,
+};
 pub use observe::{MatmulInput, Observer, Routed, first_columns};
 pub use op::{
     ActivationMode, AttentionOptions, Blocks, BufferId, CacheId, Entries, ExpertWeights, HeadNorm, HeadRope,
@@ -84,6 +89,15 @@ pub enum BackendError {
     },
 }
 
+/// What a device keeps besides weights, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Buffers, as far as they were ever filled.
+    pub activations: u64,
+    /// What caches hold of sequences.
+    pub caches: u64,
+}
+
 /// A device that loads weights, holds activations and KV caches, and runs ops in order.
 pub trait Backend: Send {
     /// Name for messages and reports, such as `cpu (avx512_vnni, 16 threads)`.
@@ -112,12 +126,17 @@ pub trait Backend: Send {
     /// [`BackendError::Memory`].
     fn alloc(&mut self, rows: usize, width: usize) -> Result<BufferId, BackendError>;
 
-    /// A KV cache of one layer: `sequences` × `capacity` positions of `kv_width` keys and values each. Memory may be
-    /// taken as sequences grow, but never more than this.
+    /// A cache of one layer. Memory may be taken as sequences grow, but never more than the shape says.
     ///
     /// # Errors
     /// [`BackendError::Memory`].
-    fn alloc_cache(&mut self, sequences: usize, capacity: usize, kv_width: usize) -> Result<CacheId, BackendError>;
+    fn alloc_cache(&mut self, shape: &CacheShape) -> Result<CacheId, BackendError>;
+
+    /// Cuts a slot of every cache back to its first `positions`; the pages behind them are free again.
+    fn truncate(&mut self, slot: usize, positions: usize);
+
+    /// Memory of the device besides weights.
+    fn memory(&self) -> Memory;
 
     /// Runs one op on the rows of `batch`. `observer`, for calibration, sees what its matmuls read.
     ///

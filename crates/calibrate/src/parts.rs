@@ -3,7 +3,7 @@
 use crate::hessian::Hessian;
 use crate::tally::{Want, Wanted};
 use ashlar_arch::{Class, Leaf, ModelSpec, Proj};
-use ashlar_backend::{BufferId, CacheId, Op, WeightId};
+use ashlar_backend::{BufferId, CacheId, KvHeads, Op, WeightId};
 use ashlar_convert::stats::upper_values;
 use ashlar_runtime::program::{Part, Resources, build_part};
 use std::collections::{HashMap, HashSet};
@@ -34,7 +34,7 @@ impl Resources for List {
         Ok(BufferId(0))
     }
 
-    fn cache(&mut self, _kv_width: usize) -> Result<CacheId, Infallible> {
+    fn cache(&mut self, _heads: KvHeads) -> Result<CacheId, Infallible> {
         Ok(CacheId(0))
     }
 

@@ -6,7 +6,7 @@ use crate::hub;
 use crate::model::check_path;
 use crate::progress::{Progress, Unit};
 use ashlar_arch::ArchError;
-use ashlar_runtime::{ActivationMode, DEVICES, Model, OpenOptions, RuntimeError};
+use ashlar_runtime::{ActivationMode, DEVICES, KvFormat, Model, OpenOptions, RuntimeError};
 use ashlar_simd::Isa;
 use ashlar_tensor::Report;
 use clap::builder::PossibleValuesParser;
@@ -32,6 +32,27 @@ impl From<Activations> for ActivationMode {
     }
 }
 
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Kv {
+    /// As computed
+    F32,
+    /// 16-bit floats
+    F16,
+    /// 8 bits, one scale per position and head
+    Q8,
+}
+
+impl From<Kv> for KvFormat {
+    fn from(kv: Kv) -> Self {
+        match kv {
+            Kv::F32 => Self::F32,
+            Kv::F16 => Self::F16,
+            Kv::Q8 => Self::Q8,
+        }
+    }
+}
+
 /// Where a model runs.
 #[derive(Args, Clone, Debug)]
 pub struct DeviceArgs {
@@ -45,6 +66,9 @@ pub struct DeviceArgs {
     /// f32 on the reference]
     #[arg(long, value_name = "A", value_enum)]
     pub activations: Option<Activations>,
+    /// How keys and values of earlier tokens are stored [default: f16 on the CPU, f32 on the reference]
+    #[arg(long, value_name = "K", value_enum)]
+    pub kv: Option<Kv>,
 }
 
 impl DeviceArgs {
@@ -55,6 +79,7 @@ impl DeviceArgs {
             device: self.device.clone(),
             threads: self.threads.map(NonZeroUsize::get),
             activations: self.activations.map(Into::into),
+            kv: self.kv.map(Into::into),
             ..OpenOptions::default()
         }
     }
@@ -89,7 +114,9 @@ pub fn failure(error: RuntimeError) -> Failure {
              convert goes by tensor names, which is no knowledge of how to compute with them)"
                 .to_owned(),
         ),
-        RuntimeError::Option { .. } | RuntimeError::Context { .. } => Failure::usage(error),
+        RuntimeError::Option { .. } | RuntimeError::Context { .. } | RuntimeError::KvBudget { .. } => {
+            Failure::usage(error)
+        }
         error => error.into(),
     }
 }

@@ -13,6 +13,7 @@ mod model;
 mod output;
 mod progress;
 mod recipe;
+mod resident;
 mod sampling;
 mod table;
 mod units;

@@ -9,6 +9,8 @@ pub struct Buffer {
     /// The current rows.
     pub values: Vec<f32>,
     max_rows: usize,
+    /// The most rows it ever held.
+    most_rows: usize,
 }
 
 /// All buffers.
@@ -22,8 +24,13 @@ impl Buffers {
     /// [`BackendError::Memory`] if the allocator refuses.
     pub fn alloc(&mut self, max_rows: usize, width: usize) -> Result<BufferId, BackendError> {
         let values = reserve(max_rows.saturating_mul(width), || format!("a buffer of {max_rows} × {width}"))?;
-        self.0.push(Buffer { width, values, max_rows });
+        self.0.push(Buffer { width, values, max_rows, most_rows: 0 });
         Ok(BufferId((self.0.len() - 1) as u32))
+    }
+
+    /// Bytes that buffers hold or have held.
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|b| 4 * (b.most_rows * b.width) as u64).sum()
     }
 
     /// The buffer of that id.
@@ -74,6 +81,7 @@ impl Buffers {
             let what = format!("rows of a buffer ({op})");
             return Err(BackendError::Capacity { what, got: rows, capacity: buffer.max_rows });
         }
+        buffer.most_rows = buffer.most_rows.max(rows);
         buffer.values.resize(rows * width, 0.0);
         Ok(std::mem::take(&mut buffer.values))
     }

@@ -1,4 +1,4 @@
-//! How many threads to use by default: the physical cores that this process may run on.
+//! How many threads to use by default: the physical cores that this process may run on; and on how many NUMA nodes.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +13,21 @@ pub fn physical() -> usize {
     let cores: Option<BTreeSet<String>> = allowed().into_iter().map(siblings).collect();
     // A container's CPU quota can be below its mask: `logical` knows it.
     cores.map_or(logical, |c| c.len()).clamp(1, logical)
+}
+
+/// NUMA nodes that have processors; 1 where the system does not say.
+pub fn numa_nodes() -> usize {
+    std::fs::read_to_string("/sys/devices/system/node/has_cpu").map_or(1, |list| listed(&list)).max(1)
+}
+
+/// How many numbers a list such as `0-1,4` names.
+fn listed(list: &str) -> usize {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.trim().parse::<usize>().ok()?, last.trim().parse::<usize>().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    list.split(',').filter_map(range).fold(0, usize::saturating_add)
 }
 
 /// The CPUs of the affinity mask; empty where that is unknown.
@@ -36,6 +51,12 @@ fn allowed() -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn node_lists_are_counted_and_nonsense_is_not() {
+        assert_eq!(["0", "0-1", "0-3,8,10-11", "", "x", "3-1"].map(super::listed), [1, 2, 7, 0, 0, 0]);
+        assert!(super::numa_nodes() >= 1);
+    }
+
     #[test]
     fn there_is_a_core_and_no_more_than_the_system_offers() {
         let logical = std::thread::available_parallelism().unwrap().get();

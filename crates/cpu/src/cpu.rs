@@ -1,20 +1,30 @@
 //! [`Cpu`]: state of the backend and dispatch to the ops.
 
 use crate::buffers::Buffers;
-use crate::cache::Cache;
 use crate::inputs::Rounded;
+use crate::kv::Caches;
 use crate::loaded::{self, Loaded};
 use crate::pool::Pool;
+use crate::shards::Shards;
 use crate::{cores, gemv, ops};
 use ashlar_arch::Rope;
 use ashlar_backend::{
-    ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, Observer, Op, RopeTable, Support, Weight, WeightId,
+    ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Memory, Observer, Op, RopeTable,
+    Support, Weight, WeightId,
 };
 use ashlar_formats::Spec;
 use ashlar_simd::Isa;
 use ashlar_tensor::Order;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Cosines and sines of a batch.
+struct Angles {
+    table: Arc<RopeTable>,
+    positions: Vec<usize>,
+    /// Per row: half a head of cosines, half a head of sines.
+    values: Arc<Vec<f32>>,
+}
 
 /// The CPU backend. See the crate's description.
 pub struct Cpu {
@@ -23,8 +33,10 @@ pub struct Cpu {
     mode: ActivationMode,
     weights: Vec<Loaded>,
     pub(crate) buffers: Buffers,
-    pub(crate) caches: Vec<Cache>,
+    pub(crate) caches: Caches,
     ropes: Vec<(Arc<Rope>, usize, Arc<RopeTable>)>,
+    /// Of every rope, the angles of the last batch: all layers turn by the same.
+    angles: Vec<Angles>,
     /// Rounded inputs of the op at work.
     pub(crate) rounded: Rounded,
     /// (format, why it is decoded) and the number of tensors.
@@ -48,8 +60,9 @@ impl Cpu {
             mode,
             weights: Vec::new(),
             buffers: Buffers::default(),
-            caches: Vec::new(),
+            caches: Caches::default(),
             ropes: Vec::new(),
+            angles: Vec::new(),
             rounded: Rounded::default(),
             decoded: BTreeMap::new(),
         }
@@ -100,6 +113,29 @@ impl Cpu {
         self.ropes.push((Arc::clone(rope), head_dim, Arc::clone(&table)));
         table
     }
+
+    /// Cosines, then sines, of the turned `width` of a head, for every row.
+    pub(crate) fn angles(&mut self, rope: &Arc<Rope>, width: usize, batch: &Batch) -> Arc<Vec<f32>> {
+        let (table, positions) = (self.rope(rope, width), batch.positions());
+        let known = self.angles.iter().position(|a| Arc::ptr_eq(&a.table, &table));
+        if let Some(known) = known.and_then(|i| self.angles.get(i)).filter(|a| a.positions == positions) {
+            return Arc::clone(&known.values);
+        }
+        let mut values = vec![0.0; positions.len() * width];
+        let all = Shards::new(&mut values);
+        self.pool.run(positions.len(), &|row| {
+            // SAFETY: every row is one index of the pool.
+            let (cos, sin) = unsafe { all.slice(row * width..(row + 1) * width) }.split_at_mut(width / 2);
+            table.fill(positions[row], cos, sin);
+        });
+        let values = Arc::new(values);
+        let new = Angles { table, positions, values: Arc::clone(&values) };
+        match known {
+            Some(i) => self.angles[i] = new,
+            None => self.angles.push(new),
+        }
+        values
+    }
 }
 
 impl Backend for Cpu {
@@ -109,8 +145,12 @@ impl Backend for Cpu {
             ActivationMode::F32 => "f32",
             ActivationMode::Int8 => "int8",
         };
+        let nodes = match cores::numa_nodes() {
+            1 => String::new(),
+            n => format!(" on {n} NUMA nodes"),
+        };
         format!(
-            "cpu ({}, {threads} thread{}, {activations} activations)",
+            "cpu ({}, {threads} thread{}{nodes}, {activations} activations)",
             self.isa,
             if threads == 1 { "" } else { "s" }
         )
@@ -150,9 +190,16 @@ impl Backend for Cpu {
         self.buffers.alloc(rows, width)
     }
 
-    fn alloc_cache(&mut self, sequences: usize, capacity: usize, kv_width: usize) -> Result<CacheId, BackendError> {
-        self.caches.push(Cache::new(sequences, capacity, kv_width)?);
-        Ok(CacheId((self.caches.len() - 1) as u32))
+    fn alloc_cache(&mut self, shape: &CacheShape) -> Result<CacheId, BackendError> {
+        self.caches.alloc(shape)
+    }
+
+    fn truncate(&mut self, slot: usize, positions: usize) {
+        self.caches.truncate(slot, positions);
+    }
+
+    fn memory(&self) -> Memory {
+        Memory { activations: self.buffers.bytes(), caches: self.caches.bytes() }
     }
 
     fn run(&mut self, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {

@@ -9,11 +9,11 @@
 
 pub mod bench;
 mod buffers;
-mod cache;
 mod cores;
 mod cpu;
 mod gemv;
 mod inputs;
+mod kv;
 mod loaded;
 mod math;
 mod meter;

@@ -164,24 +164,6 @@ fn clamp(values: &mut [f32], limit: f32) {
     values.iter_mut().for_each(|v| *v = v.min(limit));
 }
 
-/// `y += x · factor`
-pub struct AddScaled<'a> {
-    /// In and out.
-    pub y: &'a mut [f32],
-    /// As long as `y`.
-    pub x: &'a [f32],
-    /// Multiplier.
-    pub factor: f32,
-}
-
-impl Kernel for AddScaled<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        zip_map(s, self.y, self.x, &PlusTimes(s.splat(self.factor)));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! Devices by name. The only file that names device crates.
 
 use crate::RuntimeError;
-use ashlar_backend::{ActivationMode, Backend, Reference};
+use ashlar_backend::{ActivationMode, Backend, KvFormat, Reference};
 use ashlar_cpu::Cpu;
 use ashlar_simd::Isa;
 
@@ -53,5 +53,12 @@ pub fn meter(name: &str, threads: Option<usize>) -> Option<Meter> {
 #[must_use]
 pub fn activation_mode(name: &str, asked: Option<ActivationMode>) -> ActivationMode {
     let own = if name == "reference" { ActivationMode::F32 } else { ActivationMode::Int8 };
+    asked.unwrap_or(own)
+}
+
+/// How the device of that name stores keys and values: as asked, else in its own way.
+#[must_use]
+pub fn kv_format(name: &str, asked: Option<KvFormat>) -> KvFormat {
+    let own = if name == "reference" { KvFormat::F32 } else { KvFormat::F16 };
     asked.unwrap_or(own)
 }

@@ -71,6 +71,23 @@ pub enum RuntimeError {
         /// Positions there are.
         context: usize,
     },
+    /// Keys and values beyond their budget.
+    #[error(
+        "{what} needs {needed} bytes for keys and values, but --kv-budget is {budget}, which holds {fit} positions of one \
+         sequence; use a larger budget, a shorter text, or a smaller --kv format than {format}"
+    )]
+    KvBudget {
+        /// What does not fit.
+        what: String,
+        /// Bytes needed, those of other sequences included.
+        needed: u64,
+        /// Bytes there are.
+        budget: u64,
+        /// Positions that one sequence alone could have.
+        fit: usize,
+        /// The format of keys and values.
+        format: &'static str,
+    },
     /// The tokenizer file, or a text it cannot encode.
     #[error("{file}: {what}")]
     Tokenizer {

@@ -134,8 +134,8 @@ impl Generator {
     /// be the beginning of a stop text. `cancel` is looked at after every chunk and token.
     ///
     /// # Errors
-    /// [`RuntimeError`] if the prompt is empty or longer than the context, an option is out of range, or the device
-    /// fails.
+    /// [`RuntimeError`] if the prompt is empty or longer than the context, if keys and values of prompt and
+    /// [`GenerateOptions::max_tokens`] cannot be held, an option is out of range, or the device fails.
     pub fn generate(
         &mut self,
         prompt: &[u32],
@@ -144,6 +144,8 @@ impl Generator {
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Generation, RuntimeError> {
         let sampler = Sampler::new(options.sampling.clone())?;
+        let wanted = options.max_tokens.map_or(prompt.len(), |max| prompt.len().saturating_add(max));
+        self.model.kv().check("prompt and answer", wanted.min(self.model.context()), 1)?;
         let mut timings = Timings { prompt_tokens: prompt.len(), ..Timings::default() };
         let begin = Instant::now();
         let (reused, logits) = self.prefill(prompt, cancel)?;
@@ -155,6 +157,7 @@ impl Generator {
         let stream = TextStream::new(tokenizer, true);
         let stops = StopStrings::new(&options.stop);
         let mut run = Run { sampler, stream, stops, text: String::new(), ids: Vec::new() };
+        let capacity = model.capacity();
         let begin = Instant::now();
         let reason = loop {
             if options.max_tokens.is_some_and(|max| run.ids.len() >= max) {
@@ -172,7 +175,7 @@ impl Generator {
             if cancel.load(Ordering::Relaxed) {
                 break StopReason::Cancelled;
             }
-            if cached.len() >= model.context() {
+            if cached.len() >= capacity {
                 break StopReason::Context;
             }
             // The last token's logits are not needed.
@@ -203,12 +206,9 @@ impl Generator {
         self.cached.truncate(self.model.held(0));
         let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         // At least one token is fed: its logits are needed.
-        let reused = common.min(last);
+        let reused = self.model.kv().go_on(0, common.min(last));
         let rest = prompt.get(reused..).unwrap_or_default();
-        if prompt.len() > self.model.context() {
-            let context = self.model.context();
-            return Err(RuntimeError::Context { what: "the prompt".into(), needed: prompt.len(), context });
-        }
+        self.model.check("the prompt", prompt.len())?;
         self.cached.truncate(reused);
         let mut logits = None;
         let mut go_on = |_| !cancel.load(Ordering::Relaxed);

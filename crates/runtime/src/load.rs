@@ -3,7 +3,7 @@
 use crate::RuntimeError;
 use crate::program::Resources;
 use ashlar_arch::Leaf;
-use ashlar_backend::{Backend, BufferId, CacheId, Support, Weight, WeightId};
+use ashlar_backend::{Backend, BufferId, CacheId, CacheShape, KvFormat, KvHeads, Stored, Support, Weight, WeightId};
 use ashlar_formats::Spec;
 use ashlar_tensor::{Report, TensorStore};
 
@@ -15,6 +15,8 @@ pub struct Loader<'a> {
     sequences: usize,
     context: usize,
     rows: usize,
+    kv: KvFormat,
+    caches: Vec<CacheShape>,
 }
 
 impl<'a> Loader<'a> {
@@ -25,7 +27,25 @@ impl<'a> Loader<'a> {
         report: &'a dyn Report,
         [sequences, context, rows]: [usize; 3],
     ) -> Self {
-        Self { store, backend, report, sequences, context, rows }
+        Self { store, backend, report, sequences, context, rows, kv: KvFormat::F32, caches: Vec::new() }
+    }
+
+    /// Stores keys and values in that format.
+    #[must_use]
+    pub fn kv(self, kv: KvFormat) -> Self {
+        Self { kv, ..self }
+    }
+
+    /// The caches that were asked for.
+    #[must_use]
+    pub fn caches(&self) -> &[CacheShape] {
+        &self.caches
+    }
+
+    fn alloc(&mut self, capacity: usize, stored: Stored) -> Result<CacheId, RuntimeError> {
+        let shape = CacheShape { sequences: self.sequences, capacity, stored };
+        self.caches.push(shape);
+        Ok(self.backend.alloc_cache(&shape)?)
     }
 }
 
@@ -59,11 +79,11 @@ impl Resources for Loader<'_> {
         Ok(self.backend.alloc(self.rows, width)?)
     }
 
-    fn cache(&mut self, kv_width: usize) -> Result<CacheId, RuntimeError> {
-        Ok(self.backend.alloc_cache(self.sequences, self.context, kv_width)?)
+    fn cache(&mut self, heads: KvHeads) -> Result<CacheId, RuntimeError> {
+        self.alloc(self.context, Stored::Heads(heads, self.kv))
     }
 
     fn entries(&mut self, width: usize, ratio: usize) -> Result<CacheId, RuntimeError> {
-        Ok(self.backend.alloc_cache(self.sequences, self.context / ratio.max(1), width)?)
+        self.alloc(self.context / ratio.max(1), Stored::Rows { width })
     }
 }

@@ -4,12 +4,13 @@
 //! of tokens (`sampler`), what a device is (`devices`).
 
 use crate::bench::{Profile, TokenCost};
+use crate::kv::KvUse;
 use crate::load::Loader;
 use crate::open::{Opened, open};
 use crate::program::{Program, build};
 use crate::{RuntimeError, devices};
 use ashlar_arch::ModelSpec;
-use ashlar_backend::{ActivationMode, Backend, Batch, Observer};
+use ashlar_backend::{ActivationMode, Backend, Batch, KvFormat, Memory, Observer};
 use ashlar_tensor::Report;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,10 @@ pub struct OpenOptions {
     pub chunk: usize,
     /// Sequences that can be held at the same time.
     pub sequences: usize,
+    /// How keys and values are stored; `None` for the device's own way.
+    pub kv: Option<KvFormat>,
+    /// Bytes for the keys and values of all sequences; `None` for as many as the context asks for.
+    pub kv_budget: Option<u64>,
 }
 
 impl Default for OpenOptions {
@@ -46,6 +51,8 @@ impl Default for OpenOptions {
             context: None,
             chunk: DEFAULT_CHUNK,
             sequences: 1,
+            kv: None,
+            kv_budget: None,
         }
     }
 }
@@ -59,9 +66,9 @@ pub struct Model {
     program: Program,
     context: usize,
     chunk: usize,
-    /// Positions every slot holds.
-    held: Vec<usize>,
+    kv: KvUse,
     token_cost: TokenCost,
+    weight_bytes: u64,
     profile: Option<Profile>,
 }
 
@@ -77,7 +84,7 @@ impl Model {
         Self::load(opened, backend, options, report)
     }
 
-    /// Loads an opened model on a given device (`options.device` and `options.threads` are not looked at).
+    /// Loads an opened model on a given device, which `options.device` only names (`options.threads` is not looked at).
     ///
     /// # Errors
     /// As [`Model::open`].
@@ -95,15 +102,17 @@ impl Model {
             }
         }
         let chunk = options.chunk.min(context);
-        let mut loader = Loader::new(&*store, &mut *backend, report, [options.sequences, context, chunk]);
-        report.begin("load", spec.loaded().filter_map(|leaf| store.entry(&leaf.name)).map(|e| e.bytes()).sum());
+        let format = devices::kv_format(&options.device, options.kv);
+        let mut loader = Loader::new(&*store, &mut *backend, report, [options.sequences, context, chunk]).kv(format);
+        let weight_bytes = spec.loaded().filter_map(|leaf| store.entry(&leaf.name)).map(|e| e.bytes()).sum();
+        report.begin("load", weight_bytes);
         let program = build(&spec, &mut loader);
         report.end();
         let program = program?;
+        let kv = KvUse::new(loader.caches(), format, options.kv_budget, options.sequences);
         backend.notes().iter().for_each(|note| report.note(note));
-        let held = vec![0; options.sequences];
         let token_cost = TokenCost::of(&spec, &*store);
-        Ok(Self { program, spec, config, dir, backend, context, chunk, held, token_cost, profile: None })
+        Ok(Self { program, spec, config, dir, backend, context, chunk, kv, token_cost, weight_bytes, profile: None })
     }
 
     /// The model as data.
@@ -130,6 +139,18 @@ impl Model {
         self.backend.describe()
     }
 
+    /// What the device keeps besides weights.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.backend.memory()
+    }
+
+    /// Bytes of the weights, as they are stored.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
+    }
+
     /// Positions a sequence can have.
     #[must_use]
     pub fn context(&self) -> usize {
@@ -139,7 +160,36 @@ impl Model {
     /// Positions that a sequence holds.
     #[must_use]
     pub fn held(&self, slot: usize) -> usize {
-        self.held.get(slot).copied().unwrap_or_default()
+        self.kv.held(slot)
+    }
+
+    /// What keys and values take.
+    #[must_use]
+    pub fn kv(&self) -> &KvUse {
+        &self.kv
+    }
+
+    /// The most positions that one sequence can have: the context, or what the budget for keys and values holds.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.kv.fit(self.context, self.chunk)
+    }
+
+    /// Whether one sequence of so many positions can be held at all.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Context`], [`RuntimeError::KvBudget`].
+    pub fn check(&self, what: &str, positions: usize) -> Result<(), RuntimeError> {
+        if positions > self.context {
+            return Err(RuntimeError::Context { what: what.into(), needed: positions, context: self.context });
+        }
+        self.kv.check(what, positions, self.chunk)
+    }
+
+    /// Ends the sequence of a slot: its memory is free for others.
+    pub fn release(&mut self, slot: usize) {
+        self.kv.truncate(slot, 0);
+        self.backend.truncate(slot, 0);
     }
 
     /// What one token costs at least.
@@ -153,9 +203,11 @@ impl Model {
         std::mem::replace(&mut self.profile, on.then(Profile::default))
     }
 
-    /// Runs one batch of at most `chunk` rows. Returns `batch.outputs.len()` × vocab logits, row-major.
+    /// Runs one batch of at most `chunk` rows, of one sequence or of several: prompts and single tokens may be mixed, and
+    /// a row's logits are the same bits whatever else is in the batch. Returns `batch.outputs.len()` × vocab logits, row-major.
     ///
     /// # Errors
+    /// [`RuntimeError::KvBudget`] if keys and values would take more than they may; nothing has changed then.
     /// [`RuntimeError::Backend`] if the batch does not fit the caches or the device fails; what the slots of the batch
     /// hold is then cut back to where the batch began.
     pub fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>, RuntimeError> {
@@ -164,11 +216,8 @@ impl Model {
 
     fn run(&mut self, batch: &Batch, observer: &mut Option<&mut dyn Observer>) -> Result<Vec<f32>, RuntimeError> {
         batch.check()?;
-        for s in &batch.sequences {
-            if let Some(held) = self.held.get_mut(s.slot) {
-                *held = s.position.min(*held);
-            }
-        }
+        self.kv.allow(batch)?;
+        self.kv.begin(batch);
         for op in &self.program.ops {
             // An option of a borrowed observer cannot be copied; each op gets a shorter borrow.
             let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
@@ -178,11 +227,7 @@ impl Model {
             }
         }
         let logits = self.backend.read(self.program.logits)?;
-        for s in &batch.sequences {
-            if let Some(held) = self.held.get_mut(s.slot) {
-                *held = s.position + s.rows.len();
-            }
-        }
+        self.kv.end(batch);
         Ok(logits)
     }
 
@@ -191,7 +236,7 @@ impl Model {
     /// every chunk and stops the run by returning false. Returns the number of tokens fed.
     ///
     /// # Errors
-    /// [`RuntimeError::Context`] if they do not fit, before anything is fed.
+    /// [`RuntimeError::Context`] or [`RuntimeError::KvBudget`] if they do not fit, before anything is fed.
     pub fn feed(
         &mut self,
         slot: usize,
@@ -231,13 +276,7 @@ impl Model {
         mut observer: Option<&mut dyn Observer>,
     ) -> Result<usize, RuntimeError> {
         let needed = position.saturating_add(tokens.len());
-        if needed > self.context {
-            return Err(RuntimeError::Context {
-                what: format!("{} tokens", tokens.len()),
-                needed,
-                context: self.context,
-            });
-        }
+        self.check(&format!("{} tokens", tokens.len()), needed)?;
         let mut done = 0;
         for chunk in tokens.chunks(self.chunk) {
             let mut batch = Batch::of(slot, position + done, chunk);

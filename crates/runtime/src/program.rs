@@ -8,8 +8,8 @@ use ashlar_arch::{
     Layer, Leaf, Mixer, ModelSpec, Moe,
 };
 use ashlar_backend::{
-    AttentionOptions, Blocks, BufferId, CacheId, Entries, ExpertWeights, HeadNorm, HeadRope, HyperLanes, MoeOptions,
-    Op, Projection, WeightId,
+    AttentionOptions, Blocks, BufferId, CacheId, Entries, ExpertWeights, HeadNorm, HeadRope, HyperLanes, KvHeads,
+    MoeOptions, Op, Projection, WeightId,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,10 +25,10 @@ pub trait Resources {
     /// A buffer of that width, with as many rows as a batch may have.
     fn buffer(&mut self, width: usize) -> Result<BufferId, Self::Error>;
 
-    /// A KV cache for one layer.
-    fn cache(&mut self, kv_width: usize) -> Result<CacheId, Self::Error>;
+    /// A cache for the keys and values of one layer.
+    fn cache(&mut self, heads: KvHeads) -> Result<CacheId, Self::Error>;
 
-    /// A cache of entries that each stand for `ratio` positions.
+    /// A cache of rows that each stand for `ratio` positions.
     fn entries(&mut self, width: usize, ratio: usize) -> Result<CacheId, Self::Error>;
 }
 
@@ -310,7 +310,12 @@ impl<R: Resources> Builder<'_, R> {
             q,
             k,
             v,
-            cache: self.resources.cache(kv_width)?,
+            cache: self.resources.cache(KvHeads {
+                count: a.num_kv_heads,
+                dim: a.head_dim,
+                values_in_keys: false,
+                window: a.window,
+            })?,
             num_heads: a.num_heads,
             num_kv_heads: a.num_kv_heads,
             head_dim: a.head_dim,
@@ -364,7 +369,7 @@ impl<R: Resources> Builder<'_, R> {
             q: wide,
             k,
             v: k,
-            cache: self.resources.cache(key_width)?,
+            cache: self.resources.cache(KvHeads { count: 1, dim: key_width, values_in_keys: true, window: None })?,
             num_heads: a.num_heads,
             num_kv_heads: 1,
             head_dim: key_width,
@@ -421,7 +426,12 @@ impl<R: Resources> Builder<'_, R> {
             q,
             k,
             v: k,
-            cache: self.resources.cache(a.head_dim)?,
+            cache: self.resources.cache(KvHeads {
+                count: 1,
+                dim: a.head_dim,
+                values_in_keys: true,
+                window: Some(a.window),
+            })?,
             num_heads: a.num_heads,
             num_kv_heads: 1,
             head_dim: a.head_dim,
@@ -453,7 +463,7 @@ impl<R: Resources> Builder<'_, R> {
         let parts = vec![self.projection(&c.kv, None, kv)?, self.projection(&c.gate, None, gate)?];
         self.ops.push(Op::Linear { x: normed, parts, accumulate: false });
         let (position, norm) = (self.weight(&c.position)?, self.weight(&c.norm)?);
-        let (tokens, entries) = (self.resources.cache(wide)?, self.resources.entries(c.width, c.ratio)?);
+        let (tokens, entries) = (self.resources.entries(wide, 1)?, self.resources.entries(c.width, c.ratio)?);
         let (rope, ratio, overlap) = (rope.clone(), c.ratio, c.overlap);
         self.ops.push(Op::Compress { kv, gate, position, norm, eps, rope, ratio, overlap, tokens, entries });
         Ok(entries)

@@ -123,6 +123,10 @@ impl Simd for Portable {
         x.map(i32::from)
     }
     #[inline(always)]
+    fn load_i8(self, x: &[u8; 16]) -> [i32; 16] {
+        from_fn(|i| i32::from(x[i].cast_signed()))
+    }
+    #[inline(always)]
     fn load_i32(self, x: &[i32; 16]) -> [i32; 16] {
         *x
     }

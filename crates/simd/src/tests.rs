@@ -78,6 +78,7 @@ impl Kernel for AllOps<'_> {
             s.shr_each(lanes, counts),
             s.halves(i32::from(o.x[0]) * 77_777, i32::from(o.x[1])),
             s.load_u8(first),
+            s.load_i8(first),
             s.lanes(s.as_bytes(s.bits(c))),
             s.lanes(s.lookup(s.repeat(first), s.low_nibbles(bytes))),
             s.lanes(s.select(mask, bytes, s.high_nibbles(bytes))),

@@ -79,6 +79,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn load_i32(self, x: &[i32; 16]) -> Self::I32;
     /// Lane i = `x[i]`, with zeros above.
     fn load_u8(self, x: &[u8; 16]) -> Self::I32;
+    /// Lane i = `x[i]`, a two's-complement byte.
+    fn load_i8(self, x: &[u8; 16]) -> Self::I32;
     /// `out[i]` = byte i.
     fn store_bytes(self, v: Self::U8, out: &mut [u8; 64]);
     /// `out[i]` = lane i.

@@ -2,7 +2,9 @@
 
 use super::bench::{Bench, Pair};
 use super::{Stop, Suite};
-use crate::{AttentionOptions, Batch, BufferId, CacheId, Op, SequenceRows, WeightId};
+use crate::{
+    AttentionOptions, Batch, BufferId, CacheId, CacheShape, KvFormat, KvHeads, Op, SequenceRows, Stored, WeightId,
+};
 
 #[derive(Clone, Copy)]
 struct Shape {
@@ -12,6 +14,8 @@ struct Shape {
     window: Option<usize>,
     sinks: bool,
     values_in_keys: Option<usize>,
+    capacity: usize,
+    format: KvFormat,
 }
 
 struct Operands {
@@ -24,51 +28,97 @@ struct Operands {
 }
 
 const CAPACITY: usize = 80;
+/// For several pages, blocks and spans.
+const LONG: usize = 1400;
 
 pub fn cases(suite: &mut Suite<'_>) {
     let shapes = [(4, 4, 32, None), (8, 2, 16, None), (6, 2, 64, Some(5)), (4, 1, 128, Some(1)), (2, 2, 24, Some(200))];
     for (num_heads, num_kv_heads, head_dim, window) in shapes {
-        of(suite, Shape { num_heads, num_kv_heads, head_dim, window, sinks: false, values_in_keys: None });
+        of(suite, shape([num_heads, num_kv_heads, head_dim], window));
+    }
+}
+
+fn shape([num_heads, num_kv_heads, head_dim]: [usize; 3], window: Option<usize>) -> Shape {
+    let (capacity, format) = (CAPACITY, KvFormat::F32);
+    Shape { num_heads, num_kv_heads, head_dim, window, sinks: false, values_in_keys: None, capacity, format }
+}
+
+/// Every format of keys and values, at the ratios and widths of models.
+pub fn stored(suite: &mut Suite<'_>) {
+    for format in [KvFormat::F16, KvFormat::Q8] {
+        for heads in [[3, 3, 64], [8, 2, 96], [8, 1, 128], [5, 1, 20]] {
+            of(suite, Shape { format, sinks: heads[2] == 96, ..shape(heads, None) });
+        }
+        of(suite, Shape { format, values_in_keys: Some(128), ..shape([5, 1, 192], None) });
+        of(suite, Shape { format, values_in_keys: Some(512), ..shape([3, 1, 576], None) });
+    }
+}
+
+/// Contexts of many pages.
+pub fn long(suite: &mut Suite<'_>) {
+    for format in KvFormat::ALL {
+        for (heads, window, values_in_keys) in [
+            ([1, 1, 64], None, None),
+            ([4, 1, 16], None, Some(16)),
+            ([2, 2, 32], Some(300), None),
+            ([2, 1, 32], Some(70), None),
+        ] {
+            let sinks = window == Some(300);
+            let shape = Shape { format, values_in_keys, sinks, capacity: LONG, ..shape(heads, window) };
+            suite.case(format!("{} {} positions", shape.name(), LONG), |b| many_pages(b, shape));
+        }
     }
 }
 
 /// With what only some models have.
 pub fn options(suite: &mut Suite<'_>) {
     for (num_heads, num_kv_heads, head_dim, window) in [(8, 2, 32, None), (4, 4, 24, Some(6))] {
-        of(suite, Shape { num_heads, num_kv_heads, head_dim, window, sinks: true, values_in_keys: None });
+        of(suite, Shape { sinks: true, ..shape([num_heads, num_kv_heads, head_dim], window) });
     }
     for (num_heads, num_kv_heads, head_dim, values) in [(4, 1, 144, 128), (6, 2, 40, 40), (20, 1, 24, 7)] {
-        let values_in_keys = Some(values);
-        of(suite, Shape { num_heads, num_kv_heads, head_dim, window: None, sinks: values == 40, values_in_keys });
+        let shape = shape([num_heads, num_kv_heads, head_dim], None);
+        of(suite, Shape { sinks: values == 40, values_in_keys: Some(values), ..shape });
     }
 }
 
 fn of(suite: &mut Suite<'_>, shape: Shape) {
-    let Shape { num_heads, num_kv_heads, head_dim, window, sinks, values_in_keys } = shape;
-    let mut with = if sinks { " sinks".to_owned() } else { String::new() };
-    if let Some(values) = values_in_keys {
-        with += &format!(" values_in_keys={values}");
-    }
-    let name = format!("attention heads={num_heads}/{num_kv_heads} head_dim={head_dim} window={window:?}{with}");
+    let name = shape.name();
     suite.case(format!("{name} one sequence"), |b| one_sequence(b, shape));
     suite.case(format!("{name} two sequences"), |b| two_sequences(b, shape));
     suite.case(format!("{name} limits"), |b| limits(b, shape));
 }
 
 impl Shape {
+    fn name(self) -> String {
+        let Self { num_heads, num_kv_heads, head_dim, window, sinks, values_in_keys, .. } = self;
+        let mut with = if sinks { " sinks".to_owned() } else { String::new() };
+        if let Some(values) = values_in_keys {
+            with += &format!(" values_in_keys={values}");
+        }
+        let kv = self.format.name();
+        format!("attention heads={num_heads}/{num_kv_heads} head_dim={head_dim} window={window:?} kv={kv}{with}")
+    }
+
     fn out(self) -> usize {
         self.num_heads * self.values_in_keys.unwrap_or(self.head_dim)
     }
 
     fn operands(self, b: &mut Bench) -> Result<Operands, Stop> {
         let (q, kv) = (self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim);
-        let rows = CAPACITY + 10;
+        let rows = self.capacity + 10;
+        let heads = KvHeads {
+            count: self.num_kv_heads,
+            dim: self.head_dim,
+            values_in_keys: self.values_in_keys.is_some(),
+            window: self.window,
+        };
+        let stored = Stored::Heads(heads, self.format);
         Ok(Operands {
             q: b.buffer(rows, q)?,
             k: b.buffer(rows, kv)?,
             v: b.buffer(rows, kv)?,
             out: b.buffer(rows, self.out())?,
-            cache: b.cache(2, CAPACITY, kv)?,
+            cache: b.cache(&CacheShape { sequences: 2, capacity: self.capacity, stored })?,
             sinks: if self.sinks { Some(b.vector(self.num_heads, 0.5)?) } else { None },
         })
     }
@@ -127,6 +177,24 @@ fn two_sequences(b: &mut Bench, shape: Shape) -> Result<(), Stop> {
         shape.step(b, &o, &Batch { tokens: vec![0; rows], sequences, ..Batch::default() })?;
     }
     Ok(())
+}
+
+/// A prompt in three chunks, tokens one by one across the end of a page and of a span, another sequence beside them, a
+/// step back within what windows keep, and a new beginning.
+fn many_pages(b: &mut Bench, shape: Shape) -> Result<(), Stop> {
+    let o = shape.operands(b)?;
+    for (position, rows) in [(0, 700), (700, 305), (1005, 18), (1023, 1), (1024, 1), (1025, 1)] {
+        shape.step(b, &o, &Batch::of(0, position, &vec![0; rows]))?;
+    }
+    let part = |slot, rows, position| SequenceRows { slot, rows, position };
+    let mixed = vec![part(0, 0..1, 1026), part(1, 1..90, 0)];
+    shape.step(b, &o, &Batch { tokens: vec![0; 90], sequences: mixed, ..Batch::default() })?;
+    shape.step(b, &o, &Batch::of(0, 900, &[0; 2]))?;
+    b.truncate(0, 850);
+    shape.step(b, &o, &Batch::of(0, 850, &[0]))?;
+    b.truncate(0, 0);
+    shape.step(b, &o, &Batch::of(0, 0, &[0; 70]))?;
+    shape.step(b, &o, &Batch::of(1, 89, &[0; 5]))
 }
 
 fn limits(b: &mut Bench, shape: Shape) -> Result<(), Stop> {

@@ -3,7 +3,7 @@
 use super::random::Random;
 use super::weights::{self, Stored};
 use super::{Stop, Tolerances};
-use crate::{Backend, BackendError, Batch, BufferId, CacheId, Op, Reference, Support, Weight, WeightId};
+use crate::{Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Op, Reference, Support, Weight, WeightId};
 
 /// An operand on the device and on the reference.
 pub type Pair<T> = [T; 2];
@@ -54,9 +54,14 @@ impl Bench {
         Ok([self.device.alloc(rows, width)?, self.reference.alloc(rows, width)?])
     }
 
-    pub fn cache(&mut self, sequences: usize, capacity: usize, width: usize) -> Result<Pair<CacheId>, Stop> {
-        let reference = self.reference.alloc_cache(sequences, capacity, width)?;
-        Ok([self.device.alloc_cache(sequences, capacity, width)?, reference])
+    pub fn cache(&mut self, shape: &CacheShape) -> Result<Pair<CacheId>, Stop> {
+        Ok([self.device.alloc_cache(shape)?, self.reference.alloc_cache(shape)?])
+    }
+
+    /// Cuts a slot of all caches back on both.
+    pub fn truncate(&mut self, slot: usize, positions: usize) {
+        self.device.truncate(slot, positions);
+        self.reference.truncate(slot, positions);
     }
 
     /// A buffer with random rows, one of them with a value far larger than the others.

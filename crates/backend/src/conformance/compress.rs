@@ -1,9 +1,12 @@
 //! Pooled entries: made, chosen among, attended to, over growing and cut-back sequences.
 
 use super::bench::{Bench, Pair};
-use super::weights::Stored;
+use super::weights::Stored as Weights;
 use super::{Stop, Suite};
-use crate::{AttentionOptions, Batch, BufferId, CacheId, Entries, HeadRope, Op, SequenceRows, WeightId};
+use crate::{
+    AttentionOptions, Batch, BufferId, CacheId, CacheShape, Entries, HeadRope, KvFormat, KvHeads, Op, SequenceRows,
+    Stored, WeightId,
+};
 use ashlar_arch::{Rope, RopeScaling};
 use std::sync::Arc;
 
@@ -54,7 +57,9 @@ pub fn cases(suite: &mut Suite<'_>) {
 
 fn operands(b: &mut Bench, ratio: usize, overlap: bool) -> Result<Operands, Stop> {
     let wide = if overlap { 2 * WIDTH } else { WIDTH };
-    let f32 = Stored::plain("f32").ok_or_else(|| Stop::Fail("no f32".into()))?;
+    let heads = KvHeads { count: 1, dim: WIDTH, values_in_keys: true, window: Some(6) };
+    let shape = |capacity, stored| CacheShape { sequences: 2, capacity, stored };
+    let f32 = Weights::plain("f32").ok_or_else(|| Stop::Fail("no f32".into()))?;
     Ok(Operands {
         kv: b.buffer(ROWS, wide)?,
         gate: b.buffer(ROWS, wide)?,
@@ -65,9 +70,9 @@ fn operands(b: &mut Bench, ratio: usize, overlap: bool) -> Result<Operands, Stop
         out: b.buffer(ROWS, HEADS * WIDTH)?,
         position: b.weight(&f32, ratio, wide)?,
         norm: b.vector(WIDTH, 1.0)?,
-        tokens: b.cache(2, CAPACITY, wide)?,
-        entries: b.cache(2, CAPACITY / ratio, WIDTH)?,
-        keys: b.cache(2, CAPACITY, WIDTH)?,
+        tokens: b.cache(&shape(CAPACITY, Stored::Rows { width: wide }))?,
+        entries: b.cache(&shape(CAPACITY / ratio, Stored::Rows { width: WIDTH }))?,
+        keys: b.cache(&shape(CAPACITY, Stored::Heads(heads, KvFormat::F16)))?,
     })
 }
 

@@ -126,6 +126,8 @@ pub fn run(make: &mut dyn FnMut() -> Box<dyn Backend>, tolerances: &Tolerances) 
     hyper::cases(&mut suite);
     compress::cases(&mut suite);
     moe::tables(&mut suite);
+    attention::stored(&mut suite);
+    attention::long(&mut suite);
     suite.report
 }
 
@@ -165,7 +167,8 @@ impl From<crate::BackendError> for Stop {
 mod tests {
     use super::*;
     use crate::{
-        ActivationMode, BackendError, Batch, BufferId, CacheId, Observer, Op, Reference, Support, Weight, WeightId,
+        ActivationMode, BackendError, Batch, BufferId, CacheId, CacheShape, Memory, Observer, Op, Reference, Support,
+        Weight, WeightId,
     };
     use ashlar_formats::Spec;
 
@@ -197,8 +200,14 @@ mod tests {
         fn alloc(&mut self, rows: usize, width: usize) -> Result<BufferId, BackendError> {
             self.0.alloc(rows, width)
         }
-        fn alloc_cache(&mut self, sequences: usize, capacity: usize, width: usize) -> Result<CacheId, BackendError> {
-            self.0.alloc_cache(sequences, capacity, width)
+        fn alloc_cache(&mut self, shape: &CacheShape) -> Result<CacheId, BackendError> {
+            self.0.alloc_cache(shape)
+        }
+        fn truncate(&mut self, slot: usize, positions: usize) {
+            self.0.truncate(slot, positions);
+        }
+        fn memory(&self) -> Memory {
+            self.0.memory()
         }
         fn run(&mut self, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {
             self.0.run(op, batch, observer)

@@ -1,7 +1,7 @@
 //! Causal grouped-query attention over the KV cache.
 
 use super::{Reference, linear::dot};
-use crate::{BackendError, Batch, BufferId, CacheId, Entries, SequenceRows};
+use crate::{BackendError, Batch, BufferId, CacheId, CacheShape, Entries, KvFormat, SequenceRows, Stored};
 
 const OP: &str = "attention";
 
@@ -28,8 +28,7 @@ impl Heads {
 
 /// Keys and values of one layer; a slot's vectors grow with its sequence.
 pub struct Cache {
-    capacity: usize,
-    width: usize,
+    shape: CacheShape,
     slots: Vec<Slot>,
 }
 
@@ -42,17 +41,26 @@ struct Slot {
 }
 
 impl Cache {
-    pub fn new(sequences: usize, capacity: usize, width: usize) -> Self {
-        Self { capacity, width, slots: vec![Slot::default(); sequences] }
+    pub fn new(shape: &CacheShape) -> Self {
+        Self { shape: *shape, slots: vec![Slot::default(); shape.sequences] }
+    }
+
+    /// Forgets what a slot holds behind its first `positions`.
+    pub fn truncate(&mut self, slot: usize, positions: usize) {
+        let width = self.width();
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.keys.truncate(positions * width);
+            slot.values.truncate(positions * width);
+        }
     }
 
     /// Cuts the slot back to `part.position` and appends the rows of k and v.
     pub fn append(&mut self, part: &SequenceRows, k: &[f32], v: &[f32]) -> Result<(), BackendError> {
-        let (width, count) = (self.width, self.slots.len());
+        let (width, count, capacity) = (self.width(), self.slots.len(), self.shape.capacity);
         let end = part.position.saturating_add(part.rows.len());
-        if end > self.capacity {
+        if end > capacity {
             let what = format!("positions of cache slot {}", part.slot);
-            return Err(BackendError::Capacity { what, got: end, capacity: self.capacity });
+            return Err(BackendError::Capacity { what, got: end, capacity });
         }
         let Some(slot) = self.slots.get_mut(part.slot) else {
             return Err(BackendError::Capacity { what: "cache slots".into(), got: part.slot + 1, capacity: count });
@@ -62,16 +70,26 @@ impl Cache {
             let what = format!("slot {} holds {held} positions, the batch starts at {}", part.slot, part.position);
             return Err(BackendError::Operand { op: OP, what });
         }
-        for (kept, new) in [(&mut slot.keys, k), (&mut slot.values, v)] {
+        let rounds: [fn(KvFormat, &mut [f32]); 2] = [KvFormat::round_key, KvFormat::round_value];
+        for ((kept, new), round) in [(&mut slot.keys, k), (&mut slot.values, v)].into_iter().zip(rounds) {
             kept.truncate(part.position * width);
+            let start = kept.len();
             kept.extend_from_slice(new);
+            if let Stored::Heads(heads, format) = self.shape.stored {
+                kept[start..].chunks_mut(heads.dim.max(1)).for_each(|head| round(format, head));
+            }
         }
         Ok(())
     }
 
+    /// Bytes held, all of them f32.
+    pub fn bytes(&self) -> u64 {
+        self.slots.iter().map(|s| 4 * (s.keys.len() + s.values.len()) as u64).sum()
+    }
+
     /// Values per position.
     pub fn width(&self) -> usize {
-        self.width
+        self.shape.width()
     }
 
     /// Keys of a slot, positions × width.

@@ -1,7 +1,8 @@
 //! The reference backend: the oracle that every other backend is compared with. Slow and obvious, never optimised.
 //!
-//! Owns: what each op means, one file per op. Weights are decoded to f32 at load; activations and the KV cache are f32;
-//! every sum (dot products, norms, softmax) runs in f64 from the first to the last term and is rounded to f32 once.
+//! Owns: what each op means, one file per op. Weights are decoded to f32 at load; activations are f32,
+//! cached keys and values what [`crate::KvFormat`] keeps of them; every sum (dot products, norms, softmax) runs in f64
+//! from the first to the last term and is rounded to f32 once.
 //! In [`ActivationMode::Int8`] the inputs of quantized weights are rounded exactly as fast kernels round them.
 
 mod attention;
@@ -22,7 +23,10 @@ mod sigmoid_gate;
 #[cfg(test)]
 mod tests;
 
-use crate::{ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, Observer, Op, Support, Weight, WeightId};
+use crate::{
+    ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Memory, Observer, Op, Support, Weight,
+    WeightId,
+};
 use ashlar_formats::Spec;
 use attention::Cache;
 use buffer::Buffer;
@@ -161,9 +165,18 @@ impl Backend for Reference {
         Ok(BufferId((self.buffers.len() - 1) as u32))
     }
 
-    fn alloc_cache(&mut self, sequences: usize, capacity: usize, kv_width: usize) -> Result<CacheId, BackendError> {
-        self.caches.push(Cache::new(sequences, capacity, kv_width));
+    fn alloc_cache(&mut self, shape: &CacheShape) -> Result<CacheId, BackendError> {
+        self.caches.push(Cache::new(shape));
         Ok(CacheId((self.caches.len() - 1) as u32))
+    }
+
+    fn truncate(&mut self, slot: usize, positions: usize) {
+        self.caches.iter_mut().for_each(|cache| cache.truncate(slot, positions));
+    }
+
+    fn memory(&self) -> Memory {
+        let activations = self.buffers.iter().map(|b| 4 * b.values.len() as u64).sum();
+        Memory { activations, caches: self.caches.iter().map(Cache::bytes).sum() }
     }
 
     fn run(&mut self, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {

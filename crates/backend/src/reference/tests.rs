@@ -2,7 +2,10 @@
 #![expect(clippy::excessive_precision, reason = "expected values as numpy prints them")]
 
 use super::*;
-use crate::{AttentionOptions, Batch, Blocks, ExpertWeights, HeadNorm, HeadRope, MoeOptions, Projection};
+use crate::{
+    AttentionOptions, Batch, Blocks, ExpertWeights, HeadNorm, HeadRope, KvFormat, KvHeads, MoeOptions, Projection,
+    Stored,
+};
 use ashlar_arch::{Activation, Rope, RopeScaling, Routing};
 use ashlar_formats::Spec;
 use ashlar_tensor::{AlignedBytes, Order};
@@ -33,6 +36,12 @@ fn close(got: &[f32], want: &[f32]) {
     }
 }
 
+/// A cache of one sequence of 3 positions and one head.
+fn heads(dim: usize) -> CacheShape {
+    let heads = KvHeads { count: 1, dim, values_in_keys: false, window: None };
+    CacheShape { sequences: 1, capacity: 3, stored: Stored::Heads(heads, KvFormat::F32) }
+}
+
 #[test]
 fn attention_shares_heads_grows_and_respects_the_window() {
     let unbounded = [
@@ -55,7 +64,7 @@ fn attention_shares_heads_grows_and_respects_the_window() {
         let q = input(&mut r, 4, &[1.0, 0.0, 0.0, 1.0, 0.5, -1.0, 2.0, 0.0, 1.0, 1.0, -1.0, 0.5]);
         let k = input(&mut r, 2, &[1.0, 2.0, 0.0, -1.0, 0.5, 0.5]);
         let v = input(&mut r, 2, &[1.0, -1.0, 2.0, 0.0, -3.0, 4.0]);
-        let (cache, out) = (r.alloc_cache(1, 3, 2).unwrap(), r.alloc(3, 4).unwrap());
+        let (cache, out) = (r.alloc_cache(&heads(2)).unwrap(), r.alloc(3, 4).unwrap());
         let (num_heads, num_kv_heads, head_dim, scale) = (2, 1, 2, 0.5);
         let options = AttentionOptions::default();
         let op = Op::Attention { q, k, v, cache, num_heads, num_kv_heads, head_dim, scale, window, options, out };
@@ -142,7 +151,7 @@ fn a_sink_takes_its_share_of_the_softmax() {
     let mut r = Reference::default();
     let (q, k, v) = (input(&mut r, 1, &[0.0]), input(&mut r, 1, &[1.0]), input(&mut r, 1, &[8.0]));
     let sinks = Some(weight(&mut r, 1, 1, &[3f32.ln()]));
-    let (cache, out) = (r.alloc_cache(1, 3, 1).unwrap(), r.alloc(1, 1).unwrap());
+    let (cache, out) = (r.alloc_cache(&heads(1)).unwrap(), r.alloc(1, 1).unwrap());
     let (num_heads, num_kv_heads, head_dim, scale) = (1, 1, 1, 1.0);
     let options = AttentionOptions { sinks, ..AttentionOptions::default() };
     let op = Op::Attention { q, k, v, cache, num_heads, num_kv_heads, head_dim, scale, window: None, options, out };

@@ -13,6 +13,7 @@ use ashlar_runtime::{ChatTemplate, GenerateOptions, Message, Model, OpenOptions}
 use clap::Args;
 use speaker::Speaker;
 use std::io::{IsTerminal, Read};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Generate text with a pack or an unconverted checkpoint
@@ -50,6 +51,13 @@ pub struct Run {
     /// Tokens that prompt and answer may have together [default: 4096, or what the model was made for if less]
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
+    /// Tokens of a prompt that go through the model at once
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(ashlar_runtime::DEFAULT_CHUNK).unwrap_or(NonZeroUsize::MIN))]
+    pub chunk: NonZeroUsize,
+    /// Memory that keys and values of earlier tokens may take, such as 2GiB; a text that needs more is refused before
+    /// anything starts [default: as much as the context asks for]
+    #[arg(long, value_name = "BYTES", value_parser = ashlar_recipe::parse_bytes)]
+    pub kv_budget: Option<u64>,
     #[command(flatten)]
     pub device: DeviceArgs,
     #[command(flatten)]
@@ -64,7 +72,12 @@ impl Run {
     pub fn run(&self, globals: Globals) -> CommandResult {
         crate::model::check_path(&self.src)?;
         let prompt = if self.chat { String::new() } else { self.prompt()? };
-        let options = OpenOptions { context: self.context, ..self.device.options() };
+        let options = OpenOptions {
+            context: self.context,
+            chunk: self.chunk.get(),
+            kv_budget: self.kv_budget,
+            ..self.device.options()
+        };
         let model = device::open(&self.src, &options, globals)?;
         let template = self.template(&model, globals)?;
         let chosen = self.sampling.choose(model.dir())?;
@@ -77,7 +90,7 @@ impl Run {
             sampling: chosen.sampling,
             ..GenerateOptions::default()
         };
-        let mut speaker = Speaker::new(model, options, globals.quiet)?;
+        let mut speaker = Speaker::new(model, options, globals)?;
         match template {
             Some(template) if self.chat => chat::talk(&mut speaker, &template, self.system.as_deref())?,
             Some(template) => {

@@ -60,18 +60,14 @@ pub fn run(
         row.iter_mut().zip(place).for_each(|(g, p)| *g += p);
     }
     let table = cpu.rope(&pool.rope.rope, turned);
-    for id in [(tokens, wide), (entries, width)] {
-        if cpu.caches.get(id.0.0 as usize).is_none_or(|c| c.width != id.1) {
-            return Err(wrong(format!("no cache {} of width {}", id.0.0, id.1)));
-        }
-    }
+    cpu.caches.rows(entries, width, OP)?;
     for part in &batch.sequences {
         let rows = part.rows.start * wide..part.rows.end * wide;
         let end = part.position + part.rows.len();
         let (first, last) = (part.position / pool.ratio, end / pool.ratio);
         let mut made = vec![0.0; (last - first) * width];
         let values = cpu.buffers.input(kv, wide, OP)?;
-        let Some(cache) = cpu.caches.get_mut(tokens.0 as usize) else { continue };
+        let cache = cpu.caches.rows_mut(tokens, wide, OP)?;
         cache.store(part, &values[rows.clone()], &gates[rows])?;
         let (values, gates) = cache.slot(part.slot, end);
         let (all, isa) = (Shards::new(&mut made), cpu.isa);
@@ -89,9 +85,7 @@ pub fn run(
             }
         });
         let rows = SequenceRows { slot: part.slot, rows: 0..last - first, position: first };
-        if let Some(cache) = cpu.caches.get_mut(entries.0 as usize) {
-            cache.store(&rows, &made, &[])?;
-        }
+        cpu.caches.rows_mut(entries, width, OP)?.store(&rows, &made, &[])?;
     }
     Ok(())
 }

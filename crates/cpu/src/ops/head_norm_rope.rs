@@ -31,17 +31,9 @@ pub fn run(
         Some(HeadNorm { weight: None, eps, .. }) => Some((vec![1.0; normed], eps)),
         None => None,
     };
-    let mut angles = vec![0.0; rows * turned];
-    if let Some(rope) = rope {
-        let table = cpu.rope(&rope.rope, turned);
-        for (angles, position) in angles.chunks_exact_mut(turned.max(1)).zip(batch.positions()) {
-            let (cos, sin) = angles.split_at_mut(turned / 2);
-            table.fill(position, cos, sin);
-            if rope.inverse {
-                sin.iter_mut().for_each(|s| *s = -*s);
-            }
-        }
-    }
+    let angles = rope.map(|r| cpu.angles(&r.rope, turned, batch));
+    let angles = angles.as_ref().map_or(&[][..], |a| a.as_slice());
+    let direction = if rope.is_some_and(|r| r.inverse) { -1.0 } else { 1.0 };
     let isa = cpu.isa;
     let mut values = cpu.buffers.take(x, [rows, width], true, BufferId(u32::MAX), OP)?;
     let all = Shards::new(&mut values);
@@ -50,7 +42,7 @@ pub fn run(
         let heads = unsafe { all.slice(row * width..(row + 1) * width) };
         let (cos, sin) = angles[row * turned..(row + 1) * turned].split_at(turned / 2);
         let norm = norm.as_ref().map(|(weight, eps)| (weight.as_slice(), *eps));
-        isa.run(Turn { heads, head_dim, norm, cos, sin });
+        isa.run(Turn { heads, head_dim, norm, cos, sin, direction });
     });
     cpu.buffers.put(x, values);
     Ok(())
@@ -64,6 +56,8 @@ struct Turn<'a> {
     norm: Option<(&'a [f32], f32)>,
     cos: &'a [f32],
     sin: &'a [f32],
+    /// −1 turns back.
+    direction: f32,
 }
 
 impl Kernel for Turn<'_> {
@@ -76,6 +70,7 @@ impl Kernel for Turn<'_> {
             }
             let tail = &mut head[self.head_dim - 2 * self.cos.len()..];
             for ([a, b], (cos, sin)) in tail.as_chunks_mut::<2>().0.iter_mut().zip(self.cos.iter().zip(self.sin)) {
+                let sin = self.direction * sin;
                 (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
             }
         }

@@ -1,16 +1,16 @@
 //! `out += Σ over the chosen experts of weight · down(activation(gate(x), up(x)))`.
 //!
-//! Tokens are grouped by expert, so that an expert's weights are read once per op. Two fork-joins do the work, over
-//! (expert, panels): gate · up, then down; two small ones route before and sum after. A (token, slot) is a *pair*; pairs
-//! lie expert by expert. Sums run in the order of the slots, best expert first, whatever the threads.
+//! Tokens are grouped by expert, so that an expert's weights are read once per op. Two fork-joins do the work: gate · up
+//! over (expert, panels), then down over panels of the output, each of which all experts add to in ascending order,
+//! weighted, whatever the threads: no products in between, and no barrier per expert. A (token, slot) is a *pair*; pairs
+//! lie expert by expert.
 
 use super::linear::{Pair, observe, round_inputs};
-use super::matmul::{FirstError, Output, Task, Write, tasks, write_panels};
+use super::matmul::{FirstError, Output, Write, tasks, write_panels};
 use crate::cpu::Cpu;
 use crate::gemv::{Job, RowSet};
 use crate::inputs::{Form, Inputs, Rounded};
-use crate::math::AddScaled;
-use crate::shards::Shards;
+use crate::loaded::Loaded;
 use ashlar_arch::{Activation, Routing};
 use ashlar_backend::{
     BackendError, Batch, BufferId, ExpertWeights, MatmulInput, MoeOptions, Observer, Routed, WeightId, check_routing,
@@ -62,7 +62,7 @@ pub fn run(
     round_inputs(cpu, x, first_halves, OP)?;
     let mut y = cpu.buffers.take(out, [rows, hidden], true, x, OP)?;
     let layer = Layer { cpu, experts, routes: &routes, activation, hidden, intermediate };
-    let result = layer.halves(x, observer).map(|products| layer.sum(&products, &mut y));
+    let result = layer.run(x, &mut y, observer);
     cpu.buffers.put(out, y);
     result
 }
@@ -142,8 +142,10 @@ struct Routes {
     starts: Vec<usize>,
     /// The token of every pair, expert by expert, ascending within an expert.
     tokens: Vec<u32>,
-    /// Per token and slot: (pair, weight).
-    slots: Vec<(usize, f32)>,
+    /// The weight of every pair.
+    weights: Vec<f32>,
+    /// Per token and slot: the pair.
+    slots: Vec<usize>,
 }
 
 impl Routes {
@@ -161,20 +163,20 @@ impl Routes {
             total += counts[e];
         }
         starts.push(total);
-        let mut tokens = vec![0; total];
+        let (mut tokens, mut weights) = (vec![0; total], vec![0.0; total]);
         let mut slots = Vec::with_capacity(total);
         for (i, &(e, weight)) in chosen.iter().enumerate() {
-            tokens[next[e]] = (i / top_k) as u32;
-            slots.push((next[e], weight));
+            (tokens[next[e]], weights[next[e]]) = ((i / top_k) as u32, weight);
+            slots.push(next[e]);
             next[e] += 1;
         }
-        Self { top_k, used, starts, tokens, slots }
+        Self { top_k, used, starts, tokens, weights, slots }
     }
 
     /// Tokens × top_k, best first: expert and weight.
     fn chosen(&self) -> Vec<(usize, f32)> {
         let expert = |pair: usize| self.used[self.starts.partition_point(|start| *start <= pair) - 1];
-        self.slots.iter().map(|&(pair, weight)| (expert(pair), weight)).collect()
+        self.slots.iter().map(|&pair| (expert(pair), self.weights[pair])).collect()
     }
 }
 
@@ -187,61 +189,95 @@ struct Layer<'a> {
     intermediate: usize,
 }
 
+/// One expert in use.
+struct Used<'a> {
+    first_halves: Pair<'a>,
+    down: &'a Loaded,
+    down_bias: Option<&'a [f32]>,
+}
+
 impl Layer<'_> {
-    /// The products of all pairs, pairs × hidden.
-    fn halves(&self, x: BufferId, observer: Option<&mut dyn Observer>) -> Result<Vec<f32>, BackendError> {
+    /// Adds to `y`, tokens × hidden, what the experts make of x.
+    fn run(&self, x: BufferId, y: &mut [f32], observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {
         let cpu = self.cpu;
         let input = cpu.buffers.get(x, OP)?;
-        let inputs = Inputs::new(&input.values, self.hidden, Some(&cpu.rounded));
-        let mut pairs = Vec::with_capacity(self.routes.used.len());
-        let mut downs = Vec::with_capacity(self.routes.used.len());
-        for &e in &self.routes.used {
-            let ExpertWeights { gate, up, down, biases } = self.experts[e];
-            let (gate, up) = (cpu.weight(gate, OP)?, cpu.weight(up, OP)?);
-            let bias = |id| Ok::<_, BackendError>(cpu.weight(id, OP)?.vector.as_slice());
-            let biases = biases.map(|all| all.map(bias));
-            let biases = match biases {
-                Some([gate, up, down]) => Some([gate?, up?, down?]),
-                None => None,
-            };
-            pairs.push(Pair { gate, up, biases: biases.map(|[g, u, _]| [g, u]), activation: self.activation });
-            downs.push((cpu.weight(down, OP)?, biases.map_or(Write::Set, |[.., down]| Write::SetBiased(down))));
-        }
-        let count = self.routes.tokens.len();
-        let mut middle = vec![0.0; count * self.intermediate];
-        let out = Output::new(&mut middle, self.intermediate);
-        let costs: Vec<_> = pairs.iter().map(|p| (p.gate.panels(), p.panel_bytes())).collect();
-        self.over_experts(&costs, |task, first, tokens| {
-            // SAFETY: tasks cover every panel of every expert once, and experts' pairs are different rows.
-            unsafe { pairs[task.weight].write(cpu.isa, inputs, RowSet::Of(tokens), task, &out, first) }
-        })?;
+        let used = self.routes.used.iter().map(|&e| self.used(e)).collect::<Result<Vec<_>, _>>()?;
+        let middle = self.first_halves(&used, Inputs::new(&input.values, self.hidden, Some(&cpu.rounded)))?;
         if let Some(observer) = observer {
             self.observe(observer, &input.values, &middle)?;
         }
         let mut rounded = Rounded::default();
-        if downs.iter().any(|(d, _)| d.form() != Form::F32) {
-            let values = downs.iter().any(|(d, _)| d.reads_rounded_values());
+        if used.iter().any(|u| u.down.form() != Form::F32) {
+            let values = used.iter().any(|u| u.down.reads_rounded_values());
             rounded.round(&cpu.pool, cpu.isa, &middle, self.intermediate, values);
         }
-        let mut products = vec![0.0; count * self.hidden];
-        let out = Output::new(&mut products, self.hidden);
-        let costs: Vec<_> = downs.iter().map(|(d, _)| (d.panels(), d.panel_bytes())).collect();
-        let inputs = Inputs::new(&middle, self.intermediate, Some(&rounded));
-        let rows: Vec<u32> = (0..count as u32).collect();
-        self.over_experts(&costs, |task, first, tokens| {
-            let (weight, write) = downs[task.weight];
-            let rows = RowSet::Of(&rows[first..first + tokens.len()]);
-            let job = Job::new(cpu.isa, weight, inputs, weight.form(), rows);
-            // SAFETY: as above.
-            unsafe { write_panels(&job, task.panels.clone(), &out, first, write) }
-        })?;
-        Ok(products)
+        self.second_half(&used, Inputs::new(&middle, self.intermediate, Some(&rounded)), y)
+    }
+
+    fn used(&self, expert: usize) -> Result<Used<'_>, BackendError> {
+        let cpu = self.cpu;
+        let ExpertWeights { gate, up, down, biases } = self.experts[expert];
+        let bias = |id| Ok::<_, BackendError>(cpu.weight(id, OP)?.vector.as_slice());
+        let biases = match biases {
+            Some([gate, up, down]) => Some([bias(gate)?, bias(up)?, bias(down)?]),
+            None => None,
+        };
+        let (gate, up, activation) = (cpu.weight(gate, OP)?, cpu.weight(up, OP)?, self.activation);
+        Ok(Used {
+            first_halves: Pair { gate, up, biases: biases.map(|[gate, up, _]| [gate, up]), activation },
+            down: cpu.weight(down, OP)?,
+            down_bias: biases.map(|[.., down]| down),
+        })
+    }
+
+    /// activation(gate, up) of all pairs, pairs × intermediate.
+    fn first_halves(&self, used: &[Used<'_>], inputs: Inputs<'_>) -> Result<Vec<f32>, BackendError> {
+        let (cpu, routes) = (self.cpu, self.routes);
+        let mut middle = vec![0.0; routes.tokens.len() * self.intermediate];
+        let out = Output::new(&mut middle, self.intermediate);
+        let cost = |u: &Used<'_>| (u.first_halves.gate.panels(), u.first_halves.panel_bytes());
+        let tasks = tasks(&used.iter().map(cost).collect::<Vec<_>>(), cpu.pool.threads());
+        let errors = FirstError::default();
+        cpu.pool.run(tasks.len(), &|i| {
+            let task = &tasks[i];
+            let (first, end) = (routes.starts[task.weight], routes.starts[task.weight + 1]);
+            let (pair, rows) = (&used[task.weight].first_halves, RowSet::Of(&routes.tokens[first..end]));
+            // SAFETY: tasks cover every panel of every expert once, and experts' pairs are different rows.
+            errors.keep(unsafe { pair.write(cpu.isa, inputs, rows, task, &out, first) });
+        });
+        errors.result()?;
+        Ok(middle)
+    }
+
+    /// y[token] += weight · (down(middle) + bias), expert by expert.
+    fn second_half(&self, used: &[Used<'_>], inputs: Inputs<'_>, y: &mut [f32]) -> Result<(), BackendError> {
+        let (cpu, routes) = (self.cpu, self.routes);
+        let Some(one) = used.first() else { return Ok(()) };
+        let pairs: Vec<u32> = (0..routes.tokens.len() as u32).collect();
+        let cost = used.iter().map(|u| u.down.panel_bytes()).sum();
+        let tasks = tasks(&[(one.down.panels(), cost)], cpu.pool.threads());
+        let out = Output::new(y, self.hidden);
+        let errors = FirstError::default();
+        cpu.pool.run(tasks.len(), &|i| {
+            for (u, bounds) in used.iter().zip(routes.starts.windows(2)) {
+                let (first, end) = (bounds[0], bounds[1]);
+                let rows = RowSet::Of(&pairs[first..end]);
+                let job = Job::new(cpu.isa, u.down, inputs, u.down.form(), rows);
+                errors.keep(crate::gemv::multiply(&job, tasks[i].panels.clone(), &mut |row, panel, product| {
+                    let columns = out.columns(&(panel..panel + product.len()));
+                    let bias = u.down_bias.map(|bias| &bias[columns.clone()]);
+                    // SAFETY: tasks cover every panel of the output once, and experts take turns within a task.
+                    let to = unsafe { out.part(routes.tokens[first + row] as usize, columns) };
+                    add_weighted(to, product.as_flattened(), bias, routes.weights[first + row]);
+                }));
+            }
+        });
+        errors.result()
     }
 
     /// Shows what the weights of every expert in use read: rows of x, then rows of `middle`, each with its weight.
     fn observe(&self, observer: &mut dyn Observer, x: &[f32], middle: &[f32]) -> Result<(), BackendError> {
-        let mut gates = vec![0.0; self.routes.tokens.len()];
-        self.routes.slots.iter().for_each(|&(pair, weight)| gates[pair] = weight);
+        let gates = &self.routes.weights;
         let name = |id| Ok::<_, BackendError>(self.cpu.weight(id, OP)?.weight.name.as_str());
         for (&e, bounds) in self.routes.used.iter().zip(self.routes.starts.windows(2)) {
             let (expert, pairs) = (self.experts[e], bounds[0]..bounds[1]);
@@ -255,37 +291,15 @@ impl Layer<'_> {
         }
         Ok(())
     }
+}
 
-    /// One fork-join over (expert, panels): `body` gets a task, the expert's first pair and its tokens.
-    fn over_experts(
-        &self,
-        costs: &[(usize, usize)],
-        body: impl Fn(&Task, usize, &[u32]) -> Result<(), BackendError> + Sync,
-    ) -> Result<(), BackendError> {
-        let tasks = tasks(costs, self.cpu.pool.threads());
-        let errors = FirstError::default();
-        self.cpu.pool.run(tasks.len(), &|i| {
-            let task = &tasks[i];
-            let (first, end) = (self.routes.starts[task.weight], self.routes.starts[task.weight + 1]);
-            errors.keep(body(task, first, &self.routes.tokens[first..end]));
-        });
-        errors.result()
-    }
-
-    /// y[token] += Σ weight · product, slot by slot.
-    fn sum(&self, products: &[f32], y: &mut [f32]) {
-        let (hidden, isa) = (self.hidden, self.cpu.isa);
-        let rows = y.len() / hidden;
-        let y = Shards::new(y);
-        self.cpu.pool.run(rows, &|row| {
-            // SAFETY: every row is one index of the pool.
-            let y = unsafe { y.slice(row * hidden..(row + 1) * hidden) };
-            let mut sum = vec![0.0; hidden];
-            for &(pair, factor) in &self.routes.slots[row * self.routes.top_k..(row + 1) * self.routes.top_k] {
-                isa.run(AddScaled { y: &mut sum, x: &products[pair * hidden..(pair + 1) * hidden], factor });
-            }
-            isa.run(AddScaled { y, x: &sum, factor: 1.0 });
-        });
+/// to += weight · (product + bias)
+fn add_weighted(to: &mut [f32], product: &[f32], bias: Option<&[f32]>, weight: f32) {
+    match bias {
+        Some(bias) => {
+            to.iter_mut().zip(product).zip(bias).for_each(|((to, product), bias)| *to += weight * (product + bias));
+        }
+        None => to.iter_mut().zip(product).for_each(|(to, product)| *to += weight * product),
     }
 }
 
@@ -302,9 +316,8 @@ mod tests {
         assert_eq!(routes.used, [0, 1, 3]);
         assert_eq!(routes.starts, [0, 1, 3, 4]);
         assert_eq!(routes.tokens, [1, 0, 1, 0]);
-        let pairs: Vec<usize> = routes.slots.iter().map(|s| s.0).collect();
-        assert_eq!(pairs, [1, 3, 0, 2], "best first, equal logits by the lower index");
-        assert!((routes.slots[0].1 + routes.slots[1].1 - 1.0).abs() < 1e-6);
-        assert_eq!(routes.slots[2].1, 0.5);
+        assert_eq!(routes.slots, [1, 3, 0, 2], "best first, equal logits by the lower index");
+        assert!((routes.weights[1] + routes.weights[3] - 1.0).abs() < 1e-6);
+        assert_eq!(routes.weights[0], 0.5);
     }
 }

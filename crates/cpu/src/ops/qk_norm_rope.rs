@@ -1,4 +1,4 @@
-//! Per head of q and k, in place: RMS norm (where given), then rope: pair (i, i + d/2) is turned by the token's angle.
+//! Per head of q and k, in place and in one pass: RMS norm (where given), then rope: pair (i, i + d/2) is turned by the token's angle.
 
 use crate::cpu::Cpu;
 use crate::math::{load_part, rms_norm};
@@ -34,27 +34,30 @@ pub fn run(
         *kept = norm.map(|id| cpu.vector(id, head_dim, OP).map(<[f32]>::to_vec)).transpose()?;
     }
     let half = head_dim / 2;
-    let table = cpu.rope(rope, head_dim);
-    let positions = batch.positions();
-    let mut angles = vec![0.0; rows * head_dim];
-    for (angles, &position) in angles.chunks_exact_mut(head_dim).zip(&positions) {
-        let (cos, sin) = angles.split_at_mut(half);
-        table.fill(position, cos, sin);
-    }
+    let angles = cpu.angles(rope, head_dim, batch);
     let isa = cpu.isa;
-    for ((id, _), norm) in parts.into_iter().zip(&norms) {
-        let width = cpu.buffers.get(id, OP)?.width;
-        let mut values = cpu.buffers.take(id, [rows, width], true, BufferId(u32::MAX), OP)?;
-        let all = Shards::new(&mut values);
-        let body = |row: usize| {
+    let [q, k] = parts.map(|(id, _)| id);
+    let [q_width, k_width] = [cpu.buffers.get(q, OP)?.width, cpu.buffers.get(k, OP)?.width];
+    let mut queries = cpu.buffers.take(q, [rows, q_width], true, k, OP)?;
+    let mut keys = match cpu.buffers.take(k, [rows, k_width], true, q, OP) {
+        Ok(keys) => keys,
+        Err(error) => {
+            cpu.buffers.put(q, queries);
+            return Err(error);
+        }
+    };
+    let all = [(Shards::new(&mut queries), q_width), (Shards::new(&mut keys), k_width)];
+    cpu.pool.run(rows, &|row| {
+        let (cos, sin) = angles[row * head_dim..(row + 1) * head_dim].split_at(half);
+        for ((values, width), norm) in all.iter().zip(&norms) {
             // SAFETY: every row is one index of the pool.
-            let heads = unsafe { all.slice(row * width..(row + 1) * width) };
-            let (cos, sin) = angles[row * head_dim..(row + 1) * head_dim].split_at(half);
+            let heads = unsafe { values.slice(row * width..(row + 1) * width) };
             isa.run(Turn { heads, norm: norm.as_deref(), eps, cos, sin });
-        };
-        cpu.pool.run(rows, &body);
-        cpu.buffers.put(id, values);
-    }
+        }
+    });
+    drop(all);
+    cpu.buffers.put(q, queries);
+    cpu.buffers.put(k, keys);
     Ok(())
 }
 

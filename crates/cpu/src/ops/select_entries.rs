@@ -26,9 +26,7 @@ pub fn run(
     if cpu.buffers.get(q, OP)?.values.len() != rows * width || weights_len != rows * num_heads {
         return wrong(format!("a buffer does not hold {rows} rows"));
     }
-    if cpu.caches.get(entries.0 as usize).is_none_or(|c| c.width != dim) {
-        return wrong(format!("no cache {} of width {dim}", entries.0));
-    }
+    cpu.caches.rows(entries, dim, OP)?;
     let top_k = cpu.buffers.get(out, OP)?.width;
     let mut chosen = cpu.buffers.take(out, [rows, top_k], false, q, OP)?;
     let (queries, weights) = (cpu.buffers.input(q, width, OP)?, cpu.buffers.input(weights, num_heads, OP)?);
@@ -36,7 +34,7 @@ pub fn run(
     for part in &batch.sequences {
         places.extend((0..part.rows.len()).map(|i| (part.slot, (part.position + i + 1) / ratio)));
     }
-    if let Some(cache) = cpu.caches.get(entries.0 as usize) {
+    if let Ok(cache) = cpu.caches.rows(entries, dim, OP) {
         let (all, isa) = (Shards::new(&mut chosen), cpu.isa);
         cpu.pool.run(rows, &|row| {
             let (slot, visible) = places[row];

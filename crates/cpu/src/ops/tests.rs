@@ -4,8 +4,8 @@ use crate::Cpu;
 use crate::testing::{Random, fill, floats_of, isas, weight};
 use ashlar_arch::{Activation, Rope, RopeScaling, Routing};
 use ashlar_backend::{
-    ActivationMode, AttentionOptions, Backend, Batch, BufferId, ExpertWeights, MoeOptions, Op, Projection, Reference,
-    SequenceRows,
+    ActivationMode, AttentionOptions, Backend, Batch, BufferId, CacheShape, ExpertWeights, KvFormat, KvHeads,
+    MoeOptions, Op, Projection, Reference, SequenceRows, Stored,
 };
 use ashlar_formats::Spec;
 use ashlar_simd::Isa;
@@ -130,7 +130,9 @@ fn load(b: &mut dyn Backend, id: &str, n: usize, k: usize, mode: ActivationMode)
 
 /// Two sequences, a prompt each and then one token each.
 fn attention(b: &mut dyn Backend, [queries, keys, dim]: [usize; 3], window: Option<usize>, chunk: usize) -> Vec<f32> {
-    let cache = b.alloc_cache(2, 128, keys * dim).unwrap();
+    let heads = KvHeads { count: keys, dim, values_in_keys: false, window };
+    let stored = Stored::Heads(heads, KvFormat::F16);
+    let cache = b.alloc_cache(&CacheShape { sequences: 2, capacity: 128, stored }).unwrap();
     let mut all = Vec::new();
     let mut step = |first: usize, rows: usize, seed: u64| {
         let half = rows / 2;

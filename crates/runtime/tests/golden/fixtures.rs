@@ -1,6 +1,6 @@
 //! Where the fixtures lie and how their golden files are read.
 
-use ashlar_runtime::{ActivationMode, Model, OpenOptions};
+use ashlar_runtime::{ActivationMode, KvFormat, Model, OpenOptions};
 use ashlar_tensor::Silent;
 use safetensors::SafeTensors;
 use std::path::PathBuf;
@@ -29,7 +29,8 @@ pub fn dir(name: &str) -> PathBuf {
 pub fn open(name: &str, device: &str) -> Model {
     // Some checkpoints are quantized; golden logits are from f32 inputs.
     let activations = Some(ActivationMode::F32);
-    let options = OpenOptions { device: device.into(), activations, context: Some(320), ..OpenOptions::default() };
+    let kv = Some(KvFormat::F32);
+    let options = OpenOptions { device: device.into(), activations, kv, context: Some(320), ..OpenOptions::default() };
     Model::open(&dir(name), &options, &Silent).unwrap()
 }
 

@@ -9,4 +9,5 @@ mod eval;
 mod fixtures;
 mod generate;
 mod logits;
+mod sequences;
 mod tokenizers;

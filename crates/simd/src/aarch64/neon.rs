@@ -215,6 +215,15 @@ impl Simd for NeonDotprod {
         })
     }
     #[inline(always)]
+    fn load_i8(self, x: &[u8; 16]) -> [int32x4_t; 4] {
+        proven!({
+            let all = vld1q_s8(x.as_ptr().cast());
+            let (low, high) = (vmovl_s8(vget_low_s8(all)), vmovl_s8(vget_high_s8(all)));
+            let words = [vget_low_s16(low), vget_high_s16(low), vget_low_s16(high), vget_high_s16(high)];
+            quarters!(words => vmovl_s16(words))
+        })
+    }
+    #[inline(always)]
     fn load_i32(self, x: &[i32; 16]) -> [int32x4_t; 4] {
         let x = [&x[..4], &x[4..8], &x[8..12], &x[12..]];
         quarters!(x => vld1q_s32(x.as_ptr()))

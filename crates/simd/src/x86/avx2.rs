@@ -210,6 +210,13 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
         })
     }
     #[inline(always)]
+    fn load_i8(self, x: &[u8; 16]) -> [__m256i; 2] {
+        proven!({
+            let all = _mm_loadu_si128(x.as_ptr().cast());
+            [_mm256_cvtepi8_epi32(all), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(all, all))]
+        })
+    }
+    #[inline(always)]
     fn load_i32(self, x: &[i32; 16]) -> [__m256i; 2] {
         proven!([_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x[8..].as_ptr().cast())])
     }

@@ -143,6 +143,10 @@ impl Simd for Avx512 {
         proven!(_mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast())))
     }
     #[inline(always)]
+    fn load_i8(self, x: &[u8; 16]) -> __m512i {
+        proven!(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+    #[inline(always)]
     fn load_i32(self, x: &[i32; 16]) -> __m512i {
         proven!(_mm512_loadu_si512(x.as_ptr().cast()))
     }

@@ -1,9 +1,11 @@
 //! One answer after another from a loaded model: streamed to stdout, measured on stderr.
 
+use crate::args::Globals;
 use crate::device;
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::output;
+use crate::resident;
 use ashlar_runtime::{GenerateOptions, Generator, Model, StopReason, Timings};
 use std::sync::atomic::Ordering;
 
@@ -12,7 +14,7 @@ pub struct Speaker {
     generator: Generator,
     options: GenerateOptions,
     interrupt: Interrupt,
-    quiet: bool,
+    globals: Globals,
 }
 
 impl Speaker {
@@ -20,8 +22,8 @@ impl Speaker {
     ///
     /// # Errors
     /// If the model has no usable tokenizer, or nobody may listen for Ctrl-C.
-    pub fn new(model: Model, options: GenerateOptions, quiet: bool) -> Result<Self, Failure> {
-        Ok(Self { generator: Generator::new(model)?, options, interrupt: Interrupt::install()?, quiet })
+    pub fn new(model: Model, options: GenerateOptions, globals: Globals) -> Result<Self, Failure> {
+        Ok(Self { generator: Generator::new(model)?, options, interrupt: Interrupt::install()?, globals })
     }
 
     /// The Ctrl-C of this process.
@@ -32,7 +34,7 @@ impl Speaker {
 
     /// Tells the user something, unless they want quiet.
     pub fn tell(&self, text: &str) {
-        if !self.quiet {
+        if !self.globals.quiet {
             output::say(text);
         }
     }
@@ -61,7 +63,11 @@ impl Speaker {
         if !made.text.ends_with('\n') {
             output::print("\n")?;
         }
-        self.tell(&cost(&made.timings, made.ids.len(), &made.reason));
+        let full = self.generator.model().capacity() < self.generator.model().context();
+        self.tell(&cost(&made.timings, made.ids.len(), &made.reason, full));
+        if self.globals.verbose {
+            self.tell(&resident::told(self.generator.model()));
+        }
         Ok(made.text)
     }
 
@@ -71,7 +77,7 @@ impl Speaker {
     /// If the model fails, or nobody reads.
     pub fn answer(&mut self, prompt: &str) -> Result<Option<String>, Failure> {
         let (needed, context) =
-            (self.generator.tokenizer().encode(prompt, false)?.len(), self.generator.model().context());
+            (self.generator.tokenizer().encode(prompt, false)?.len(), self.generator.model().capacity());
         if needed >= context {
             output::say(&format!(
                 "the conversation has {needed} tokens and no longer fits into the context of {context}; /reset, or start with a larger --context"
@@ -82,12 +88,14 @@ impl Speaker {
     }
 }
 
-fn cost(timings: &Timings, tokens: usize, reason: &StopReason) -> String {
+/// `budgeted`: it is --kv-budget, not --context, that ends a text.
+fn cost(timings: &Timings, tokens: usize, reason: &StopReason, budgeted: bool) -> String {
     let reused = match timings.reused_tokens {
         0 => String::new(),
         n => format!(" ({n} of them known)"),
     };
     let why = match reason {
+        StopReason::Context if budgeted => "; keys and values take all of --kv-budget",
         StopReason::Context => "; the context is full, --context makes it larger",
         StopReason::MaxTokens => "; --max-tokens reached",
         StopReason::Cancelled => "; interrupted",

@@ -1,11 +1,11 @@
-//! KV caches: f32 keys and values, `[slot][position][kv_width]`.
+//! Plain caches: two planes of f32 rows, `[slot][position][width]`.
 
 use crate::buffers::memory;
 use ashlar_backend::{BackendError, SequenceRows};
 use ashlar_tensor::AlignedBytes;
 
-/// The cache of one layer.
-pub struct Cache {
+/// One cache.
+pub struct Rows {
     /// Values per position.
     pub width: usize,
     capacity: usize,
@@ -15,7 +15,7 @@ pub struct Cache {
     held: Vec<usize>,
 }
 
-impl Cache {
+impl Rows {
     /// An empty cache. The zero pages it is made of take memory only as they are written.
     ///
     /// # Errors
@@ -23,7 +23,7 @@ impl Cache {
     pub fn new(sequences: usize, capacity: usize, width: usize) -> Result<Self, BackendError> {
         let len = sequences.saturating_mul(capacity).saturating_mul(width);
         let plane = || {
-            let what = || format!("a KV cache of {sequences} × {capacity} positions");
+            let what = || format!("a cache of {sequences} × {capacity} positions");
             len.checked_mul(4).and_then(AlignedBytes::zeroed).ok_or_else(|| memory(len, what()))
         };
         Ok(Self { width, capacity, keys: plane()?, values: plane()?, held: vec![0; sequences] })
@@ -46,7 +46,7 @@ impl Cache {
         }
         if part.position > *held {
             let what = format!("slot {} holds {held} positions, the batch starts at {}", part.slot, part.position);
-            return Err(BackendError::Operand { op: "attention", what });
+            return Err(BackendError::Operand { op: "cache", what });
         }
         *held = end;
         let start = (part.slot * self.capacity + part.position) * self.width;
@@ -56,12 +56,24 @@ impl Cache {
         Ok(())
     }
 
+    /// Forgets what a slot holds behind its first `positions`.
+    pub fn truncate(&mut self, slot: usize, positions: usize) {
+        if let Some(held) = self.held.get_mut(slot) {
+            *held = positions.min(*held);
+        }
+    }
+
+    /// Bytes of the positions held, both planes.
+    pub fn bytes(&self) -> u64 {
+        self.held.iter().map(|held| (held * self.width * 8) as u64).sum()
+    }
+
     /// Positions that a slot holds.
     pub fn held(&self, slot: usize) -> usize {
         self.held.get(slot).copied().unwrap_or_default()
     }
 
-    /// Keys and values of the first `len` positions of a slot (len × width each).
+    /// Both planes of the first `len` positions of a slot (len × width each).
     pub fn slot(&self, slot: usize, len: usize) -> (&[f32], &[f32]) {
         let range = slot * self.capacity * self.width..(slot * self.capacity + len) * self.width;
         let plane = |bytes| &bytemuck::cast_slice::<u8, f32>(bytes)[range.clone()];

@@ -1,0 +1,64 @@
+//! How much memory this process really takes, as the system counts it.
+
+use crate::units;
+use ashlar_runtime::Model;
+
+/// Bytes in memory: of mapped files, and of the process itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resident {
+    /// Pages of files, which the system may drop and read again.
+    pub files: u64,
+    /// All others.
+    pub own: u64,
+}
+
+impl Resident {
+    /// Of this process; `None` where the system does not say.
+    #[must_use]
+    pub fn now() -> Option<Self> {
+        Self::parse(&std::fs::read_to_string("/proc/self/status").ok()?)
+    }
+
+    fn parse(status: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib.saturating_mul(1024))
+        };
+        Some(Self { files: field("RssFile:")?, own: field("RssAnon:")? })
+    }
+}
+
+/// One line: what is resident, and what of it the model accounts for.
+#[must_use]
+pub fn told(model: &Model) -> String {
+    let memory = model.memory();
+    let parts = format!(
+        "weights {}, keys and values {} ({}), activations {}",
+        units::bytes(model.weight_bytes()),
+        units::bytes(memory.caches),
+        model.kv().format().name(),
+        units::bytes(memory.activations)
+    );
+    match Resident::now() {
+        Some(Resident { files, own }) => format!(
+            "memory: {parts}; resident: {} ({} of mapped files, {} of its own)",
+            units::bytes(files + own),
+            units::bytes(files),
+            units::bytes(own)
+        ),
+        None => format!("memory: {parts}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_of_a_process_is_read_and_nonsense_is_not() {
+        let status = "Name:\tashlar\nVmRSS:\t     300 kB\nRssAnon:\t     100 kB\nRssFile:\t     200 kB\n";
+        assert_eq!(Resident::parse(status), Some(Resident { files: 200 * 1024, own: 100 * 1024 }));
+        assert_eq!(Resident::parse("RssAnon: 1 kB\n"), None);
+        assert_eq!(Resident::parse("RssAnon: much\nRssFile: 1 kB"), None);
+    }
+}
