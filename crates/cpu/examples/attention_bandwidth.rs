@@ -3,6 +3,8 @@
 //!
 //! `cargo run --release -p ashlar-cpu --example attention_bandwidth -- [context] [threads] [query heads/key heads/width]`
 
+#![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
+
 use ashlar_backend::{
     AttentionOptions, Backend, Batch, BufferId, CacheId, CacheShape, KvFormat, KvHeads, Op, Stored, Weight,
 };

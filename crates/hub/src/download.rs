@@ -190,7 +190,7 @@ fn cached(cache: &Cache, repo: &Repo) -> Option<Snapshot> {
         vec!["model.safetensors".to_owned()]
     } else {
         let index = fs::read(dir.join(INDEX)).ok()?;
-        ashlar_source::parse_index(&index, INDEX).ok()?.into_iter().map(|(shard, _)| shard).collect()
+        ashlar_source::parse_index(&index, INDEX).ok()?.into_keys().collect()
     };
     let all = shards.iter().map(String::as_str).chain([CONFIG]);
     let sizes: Option<Vec<u64>> = all.map(|name| fs::metadata(dir.join(name)).ok().map(|m| m.len())).collect();

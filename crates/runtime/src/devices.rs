@@ -6,6 +6,7 @@ use ashlar_cpu::Cpu;
 use ashlar_simd::Isa;
 
 pub use ashlar_cpu::Meter;
+pub(crate) use ashlar_cpu::bench::{KernelBench, Scheme};
 
 /// What `--device` accepts.
 pub const DEVICES: &[&str] = &["auto", "cpu", "reference"];

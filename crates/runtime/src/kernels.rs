@@ -4,8 +4,8 @@
 //! Candidates are measured in turn, several rounds, the ceilings in between, since shared machines change from one minute
 //! to the next; the least time of each counts.
 
+use crate::devices::{KernelBench, Scheme};
 use crate::{Meter, RuntimeError};
-use ashlar_cpu::bench::{KernelBench, Scheme};
 use ashlar_formats::Spec;
 use ashlar_simd::Isa;
 use ashlar_tensor::Report;

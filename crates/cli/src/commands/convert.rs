@@ -40,7 +40,7 @@ use std::sync::Arc;
   ashlar convert DeepSeek-V3 -o v3 --recipe deepseek-v3-2bit-experts --part 3/16     then --merge, see docs/distributed.md
   ashlar convert Qwen3-30B-A3B -o mine --recipe my.yaml --calibrate mine.txt code.txt --tokens 65536")]
 pub struct Convert {
-    /// A checkpoint folder, a pack to be quantized again, or hf:ORG/NAME[@REVISION]
+    /// A checkpoint folder, a pack to be quantized again, or `hf:ORG/NAME[@REVISION]`
     pub src: PathBuf,
     /// The folder to write
     #[arg(short, long, value_name = "OUT")]

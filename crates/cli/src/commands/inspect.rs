@@ -125,9 +125,9 @@ impl Facts {
             model.spec.as_ref().map_or_else(|| "family unknown".to_owned(), |s| format!("family {}", s.family));
         let mut out = format!("{} ({}, {family})\n", model.path.display(), kind(&model.source));
         out.push_str(&model.spec.as_ref().map_or_else(String::new, |spec| self.structure(spec)));
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "{} parameters ({} per token), {}, {:.2} bits per weight\n",
+            "{} parameters ({} per token), {}, {:.2} bits per weight",
             units::count(self.parameters),
             units::count(self.active),
             units::bytes(self.bytes),

@@ -55,7 +55,6 @@ pub fn run(
             isa.run(Turn { heads, norm: norm.as_deref(), eps, cos, sin });
         }
     });
-    drop(all);
     cpu.buffers.put(q, queries);
     cpu.buffers.put(k, keys);
     Ok(())

@@ -28,8 +28,8 @@ impl Scratch {
                     *to = E::load(s, &from[part]);
                 }
                 let square = transpose(s, square);
-                for i in 0..16 {
-                    s.store(square[i], &mut self.values[(16 * part + i) * self.vectors + v]);
+                for (i, lanes) in square.into_iter().enumerate() {
+                    s.store(lanes, &mut self.values[(16 * part + i) * self.vectors + v]);
                 }
             }
         }
@@ -49,8 +49,8 @@ impl Scratch {
                     s.store(v, &mut to[part]);
                 }
                 if d < self.vectors {
-                    for i in 0..16 {
-                        s.store(square[i], &mut self.values[(16 * part + i) * self.vectors + d]);
+                    for (i, lanes) in square.into_iter().enumerate() {
+                        s.store(lanes, &mut self.values[(16 * part + i) * self.vectors + d]);
                     }
                 }
             }

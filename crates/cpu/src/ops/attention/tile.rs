@@ -68,7 +68,7 @@ impl Queries {
             if i == start + size {
                 start = i;
                 size = [8, 4, 2, 1].into_iter().find(|n| *n <= (count - i).min(most::<S>())).unwrap_or(1);
-                tiles.push(Tile { start, count: size, sees: usize::MAX..0 });
+                tiles.push(Tile { start, count: size, sees: seen.clone() });
             }
             if let Some(Tile { sees, .. }) = tiles.last_mut() {
                 *sees = sees.start.min(seen.start)..sees.end.max(seen.end);
@@ -88,8 +88,8 @@ impl Queries {
 
     /// What any of them sees.
     pub fn all_see(&self) -> Range<usize> {
-        let fold = |all: Range<usize>, t: &Tile| all.start.min(t.sees.start)..all.end.max(t.sees.end);
-        self.tiles.iter().fold(usize::MAX..0, fold)
+        let both = |a: Range<usize>, b: Range<usize>| a.start.min(b.start)..a.end.max(b.end);
+        self.tiles.iter().map(|t| t.sees.clone()).reduce(both).unwrap_or(0..0)
     }
 
     /// From now on every query sees the same keys.
