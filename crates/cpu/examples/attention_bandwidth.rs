@@ -105,7 +105,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         for position in (0..context).step_by(CHUNK) {
             prefill += bench.run(position, CHUNK.min(context - position))?;
         }
-        let per_position = heads[1] * (2 * heads[2] * format.code_bytes() + 2 * format.scale_bytes());
+        let scales: usize = format.scales(heads[2]).iter().sum();
+        let per_position = heads[1] * 2 * (heads[2] * format.code_bytes() + scales);
         let bytes = (context * per_position * LAYERS) as f64;
         let mut rounds: Vec<[f64; 2]> = Vec::new();
         for _ in 0..15 {
