@@ -21,7 +21,7 @@ BARS = {
         ("i4", ["Q4_0", "Q4_K_S", "Q4_K_M"], 1.1, "decode"),
         ("k4", ["IQ4_XS"], 1.4, "decode"),
         ("k3", ["Q3_K_S"], 1.3, "decode"),
-        ("k2", ["Q2_K_S"], 1.3, "decode"),
+        ("k2", ["Q2_K"], 1.3, "decode"),
         ("best", ["best"], 1.5, "prefill"),
         ("q8", ["best"], 1.5, "prefill"),
         ("q8", ["Q8_0"], 3.0, "prefill"),
