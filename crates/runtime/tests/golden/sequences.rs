@@ -137,18 +137,16 @@ fn what_the_budget_cannot_hold_is_refused_before_anything_runs() {
     assert_eq!(g.generate(&[5; 20], &ignore, &never, &mut |_| ()).unwrap().ids.len(), 45, "44 positions and one more");
 }
 
-/// With f32 activations: rounding those to int8 as well would turn last bits into steps and hide what is looked for.
-/// docs/numerics.md has the divergence that this makes.
+/// On a trained model: in random ones experts are chosen near ties, and another choice is an error of a whole expert. With
+/// f32 activations: rounding those to int8 as well would turn last bits into steps. docs/numerics.md has the divergence.
 #[test]
-fn stored_formats_move_logits_by_little() {
-    for name in KINDS {
-        let ids = ids(name);
-        let run = |kv| logits(&mut float(name, kv), &ids).unwrap();
-        let exact = run(KvFormat::F32);
-        for (kv, bound) in [(KvFormat::F16, 5e-3), (KvFormat::Q8, 5e-2)] {
-            let error = relative_to_range(&run(kv), &exact);
-            println!("{name} {}: {error:.1e} of the range", kv.name());
-            assert!(error <= bound, "{name} {}: {error:.2e}", kv.name());
-        }
+fn stored_formats_move_logits_of_a_trained_model_by_little() {
+    let ids = ids("demo-moe");
+    let run = |kv| logits(&mut float("demo-moe", kv), &ids).unwrap();
+    let exact = run(KvFormat::F32);
+    for (kv, bound) in [(KvFormat::F16, 5e-3), (KvFormat::Q8, 5e-2)] {
+        let error = relative_to_range(&run(kv), &exact);
+        println!("demo-moe {}: {error:.1e} of the range", kv.name());
+        assert!(error > 0.0 && error <= bound, "{}: {error:.2e}", kv.name());
     }
 }
