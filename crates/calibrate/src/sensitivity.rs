@@ -205,7 +205,7 @@ fn fingerprint(model: &Opened, importance: &Importance, windows: &[Vec<u32>]) ->
     let mut hasher = blake3::Hasher::new();
     hasher.update(concat!("ashlar sensitivity 2 ", env!("CARGO_PKG_VERSION"), " ").as_bytes());
     hasher.update(model.identity.as_bytes()).update(importance.identity().as_bytes());
-    for format in JOINT.iter().chain([&PROBE]) {
+    for format in JOINT {
         hasher.update(format.as_bytes());
     }
     for window in windows {
