@@ -30,6 +30,12 @@ impl KvUse {
         self.format
     }
 
+    /// Sequences there may be.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Positions that a slot holds.
     #[must_use]
     pub fn held(&self, slot: usize) -> usize {
@@ -51,10 +57,23 @@ impl KvUse {
         self.shapes.iter().map(of).fold(0, u64::saturating_add)
     }
 
+    /// Bytes they may take.
+    #[must_use]
+    pub fn budget(&self) -> Option<u64> {
+        self.budget
+    }
+
     /// Bytes in use.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.slots.iter().map(|s| self.bytes(s.positions, 0)).fold(0, u64::saturating_add)
+        self.used_besides(usize::MAX)
+    }
+
+    /// Bytes in use by other slots than this one.
+    #[must_use]
+    pub fn used_besides(&self, slot: usize) -> u64 {
+        let others = self.slots.iter().enumerate().filter(|(i, _)| *i != slot);
+        others.map(|(_, s)| self.bytes(s.positions, 0)).fold(0, u64::saturating_add)
     }
 
     /// The most positions that one sequence alone may have, fed `rows` at a time, up to `context`.

@@ -2,13 +2,14 @@
 //!
 //! The cast, in the order a model meets it: [`open`] (path to weights and config), [`program`] (spec to ops), [`Model`]
 //! (ops on a device with KV caches), [`Tokenizer`] and [`ChatTemplate`] (text to tokens and back), [`Sampler`] (logits
-//! to a token), [`Generator`] (the loop), [`eval`] (perplexity and comparison), [`bench`](mod@bench) (speed). Only `devices.rs` names device crates.
+//! to a token), [`engine`] (many requests at once) and [`Generator`] (one), [`eval`] (perplexity and comparison), [`bench`](mod@bench) (speed). Only `devices.rs` names device crates.
 #![forbid(unsafe_code)]
 
 pub mod bench;
 mod chat;
 mod devices;
 mod energy;
+pub mod engine;
 mod error;
 pub mod eval;
 mod generate;

@@ -181,6 +181,18 @@ impl Model {
         self.context
     }
 
+    /// Sequences that can be held at the same time.
+    #[must_use]
+    pub fn sequences(&self) -> usize {
+        self.kv.slots()
+    }
+
+    /// Rows that a batch may have.
+    #[must_use]
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+
     /// Positions that a sequence holds.
     #[must_use]
     pub fn held(&self, slot: usize) -> usize {

@@ -6,13 +6,14 @@
 
 use super::{Bytes, Tokenizer};
 use crate::RuntimeError;
+use std::sync::Arc;
 
 /// Tokens of context that the tokenizer's decoder sees: it strips a space at the very beginning of a text.
 const WINDOW: usize = 8;
 
 /// Text of a growing sequence of tokens.
-pub struct TextStream<'t> {
-    tokenizer: &'t Tokenizer,
+pub struct TextStream {
+    tokenizer: Arc<Tokenizer>,
     skip_special: bool,
     /// Bytes of an incomplete character. At most three between calls.
     bytes: Vec<u8>,
@@ -20,10 +21,10 @@ pub struct TextStream<'t> {
     recent: Vec<u32>,
 }
 
-impl<'t> TextStream<'t> {
+impl TextStream {
     /// An empty stream. With `skip_special`, special tokens have no text.
     #[must_use]
-    pub fn new(tokenizer: &'t Tokenizer, skip_special: bool) -> Self {
+    pub fn new(tokenizer: Arc<Tokenizer>, skip_special: bool) -> Self {
         Self { tokenizer, skip_special, bytes: Vec::new(), recent: Vec::new() }
     }
 
