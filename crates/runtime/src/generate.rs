@@ -1,10 +1,10 @@
 //! Generation: prompt to prefill, then token by token until something says stop.
 //!
 //! Owns: the loop, what ends it, streaming of text, reuse of what the cache holds of the prompt, timings. The choice of
-//! a token is [`crate::Sampler`]'s.
+//! a token is [`crate::Sampler`]'s, the parts of a reply are [`crate::Splitter`]'s.
 
 use crate::stop::StopStrings;
-use crate::{Model, RuntimeError, Sampler, Sampling, TextStream, Tokenizer, Wanted};
+use crate::{Model, Part, ReplyForm, RuntimeError, Sampler, Sampling, Splitter, TextStream, Tokenizer, Wanted};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 pub struct GenerateOptions {
     /// At most this many tokens; `None` until something else ends it.
     pub max_tokens: Option<usize>,
-    /// Texts that end the answer; they are not part of it.
+    /// Texts that end the answer; they are not part of it. In reasoning they end nothing.
     pub stop: Vec<String>,
+    /// How the model divides its reply.
+    pub reply: ReplyForm,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// Goes on after the model's stop tokens.
@@ -72,8 +74,14 @@ fn rate(tokens: usize, time: Duration) -> f64 {
 /// What was generated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
-    /// The text, without a stop text, special tokens left out.
+    /// The answer, without a stop text, special tokens left out.
     pub text: String,
+    /// What the model reasoned before it.
+    pub reasoning: String,
+    /// What it called, as it wrote it.
+    pub calls: String,
+    /// Tokens that are not of the answer.
+    pub reasoning_tokens: usize,
     /// The tokens, a stop token included.
     pub ids: Vec<u32>,
     /// Why it ended.
@@ -96,9 +104,19 @@ pub struct Generator {
 struct Run<'t> {
     sampler: Sampler,
     stream: TextStream<'t>,
+    splitter: Splitter,
     stops: StopStrings,
-    text: String,
+    said: Said,
     ids: Vec<u32>,
+    reasoning_tokens: usize,
+}
+
+/// The parts of a reply so far.
+#[derive(Default)]
+struct Said {
+    answer: String,
+    reasoning: String,
+    calls: String,
 }
 
 impl Generator {
@@ -141,7 +159,7 @@ impl Generator {
         prompt: &[u32],
         options: &GenerateOptions,
         cancel: &AtomicBool,
-        on_text: &mut dyn FnMut(&str),
+        on_text: &mut dyn FnMut(Part, &str),
     ) -> Result<Generation, RuntimeError> {
         let sampler = Sampler::new(options.sampling.clone())?;
         let wanted = options.max_tokens.map_or(prompt.len(), |max| prompt.len().saturating_add(max));
@@ -151,12 +169,18 @@ impl Generator {
         let (reused, logits) = self.prefill(prompt, cancel)?;
         (timings.reused_tokens, timings.prefill) = (reused, begin.elapsed());
         let Some(mut logits) = logits else {
-            return Ok(Generation { text: String::new(), ids: Vec::new(), reason: StopReason::Cancelled, timings });
+            return Ok(Generation::empty(StopReason::Cancelled, timings));
         };
         let Self { model, tokenizer, stop_tokens, cached } = self;
-        let stream = TextStream::new(tokenizer, true);
-        let stops = StopStrings::new(&options.stop);
-        let mut run = Run { sampler, stream, stops, text: String::new(), ids: Vec::new() };
+        let mut run = Run {
+            sampler,
+            stream: TextStream::new(tokenizer, true).keeping(&options.reply.marks()),
+            splitter: Splitter::new(&options.reply),
+            stops: StopStrings::new(&options.stop),
+            said: Said::default(),
+            ids: Vec::new(),
+            reasoning_tokens: 0,
+        };
         let capacity = model.capacity();
         let begin = Instant::now();
         let reason = loop {
@@ -190,7 +214,8 @@ impl Generator {
             run.finish(on_text);
         }
         timings.decode = begin.elapsed();
-        Ok(Generation { text: run.text, ids: run.ids, reason, timings })
+        let Said { answer: text, reasoning, calls } = run.said;
+        Ok(Generation { text, reasoning, calls, reasoning_tokens: run.reasoning_tokens, ids: run.ids, reason, timings })
     }
 
     /// Feeds what the cache does not hold yet. Returns how much it held, and the last logits unless cancelled.
@@ -219,29 +244,69 @@ impl Generator {
     }
 }
 
+impl Generation {
+    fn empty(reason: StopReason, timings: Timings) -> Self {
+        let (text, reasoning, calls) = Default::default();
+        Self { text, reasoning, calls, reasoning_tokens: 0, ids: Vec::new(), reason, timings }
+    }
+}
+
 impl Run<'_> {
     /// Hands out what a token makes certain; returns the stop text if that completes one.
-    fn say(&mut self, token: u32, on_text: &mut dyn FnMut(&str)) -> Result<Option<String>, RuntimeError> {
+    fn say(&mut self, token: u32, on_text: &mut dyn FnMut(Part, &str)) -> Result<Option<String>, RuntimeError> {
+        self.reasoning_tokens += usize::from(self.splitter.part() != Part::Answer);
         let new = self.stream.push(token)?;
-        let (text, stop) = self.stops.push(&new);
-        self.emit(&text, on_text);
-        Ok(stop)
+        let Self { splitter, stops, said, .. } = self;
+        let mut stopped = None;
+        splitter.push(&new, &mut |part, text| said.add(part, text, stops, &mut stopped, on_text));
+        Ok(stopped)
     }
 
-    fn finish(&mut self, on_text: &mut dyn FnMut(&str)) {
+    fn finish(&mut self, on_text: &mut dyn FnMut(Part, &str)) {
         let rest = self.stream.finish();
-        let (mut text, stop) = self.stops.push(&rest);
-        if stop.is_none() {
-            text.push_str(&self.stops.finish());
+        let Self { splitter, stops, said, .. } = self;
+        let mut stopped = None;
+        let mut add = |part, text: &str| said.add(part, text, stops, &mut stopped, on_text);
+        splitter.push(&rest, &mut add);
+        splitter.finish(&mut add);
+        if stopped.is_none() {
+            said.emit(Part::Answer, &stops.finish(), on_text);
         }
-        self.emit(&text, on_text);
+    }
+}
+
+impl Said {
+    /// Adds text up to a stop text, which is an answer's; behind it nothing counts.
+    fn add(
+        &mut self,
+        part: Part,
+        text: &str,
+        stops: &mut StopStrings,
+        stopped: &mut Option<String>,
+        on_text: &mut dyn FnMut(Part, &str),
+    ) {
+        if stopped.is_some() {
+            return;
+        }
+        if part != Part::Answer {
+            self.emit(Part::Answer, &stops.finish(), on_text);
+            return self.emit(part, text, on_text);
+        }
+        let (text, stop) = stops.push(text);
+        *stopped = stop;
+        self.emit(part, &text, on_text);
     }
 
-    fn emit(&mut self, text: &str, on_text: &mut dyn FnMut(&str)) {
-        if !text.is_empty() {
-            self.text.push_str(text);
-            on_text(text);
+    fn emit(&mut self, part: Part, text: &str, on_text: &mut dyn FnMut(Part, &str)) {
+        if text.is_empty() {
+            return;
         }
+        match part {
+            Part::Answer => self.answer.push_str(text),
+            Part::Reasoning => self.reasoning.push_str(text),
+            Part::Call => self.calls.push_str(text),
+        }
+        on_text(part, text);
     }
 }
 

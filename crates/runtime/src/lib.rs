@@ -1,7 +1,7 @@
 //! Open a model, load it on a device, run it: generation, chat, evaluation.
 //!
 //! The cast, in the order a model meets it: [`open`] (path to weights and config), [`program`] (spec to ops), [`Model`]
-//! (ops on a device with KV caches), [`Tokenizer`] and [`ChatTemplate`] (text to tokens and back), [`Sampler`] (logits
+//! (ops on a device with KV caches), [`Tokenizer`] and [`Chat`] (text to tokens and back), [`Sampler`] (logits
 //! to a token), [`Generator`] (the loop), [`eval`] (perplexity and comparison), [`bench`](mod@bench) (speed). Only `devices.rs` names device crates.
 #![forbid(unsafe_code)]
 
@@ -25,7 +25,7 @@ mod stop;
 mod tokenizer;
 
 pub use ashlar_backend::{ActivationMode, KvFormat, Memory, Observer};
-pub use chat::{ChatTemplate, Message};
+pub use chat::{Chat, Conversation, Message, Part, Prompt, ReplyForm, Splitter, Think, ToolCall};
 pub use devices::{DEVICES, Meter, activation_mode, device, kv_format, meter};
 pub use energy::Energy;
 pub use error::RuntimeError;

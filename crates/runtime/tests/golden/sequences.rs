@@ -130,11 +130,11 @@ fn what_the_budget_cannot_hold_is_refused_before_anything_runs() {
     let never = AtomicBool::new(false);
     let options = |max_tokens| GenerateOptions { max_tokens, ..GenerateOptions::default() };
     let mut g = Generator::new(open("demo-moe", KvFormat::F16, 1, Some(page))).unwrap();
-    let refused = g.generate(&[5; 20], &options(Some(100)), &never, &mut |_| ()).unwrap_err().to_string();
+    let refused = g.generate(&[5; 20], &options(Some(100)), &never, &mut |_, _| ()).unwrap_err().to_string();
     assert!(refused.contains("--kv-budget") && refused.contains("64 positions"), "{refused}");
     assert_eq!(g.model().held(0), 0);
     let ignore = GenerateOptions { ignore_stop_tokens: true, ..options(None) };
-    assert_eq!(g.generate(&[5; 20], &ignore, &never, &mut |_| ()).unwrap().ids.len(), 45, "44 positions and one more");
+    assert_eq!(g.generate(&[5; 20], &ignore, &never, &mut |_, _| ()).unwrap().ids.len(), 45, "44 positions and one more");
 }
 
 /// On a trained model: in random ones experts are chosen near ties, and another choice is an error of a whole expert. With
