@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+mod caches;
 mod chat;
 mod devices;
 mod energy;
@@ -25,6 +26,7 @@ mod stop;
 mod tokenizer;
 
 pub use ashlar_backend::{ActivationMode, KvFormat, Memory, Observer};
+pub use caches::Kv;
 pub use chat::{Chat, Conversation, Message, Part, Prompt, ReplyForm, Splitter, Think, ToolCall};
 pub use devices::{DEVICES, Meter, activation_mode, device, kv_format, meter};
 pub use energy::Energy;

@@ -8,9 +8,9 @@ use crate::kv::KvUse;
 use crate::load::Loader;
 use crate::open::{Opened, open};
 use crate::program::{Program, build};
-use crate::{RuntimeError, devices};
-use ashlar_arch::ModelSpec;
-use ashlar_backend::{ActivationMode, Backend, Batch, KvFormat, Memory, Observer};
+use crate::{Kv, RuntimeError, devices};
+use ashlar_arch::{Mixer, ModelSpec};
+use ashlar_backend::{ActivationMode, Backend, Batch, Memory, Observer};
 use ashlar_tensor::Report;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ pub struct OpenOptions {
     /// Sequences that can be held at the same time.
     pub sequences: usize,
     /// How keys and values are stored; `None` for the device's own way.
-    pub kv: Option<KvFormat>,
+    pub kv: Option<Kv>,
     /// Bytes for the keys and values of all sequences; `None` for as many as the context asks for.
     pub kv_budget: Option<u64>,
 }
@@ -102,7 +102,8 @@ impl Model {
             }
         }
         let chunk = options.chunk.min(context);
-        let format = devices::kv_format(&options.device, options.kv);
+        let has_native = spec.layers.iter().any(|layer| matches!(layer.attn, Mixer::Compressed(_)));
+        let format = devices::kv_format(&options.device, options.kv, has_native)?;
         let mut loader = Loader::new(&*store, &mut *backend, report, [options.sequences, context, chunk]).kv(format);
         let weight_bytes = spec.loaded().filter_map(|leaf| store.entry(&leaf.name)).map(|e| e.bytes()).sum();
         report.begin("load", weight_bytes);
