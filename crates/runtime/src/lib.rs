@@ -12,6 +12,7 @@ mod devices;
 mod energy;
 mod error;
 pub mod eval;
+pub mod fit;
 mod generate;
 pub mod kernels;
 mod kv;
