@@ -1,12 +1,12 @@
 //! Loading: the operands of a program from a store onto a device.
 
-use crate::RuntimeError;
 use crate::caches::{Caches, Kv};
 use crate::program::{Pooled, Resources};
+use crate::{Residency, RuntimeError};
 use ashlar_arch::Leaf;
 use ashlar_backend::{Backend, BufferId, CacheId, CacheShape, KvHeads, Stored, Support, Weight, WeightId};
 use ashlar_formats::Spec;
-use ashlar_tensor::{Report, TensorStore};
+use ashlar_tensor::{Bytes, Report, TensorStore};
 
 /// Loads weights as a program asks for them.
 pub struct Loader<'a> {
@@ -15,6 +15,8 @@ pub struct Loader<'a> {
     report: &'a dyn Report,
     rows: usize,
     caches: Caches,
+    residency: Residency,
+    mapped: Vec<Bytes>,
 }
 
 impl<'a> Loader<'a> {
@@ -25,7 +27,19 @@ impl<'a> Loader<'a> {
         report: &'a dyn Report,
         [sequences, context, rows]: [usize; 3],
     ) -> Self {
-        Self { store, backend, report, rows, caches: Caches::new(sequences, context) }
+        let residency = Residency::OnDemand { free: 0 };
+        Self { store, backend, report, rows, caches: Caches::new(sequences, context), residency, mapped: Vec::new() }
+    }
+
+    /// Asks for huge pages under weights that are to stay in memory, and remembers them.
+    #[must_use]
+    pub fn residency(self, residency: Residency) -> Self {
+        Self { residency, ..self }
+    }
+
+    /// Takes the mapped weights that are to stay in memory, in the order of their use.
+    pub fn take_mapped(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.mapped)
     }
 
     /// Stores keys and values so.
@@ -66,7 +80,12 @@ impl Resources for Loader<'_> {
             let (tensor, format) = (leaf.name.clone(), entry.format.clone());
             return Err(RuntimeError::Unsupported { tensor, format, device: self.backend.describe(), why });
         }
-        let planes = (0..entry.planes.len()).map(|p| self.store.map(entry, p)).collect::<Result<_, _>>()?;
+        let planes = (0..entry.planes.len()).map(|p| self.store.map(entry, p)).collect::<Result<Vec<_>, _>>()?;
+        if self.residency == Residency::Kept {
+            let mapped = planes.iter().filter(|plane| plane.is_mapped());
+            mapped.clone().for_each(Bytes::prefer_huge_pages);
+            self.mapped.extend(mapped.cloned());
+        }
         let id = self.backend.load(Weight { name: leaf.name.clone(), spec, order: entry.order, n, k, planes })?;
         self.report.advance(entry.bytes(), &leaf.name);
         Ok(id)

@@ -8,6 +8,7 @@ use crate::kv::KvUse;
 use crate::load::Loader;
 use crate::open::{Opened, open};
 use crate::program::{Program, build};
+use crate::residency::{Populate, Residency, free_memory};
 use crate::{Kv, RuntimeError, devices};
 use ashlar_arch::{Mixer, ModelSpec};
 use ashlar_backend::{ActivationMode, Backend, Batch, Memory, Observer};
@@ -68,8 +69,15 @@ pub struct Model {
     chunk: usize,
     kv: KvUse,
     token_cost: TokenCost,
-    weight_bytes: u64,
+    weights: Weights,
     profile: Option<Profile>,
+}
+
+struct Weights {
+    bytes: u64,
+    residency: Residency,
+    /// Held so that it stops with the model.
+    _populate: Populate,
 }
 
 impl Model {
@@ -104,16 +112,26 @@ impl Model {
         let chunk = options.chunk.min(context);
         let has_native = spec.layers.iter().any(|layer| matches!(layer.attn, Mixer::Compressed(_)));
         let format = devices::kv_format(&options.device, options.kv, has_native)?;
-        let mut loader = Loader::new(&*store, &mut *backend, report, [options.sequences, context, chunk]).kv(format);
         let weight_bytes = spec.loaded().filter_map(|leaf| store.entry(&leaf.name)).map(|e| e.bytes()).sum();
+        let residency = Residency::of(weight_bytes, free_memory());
+        if let Residency::OnDemand { free } = residency {
+            report.note(&format!(
+                "weights take {weight_bytes} bytes, but only {free} bytes of memory are free: parts are read from disk again \
+                 whenever they are used, which is slow; a smaller pack (--recipe) would stay in memory"
+            ));
+        }
+        let sizes = [options.sequences, context, chunk];
+        let mut loader = Loader::new(&*store, &mut *backend, report, sizes).kv(format).residency(residency);
         report.begin("load", weight_bytes);
         let program = build(&spec, &mut loader);
         report.end();
         let program = program?;
+        let populate = Populate::start(loader.take_mapped());
         let kv = KvUse::new(loader.caches(), format, options.kv_budget, options.sequences);
         backend.notes().iter().for_each(|note| report.note(note));
         let token_cost = TokenCost::of(&spec, &*store);
-        Ok(Self { program, spec, config, dir, backend, context, chunk, kv, token_cost, weight_bytes, profile: None })
+        let weights = Weights { bytes: weight_bytes, residency, _populate: populate };
+        Ok(Self { program, spec, config, dir, backend, context, chunk, kv, token_cost, weights, profile: None })
     }
 
     /// The model as data.
@@ -149,7 +167,13 @@ impl Model {
     /// Bytes of the weights, as they are stored.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
-        self.weight_bytes
+        self.weights.bytes
+    }
+
+    /// Whether they stay in memory.
+    #[must_use]
+    pub fn residency(&self) -> Residency {
+        self.weights.residency
     }
 
     /// Positions a sequence can have.
