@@ -16,3 +16,4 @@ mod run;
 mod scale;
 mod sources;
 mod stream;
+mod think;

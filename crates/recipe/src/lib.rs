@@ -28,6 +28,7 @@ mod short;
 mod size;
 #[cfg(test)]
 mod tests;
+mod tiers;
 mod tree;
 mod usage;
 
@@ -41,4 +42,5 @@ pub use presets::{preset, presets};
 pub use recipe::{Recipe, Validate};
 pub use set::METHODS;
 pub use size::parse_bytes;
+pub use tiers::{Hardware, Tier, TierError, tier, tiers};
 pub use usage::ExpertUsage;

@@ -2,7 +2,7 @@
 //! why they end, how long they took.
 
 use crate::engine::{Engine, EngineOptions, Finished, Piece, Refused, Request, Sink};
-use crate::{Model, RuntimeError, Sampling, Tokenizer};
+use crate::{Model, Part, ReplyForm, RuntimeError, Sampling, Tokenizer};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -12,8 +12,10 @@ use std::time::Duration;
 pub struct GenerateOptions {
     /// At most this many tokens; `None` until something else ends it.
     pub max_tokens: Option<usize>,
-    /// Texts that end the answer; they are not part of it.
+    /// Texts that end the answer; they are not part of it. In reasoning they end nothing.
     pub stop: Vec<String>,
+    /// How the model divides its reply.
+    pub reply: ReplyForm,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// Goes on after the model's stop tokens.
@@ -71,8 +73,14 @@ fn rate(tokens: usize, time: Duration) -> f64 {
 /// What was generated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
-    /// The text, without a stop text, special tokens left out.
+    /// The answer, without a stop text, special tokens left out.
     pub text: String,
+    /// What the model reasoned before it.
+    pub reasoning: String,
+    /// What it called, as it wrote it.
+    pub calls: String,
+    /// Tokens that are not of the answer.
+    pub reasoning_tokens: usize,
     /// The tokens, a stop token included.
     pub ids: Vec<u32>,
     /// Why it ended.
@@ -145,7 +153,7 @@ impl Generator {
         prompt: &[u32],
         options: &GenerateOptions,
         cancel: &AtomicBool,
-        on_text: &mut dyn FnMut(&str),
+        on_text: &mut dyn FnMut(Part, &str),
     ) -> Result<Generation, RuntimeError> {
         let (sender, events) = channel();
         let sink = Box::new(Channel(sender));
@@ -163,8 +171,9 @@ impl Generator {
                 end = said.hear(&events, on_text);
             }
             match end {
-                Some(Ok(Finished { reason, timings, .. })) => {
-                    return Ok(Generation { text: said.text, ids: said.ids, reason, timings });
+                Some(Ok(Finished { reason, timings, reasoning_tokens, .. })) => {
+                    let Said { text, reasoning, calls, ids } = said;
+                    return Ok(Generation { text, reasoning, calls, reasoning_tokens, ids, reason, timings });
                 }
                 Some(Err(what)) => return Err(stepped.err().unwrap_or(RuntimeError::Evaluate(what))),
                 None => drop(stepped?),
@@ -177,24 +186,34 @@ impl Generator {
 #[derive(Default)]
 struct Said {
     text: String,
+    reasoning: String,
+    calls: String,
     ids: Vec<u32>,
 }
 
 impl Said {
     /// Takes what the engine has told; returns how it ended, if it has.
-    fn hear(&mut self, events: &Receiver<Event>, on_text: &mut dyn FnMut(&str)) -> Option<Result<Finished, String>> {
+    fn hear(&mut self, events: &Receiver<Event>, on_text: &mut dyn FnMut(Part, &str)) -> Option<Result<Finished, String>> {
         for event in events.try_iter() {
             match event {
                 Event::Piece(piece) => {
                     self.ids.extend(piece.tokens.iter().map(|choice| choice.id));
-                    if !piece.text.is_empty() {
-                        self.text.push_str(&piece.text);
-                        on_text(&piece.text);
+                    for (part, text) in &piece.parts {
+                        self.part(*part).push_str(text);
+                        on_text(*part, text);
                     }
                 }
                 Event::End(how) => return Some(how),
             }
         }
         None
+    }
+
+    fn part(&mut self, part: Part) -> &mut String {
+        match part {
+            Part::Answer => &mut self.text,
+            Part::Reasoning => &mut self.reasoning,
+            Part::Call => &mut self.calls,
+        }
     }
 }

@@ -3,13 +3,13 @@
 //! Owns: which positions every slot holds and how far back it can go. The bytes follow from the shapes of the caches, so a
 //! batch is refused before any layer has run. Where pages lie is the device's business.
 
-use crate::RuntimeError;
-use ashlar_backend::{Batch, CacheShape, Held, KvFormat, KvHeads, Stored, can_go_on};
+use crate::{Kv, RuntimeError};
+use ashlar_backend::{Batch, CacheShape, Held, can_go_on};
 
 /// What the caches of a model hold.
 pub struct KvUse {
     shapes: Vec<CacheShape>,
-    format: KvFormat,
+    format: Kv,
     budget: Option<u64>,
     slots: Vec<Held>,
     windowed: bool,
@@ -18,15 +18,14 @@ pub struct KvUse {
 impl KvUse {
     /// Nothing held. `budget`: bytes for all sequences together.
     #[must_use]
-    pub fn new(shapes: &[CacheShape], format: KvFormat, budget: Option<u64>, sequences: usize) -> Self {
-        let windowed = |s: &CacheShape| matches!(s.stored, Stored::Heads(KvHeads { window: Some(_), .. }, _));
-        let windowed = shapes.iter().any(windowed);
+    pub fn new(shapes: &[CacheShape], format: Kv, budget: Option<u64>, sequences: usize) -> Self {
+        let windowed = shapes.iter().any(CacheShape::forgets);
         Self { shapes: shapes.to_vec(), format, budget, slots: vec![Held::default(); sequences], windowed }
     }
 
     /// How keys and values are stored.
     #[must_use]
-    pub fn format(&self) -> KvFormat {
+    pub fn format(&self) -> Kv {
         self.format
     }
 
@@ -160,13 +159,13 @@ impl KvUse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ashlar_backend::KV_PAGE;
+    use ashlar_backend::{KV_PAGE, KvFormat, KvHeads, Stored};
 
     fn kv(budget: Option<u64>) -> KvUse {
-        let heads = |window| KvHeads { count: 2, dim: 16, values_in_keys: false, window };
+        let heads = |window| KvHeads { count: 2, dim: 16, values_in_keys: false, window, native: None };
         let stored = |window| Stored::Heads(heads(window), KvFormat::F16);
         let shape = |window| CacheShape { sequences: 2, capacity: 4096, stored: stored(window) };
-        KvUse::new(&[shape(None), shape(Some(128))], KvFormat::F16, budget, 2)
+        KvUse::new(&[shape(None), shape(Some(128))], KvFormat::F16.into(), budget, 2)
     }
 
     /// Of one layer.

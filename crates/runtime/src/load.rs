@@ -1,9 +1,10 @@
 //! Loading: the operands of a program from a store onto a device.
 
-use crate::program::Resources;
+use crate::caches::{Caches, Kv};
+use crate::program::{Pooled, Resources};
 use crate::{Residency, RuntimeError};
 use ashlar_arch::Leaf;
-use ashlar_backend::{Backend, BufferId, CacheId, CacheShape, KvFormat, KvHeads, Stored, Support, Weight, WeightId};
+use ashlar_backend::{Backend, BufferId, CacheId, CacheShape, KvHeads, Stored, Support, Weight, WeightId};
 use ashlar_formats::Spec;
 use ashlar_tensor::{Bytes, Report, TensorStore};
 
@@ -12,11 +13,8 @@ pub struct Loader<'a> {
     store: &'a dyn TensorStore,
     backend: &'a mut dyn Backend,
     report: &'a dyn Report,
-    sequences: usize,
-    context: usize,
     rows: usize,
-    kv: KvFormat,
-    caches: Vec<CacheShape>,
+    caches: Caches,
     residency: Residency,
     mapped: Vec<Bytes>,
 }
@@ -29,9 +27,8 @@ impl<'a> Loader<'a> {
         report: &'a dyn Report,
         [sequences, context, rows]: [usize; 3],
     ) -> Self {
-        let (kv, residency) = (KvFormat::F32, Residency::OnDemand { free: 0 });
-        let (caches, mapped) = (Vec::new(), Vec::new());
-        Self { store, backend, report, sequences, context, rows, kv, caches, residency, mapped }
+        let residency = Residency::OnDemand { free: 0 };
+        Self { store, backend, report, rows, caches: Caches::new(sequences, context), residency, mapped: Vec::new() }
     }
 
     /// Asks for huge pages under weights that are to stay in memory, and remembers them.
@@ -45,21 +42,20 @@ impl<'a> Loader<'a> {
         std::mem::take(&mut self.mapped)
     }
 
-    /// Stores keys and values in that format.
+    /// Stores keys and values so.
     #[must_use]
-    pub fn kv(self, kv: KvFormat) -> Self {
-        Self { kv, ..self }
+    pub fn kv(self, kv: Kv) -> Self {
+        Self { caches: self.caches.kv(kv), ..self }
     }
 
     /// The caches that were asked for.
     #[must_use]
     pub fn caches(&self) -> &[CacheShape] {
-        &self.caches
+        self.caches.shapes()
     }
 
-    fn alloc(&mut self, capacity: usize, stored: Stored) -> Result<CacheId, RuntimeError> {
-        let shape = CacheShape { sequences: self.sequences, capacity, stored };
-        self.caches.push(shape);
+    fn alloc(&mut self, stored: Stored) -> Result<CacheId, RuntimeError> {
+        let shape = self.caches.add(stored);
         Ok(self.backend.alloc_cache(&shape)?)
     }
 }
@@ -100,10 +96,14 @@ impl Resources for Loader<'_> {
     }
 
     fn cache(&mut self, heads: KvHeads) -> Result<CacheId, RuntimeError> {
-        self.alloc(self.context, Stored::Heads(heads, self.kv))
+        self.alloc(self.caches.heads(heads))
     }
 
-    fn entries(&mut self, width: usize, ratio: usize) -> Result<CacheId, RuntimeError> {
-        self.alloc(self.context / ratio.max(1), Stored::Rows { width })
+    fn tokens(&mut self, pooled: Pooled) -> Result<CacheId, RuntimeError> {
+        self.alloc(Caches::tokens(pooled))
+    }
+
+    fn entries(&mut self, pooled: Pooled) -> Result<CacheId, RuntimeError> {
+        self.alloc(self.caches.entries(pooled))
     }
 }

@@ -9,9 +9,9 @@ use crate::load::Loader;
 use crate::open::{Opened, open};
 use crate::program::{Program, build};
 use crate::residency::{Populate, Residency, free_memory};
-use crate::{RuntimeError, devices};
-use ashlar_arch::ModelSpec;
-use ashlar_backend::{ActivationMode, Backend, Batch, KvFormat, Memory, Observer};
+use crate::{Kv, RuntimeError, devices};
+use ashlar_arch::{Mixer, ModelSpec};
+use ashlar_backend::{ActivationMode, Backend, Batch, Memory, Observer};
 use ashlar_tensor::Report;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub struct OpenOptions {
     /// Sequences that can be held at the same time.
     pub sequences: usize,
     /// How keys and values are stored; `None` for the device's own way.
-    pub kv: Option<KvFormat>,
+    pub kv: Option<Kv>,
     /// Bytes for the keys and values of all sequences; `None` for as many as the context asks for.
     pub kv_budget: Option<u64>,
 }
@@ -110,7 +110,8 @@ impl Model {
             }
         }
         let chunk = options.chunk.min(context);
-        let format = devices::kv_format(&options.device, options.kv);
+        let has_native = spec.layers.iter().any(|layer| matches!(layer.attn, Mixer::Compressed(_)));
+        let format = devices::kv_format(&options.device, options.kv, has_native)?;
         let weight_bytes = spec.loaded().filter_map(|leaf| store.entry(&leaf.name)).map(|e| e.bytes()).sum();
         let residency = Residency::of(weight_bytes, free_memory());
         if let Residency::OnDemand { free } = residency {

@@ -8,8 +8,8 @@ use ashlar_arch::{
     Layer, Leaf, Mixer, ModelSpec, Moe,
 };
 use ashlar_backend::{
-    AttentionOptions, Blocks, BufferId, CacheId, Entries, ExpertWeights, HeadNorm, HeadRope, HyperLanes, KvHeads,
-    MoeOptions, Op, Projection, WeightId,
+    AttentionOptions, Blocks, BufferId, CacheId, Entries, EntryFormat, ExpertWeights, HeadNorm, HeadRope, HyperLanes,
+    KvHeads, MoeOptions, Op, Projection, WeightId,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,8 +28,24 @@ pub trait Resources {
     /// A cache for the keys and values of one layer.
     fn cache(&mut self, heads: KvHeads) -> Result<CacheId, Self::Error>;
 
-    /// A cache of rows that each stand for `ratio` positions.
-    fn entries(&mut self, width: usize, ratio: usize) -> Result<CacheId, Self::Error>;
+    /// A cache of what pooling needs of the tokens.
+    fn tokens(&mut self, pooled: Pooled) -> Result<CacheId, Self::Error>;
+
+    /// A cache of pooled entries.
+    fn entries(&mut self, pooled: Pooled) -> Result<CacheId, Self::Error>;
+}
+
+/// Entries that each stand for several positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pooled {
+    /// Values of an entry.
+    pub width: usize,
+    /// Positions of an entry.
+    pub ratio: usize,
+    /// Whether the positions before take part; what is pooled is then twice as wide.
+    pub overlap: bool,
+    /// How the release stores them.
+    pub native: EntryFormat,
 }
 
 /// A model as ops.
@@ -315,6 +331,7 @@ impl<R: Resources> Builder<'_, R> {
                 dim: a.head_dim,
                 values_in_keys: false,
                 window: a.window,
+                native: None,
             })?,
             num_heads: a.num_heads,
             num_kv_heads: a.num_kv_heads,
@@ -369,7 +386,13 @@ impl<R: Resources> Builder<'_, R> {
             q: wide,
             k,
             v: k,
-            cache: self.resources.cache(KvHeads { count: 1, dim: key_width, values_in_keys: true, window: None })?,
+            cache: self.resources.cache(KvHeads {
+                count: 1,
+                dim: key_width,
+                values_in_keys: true,
+                window: None,
+                native: None,
+            })?,
             num_heads: a.num_heads,
             num_kv_heads: 1,
             head_dim: key_width,
@@ -411,7 +434,8 @@ impl<R: Resources> Builder<'_, R> {
         }
         let entries = match &a.compressor {
             Some(c) => {
-                let cache = self.compress(c, [Use::Pooled, Use::PooledGate], eps, normed, &rope)?;
+                let native = EntryFormat::Fp8 { plain: a.head_dim - a.rope_dim };
+                let cache = self.compress(c, native, [Use::Pooled, Use::PooledGate], eps, normed, &rope)?;
                 let selected = match &a.indexer {
                     Some(indexer) => Some(self.select(indexer, eps, [normed, low_normed], &rope)?),
                     None => None,
@@ -431,6 +455,7 @@ impl<R: Resources> Builder<'_, R> {
                 dim: a.head_dim,
                 values_in_keys: true,
                 window: Some(a.window),
+                native: Some(a.head_dim - a.rope_dim),
             })?,
             num_heads: a.num_heads,
             num_kv_heads: 1,
@@ -453,6 +478,7 @@ impl<R: Resources> Builder<'_, R> {
     fn compress(
         &mut self,
         c: &Compressor,
+        native: EntryFormat,
         [kv, gate]: [Use; 2],
         eps: f32,
         normed: BufferId,
@@ -463,7 +489,8 @@ impl<R: Resources> Builder<'_, R> {
         let parts = vec![self.projection(&c.kv, None, kv)?, self.projection(&c.gate, None, gate)?];
         self.ops.push(Op::Linear { x: normed, parts, accumulate: false });
         let (position, norm) = (self.weight(&c.position)?, self.weight(&c.norm)?);
-        let (tokens, entries) = (self.resources.entries(wide, 1)?, self.resources.entries(c.width, c.ratio)?);
+        let pooled = Pooled { width: c.width, ratio: c.ratio, overlap: c.overlap, native };
+        let (tokens, entries) = (self.resources.tokens(pooled)?, self.resources.entries(pooled)?);
         let (rope, ratio, overlap) = (rope.clone(), c.ratio, c.overlap);
         self.ops.push(Op::Compress { kv, gate, position, norm, eps, rope, ratio, overlap, tokens, entries });
         Ok(entries)
@@ -478,7 +505,8 @@ impl<R: Resources> Builder<'_, R> {
         rope: &HeadRope,
     ) -> Result<BufferId, R::Error> {
         let c = &indexer.compressor;
-        let entries = self.compress(c, [Use::IndexPooled, Use::IndexPooledGate], eps, normed, rope)?;
+        let uses = [Use::IndexPooled, Use::IndexPooledGate];
+        let entries = self.compress(c, EntryFormat::Fp4, uses, eps, normed, rope)?;
         let q = self.buffer(Use::IndexQuery, indexer.num_heads * c.width)?;
         let parts = vec![self.projection(&indexer.q, None, q)?];
         self.ops.push(Op::Linear { x: low_normed, parts, accumulate: false });

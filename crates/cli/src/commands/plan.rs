@@ -1,4 +1,6 @@
-//! `ashlar plan`: what a conversion would do and how large its result would be, from headers alone.
+//! `ashlar plan`: what a conversion would do and how large its result would be, from headers alone; what runs where.
+
+mod machines;
 
 use super::convert::{open_stats, weigh};
 use crate::allocation::{Decided, Request, ShardArgs, TargetArgs};
@@ -14,6 +16,7 @@ use ashlar_convert::{ConvertError, Knowledge, Plan};
 use ashlar_recipe::{catalogue, catalogued};
 use ashlar_tensor::{Entry, TensorStore};
 use clap::Args;
+use machines::MachineArgs;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -23,12 +26,16 @@ use std::sync::Arc;
 ///
 /// Reads headers only, unless there is a target or --stats: then formats are tried on a sample of rows, and the mean KL
 /// divergence from the original is predicted. Everything that is wrong with the recipe is told at once, with line and
-/// nearest valid name. Exit code 3 if the conversion does not fit into --memory, or the target cannot be reached.
+/// nearest valid name. With --hardware or --all-tiers it says where the result would run: on which part of memory, how far it is
+/// from fitting, what disk and time it takes to convert, about how fast bandwidths allow it to be. Exit code 3 if the conversion
+/// does not fit into --memory, the target cannot be reached, or nothing fits the --hardware.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   ashlar plan --list-recipes
   ashlar plan Qwen3-30B-A3B --recipe 4bit-experts
   ashlar plan deepseek-v4-flash --recipe v4-flash-2bit-experts
+  ashlar plan deepseek-v4-flash --all-tiers
+  ashlar plan Qwen3-30B-A3B --recipe 4bit-experts --hardware vram=12GiB,ram=32GiB
   ashlar plan Qwen3-30B-A3B --recipe my.yaml --explain model.layers.0.self_attn.q_proj.weight
   ashlar plan Qwen3-30B-A3B --recipe my.yaml --emit resolved.yaml
   ashlar plan Qwen3-30B-A3B --target-size 12GB --stats qwen.stats --emit solved.yaml")]
@@ -38,10 +45,12 @@ pub struct PlanCommand {
     #[arg(required_unless_present_any = ["list_recipes", "list_models"])]
     pub src: Option<PathBuf>,
     /// A recipe file, or the name of a preset
-    #[arg(long, value_name = "R", required_unless_present_any = ["list_recipes", "list_models", "target_size", "target_bpw"])]
+    #[arg(long, value_name = "R", required_unless_present_any = ["list_recipes", "list_models", "target_size", "target_bpw", "all_tiers", "hardware"])]
     pub recipe: Option<String>,
     #[command(flatten)]
     pub target: TargetArgs,
+    #[command(flatten)]
+    pub machines: MachineArgs,
     /// What `ashlar calibrate` wrote for SRC: predictions, targets and `experts: {top: 25%}` go by it
     #[arg(long, value_name = "S")]
     pub stats: Option<PathBuf>,
@@ -82,6 +91,9 @@ impl PlanCommand {
             return Ok(Outcome::Done);
         };
         let model = Model::look_at(src, self.source)?;
+        if self.machines.asked() {
+            return machines::run(&model, self.recipe.as_deref(), &self.machines, self.json);
+        }
         let stats = open_stats(self.stats.as_deref(), &model)?.map(Arc::new);
         let request = Request {
             recipe: self.recipe.as_deref(),

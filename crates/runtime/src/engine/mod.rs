@@ -11,6 +11,7 @@
 mod request;
 mod schedule;
 mod slots;
+mod speech;
 mod stats;
 
 pub use request::{Choice, Finished, Piece, Refused, Request, Sink, Ticket};

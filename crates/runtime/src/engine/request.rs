@@ -1,8 +1,8 @@
 //! One request: what it asks for, how far it is, what it is told.
 
 use super::schedule::Demand;
-use crate::stop::StopStrings;
-use crate::{GenerateOptions, RuntimeError, Sampler, StopReason, TextStream, Timings, Tokenizer};
+use super::speech::Speech;
+use crate::{GenerateOptions, Part, RuntimeError, Sampler, StopReason, Timings, Tokenizer};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,10 +30,18 @@ pub trait Sink: Send {
 /// What a step added to an answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Piece {
-    /// New text; empty while a character or a stop text may be incomplete.
-    pub text: String,
+    /// New text, by what it belongs to; nothing while a character, a mark or a stop text may be incomplete.
+    pub parts: Vec<(Part, String)>,
     /// Tokens chosen, with probabilities if asked for.
     pub tokens: Vec<Choice>,
+}
+
+impl Piece {
+    /// The text of all parts.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.parts.iter().map(|(_, text)| text.as_str()).collect()
+    }
 }
 
 /// A chosen token.
@@ -56,6 +64,8 @@ pub struct Finished {
     pub timings: Timings,
     /// Tokens chosen, a stop token included.
     pub tokens: usize,
+    /// Of them, tokens that are not of the answer.
+    pub reasoning_tokens: usize,
     /// From submission to the first token chosen; `None` if there is none.
     pub first_token: Option<Duration>,
     /// From submission to the start.
@@ -107,8 +117,7 @@ pub(super) struct Running {
     /// Tokens whose keys and values lie in the slot.
     fed: usize,
     sampler: Sampler,
-    stream: TextStream,
-    stops: StopStrings,
+    speech: Speech,
     submitted: Instant,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -127,7 +136,7 @@ impl Running {
             return Err(empty());
         }
         let sampler = Sampler::new(options.sampling.clone())?;
-        let (stream, stops) = (TextStream::new(Arc::clone(tokenizer), true), StopStrings::new(&options.stop));
+        let speech = Speech::new(tokenizer, &options);
         let (submitted, count) = (Instant::now(), prompt.len());
         Ok(Self {
             id,
@@ -138,8 +147,7 @@ impl Running {
             prompt: count,
             fed: 0,
             sampler,
-            stream,
-            stops,
+            speech,
             submitted,
             started: None,
             first_token: None,
@@ -195,12 +203,11 @@ impl Running {
         self.tokens.push(token);
         let choice = self.choice(token, logits);
         if stop_tokens.contains(&token) && !self.options.ignore_stop_tokens {
-            self.sink.piece(Piece { text: String::new(), tokens: vec![choice] });
+            self.sink.piece(Piece { parts: Vec::new(), tokens: vec![choice] });
             return Ok(Heard::Stop(StopReason::Token(token)));
         }
-        let new = self.stream.push(token)?;
-        let (text, stop) = self.stops.push(&new);
-        let heard = self.sink.piece(Piece { text, tokens: vec![choice] });
+        let (parts, stop) = self.speech.push(token)?;
+        let heard = self.sink.piece(Piece { parts, tokens: vec![choice] });
         Ok(match stop {
             Some(stop) => Heard::Stop(StopReason::Text(stop)),
             None if !heard => Heard::Stop(StopReason::Cancelled),
@@ -237,13 +244,9 @@ impl Running {
             Err(error) => return self.sink.finished(Err(error)),
         };
         if !matches!(reason, StopReason::Text(_)) {
-            let rest = self.stream.finish();
-            let (mut text, stop) = self.stops.push(&rest);
-            if stop.is_none() {
-                text.push_str(&self.stops.finish());
-            }
-            if !text.is_empty() {
-                self.sink.piece(Piece { text, tokens: Vec::new() });
+            let parts = self.speech.finish();
+            if !parts.is_empty() {
+                self.sink.piece(Piece { parts, tokens: Vec::new() });
             }
         }
         let now = Instant::now();
@@ -258,6 +261,7 @@ impl Running {
         };
         let first_token = self.first_token.map(|at| at - self.submitted);
         let waited = started - self.submitted;
-        self.sink.finished(Ok(Finished { reason, timings, tokens: answered, first_token, waited }));
+        let (tokens, reasoning_tokens) = (answered, self.speech.reasoning_tokens);
+        self.sink.finished(Ok(Finished { reason, timings, tokens, reasoning_tokens, first_token, waited }));
     }
 }

@@ -17,7 +17,7 @@ struct Listener {
 impl Sink for Listener {
     fn piece(&mut self, piece: Piece) -> bool {
         let mut told = self.told.0.lock().unwrap();
-        told.0.push_str(&piece.text);
+        told.0.push_str(&piece.text());
         told.1.extend(piece.tokens);
         told.1.len() < self.patience
     }

@@ -15,6 +15,8 @@ const WINDOW: usize = 8;
 pub struct TextStream {
     tokenizer: Arc<Tokenizer>,
     skip_special: bool,
+    /// Special tokens that have a text nevertheless.
+    kept: Vec<u32>,
     /// Bytes of an incomplete character. At most three between calls.
     bytes: Vec<u8>,
     /// The last few tokens, of a vocabulary that is not byte-level.
@@ -25,7 +27,13 @@ impl TextStream {
     /// An empty stream. With `skip_special`, special tokens have no text.
     #[must_use]
     pub fn new(tokenizer: Arc<Tokenizer>, skip_special: bool) -> Self {
-        Self { tokenizer, skip_special, bytes: Vec::new(), recent: Vec::new() }
+        Self { tokenizer, skip_special, kept: Vec::new(), bytes: Vec::new(), recent: Vec::new() }
+    }
+
+    /// Special tokens that are part of one of these marks have a text.
+    #[must_use]
+    pub fn keeping(self, marks: &[&str]) -> Self {
+        Self { kept: self.tokenizer.special_within(marks), ..self }
     }
 
     /// The text that is certain after this token; empty while a character is incomplete.
@@ -33,10 +41,10 @@ impl TextStream {
     /// # Errors
     /// [`RuntimeError::Tokenizer`] if the tokenizer's decoder refuses.
     pub fn push(&mut self, id: u32) -> Result<String, RuntimeError> {
-        if self.skip_special && self.tokenizer.is_special(id) {
-            return Ok(String::new());
-        }
         let token = self.tokenizer.token(id).unwrap_or_default();
+        if self.skip_special && self.tokenizer.is_special(id) {
+            return Ok(if self.kept.contains(&id) { self.finish() + &token } else { String::new() });
+        }
         if self.tokenizer.bytes == Bytes::Level {
             self.bytes.extend(bytes_of(&token));
             return Ok(take_characters(&mut self.bytes));
