@@ -14,6 +14,7 @@ mod recipe;
 mod robust;
 mod run;
 mod scale;
+mod serve;
 mod sources;
 mod stream;
 mod think;

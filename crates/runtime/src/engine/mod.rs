@@ -109,6 +109,11 @@ impl Engine {
     }
 
     fn admit(&mut self, request: Request) -> Result<Ticket, Refused> {
+        let vocab = self.model.spec().vocab_size;
+        if let Some(id) = request.prompt.iter().find(|id| **id as usize >= vocab) {
+            let (got, expected) = (format!("token {id}"), format!("tokens below {vocab}"));
+            return Err(RuntimeError::Option { option: "prompt", got, expected }.into());
+        }
         let prompt = request.prompt.len();
         let wanted = request.options.max_tokens.map_or(prompt, |max| prompt.saturating_add(max));
         let most = wanted.min(self.model.context());

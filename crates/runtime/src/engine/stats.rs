@@ -35,7 +35,7 @@ pub struct EngineStats {
     /// Batches run.
     pub steps: u64,
     /// Seconds per token that was answered lately; 0 before the first.
-    pub(super) seconds_per_token: f64,
+    pub seconds_per_token: f64,
 }
 
 impl EngineStats {

@@ -140,12 +140,15 @@ fn what_can_never_fit_is_refused_with_numbers_and_a_full_queue_says_when() {
     let (long, _) = request(&engine, &"word ".repeat(400), 5);
     let refused = engine.submit(long).unwrap_err();
     assert!(refused.to_string().contains("256"), "{refused}");
+    let (mut foreign, _) = request(&engine, "The", 5);
+    foreign.prompt.push(u32::MAX);
+    assert!(engine.submit(foreign).unwrap_err().to_string().contains("4294967295"));
     for waiting in 0..3 {
         assert_eq!(submit(&mut engine, "The", 4).0.ahead, waiting);
     }
     let (fourth, _) = request(&engine, "The", 4);
     assert!(matches!(engine.submit(fourth).unwrap_err(), Refused::Full { waiting: 3, .. }));
-    assert_eq!(engine.stats().refused, 2);
+    assert_eq!(engine.stats().refused, 3);
     drain(&mut engine);
 }
 

@@ -76,6 +76,21 @@ impl TextStream {
     }
 }
 
+impl Tokenizer {
+    /// The bytes of a token's text, which need not be whole characters; special tokens stand for themselves.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Tokenizer`] if the decoder refuses.
+    pub fn token_bytes(&self, id: u32) -> Result<Vec<u8>, RuntimeError> {
+        let token = self.token(id).unwrap_or_default();
+        match self.bytes {
+            Bytes::Level => Ok(bytes_of(&token)),
+            Bytes::Fallback if fallback_byte(&token).is_some() => Ok(fallback_byte(&token).into_iter().collect()),
+            _ => self.decode(&[id], false).map(String::into_bytes),
+        }
+    }
+}
+
 /// The byte of a token such as `<0xE4>`.
 fn fallback_byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
