@@ -10,7 +10,7 @@ mod connections;
 mod metrics;
 mod worker;
 
-pub use connections::serve;
+pub use connections::{Served, serve};
 pub use worker::Worker;
 
 use ashlar_runtime::{Chat, Sampling};
