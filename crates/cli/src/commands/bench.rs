@@ -94,7 +94,7 @@ impl Bench {
             profile: self.profile,
         };
         let context = Some(asked.context().max(1));
-        let options = OpenOptions { context, chunk: self.chunk.get(), ..self.device.options() };
+        let options = OpenOptions { context, chunk: self.chunk.get(), ..self.device.options()? };
         let mut model = self.model(&options, globals)?;
         let meter = ashlar_runtime::meter(&self.device.device, self.device.threads.map(NonZeroUsize::get));
         let interrupt = Interrupt::install()?;
@@ -122,9 +122,8 @@ impl Bench {
         let config =
             serde_json::from_slice(&bytes).with_context(|| format!("{}: no JSON", shape.display())).or_usage()?;
         let opened = random_model(config, &self.format).or_usage()?;
-        let backend = ashlar_runtime::device(&options.device, options.threads, options.activations);
         let progress = Progress::new(globals.quiet, Unit::Bytes);
-        Model::load(opened, backend.map_err(device::failure)?, options, &progress).map_err(device::failure)
+        Model::load(opened, options, &progress).map_err(device::failure)
     }
 }
 
