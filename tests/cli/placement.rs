@@ -6,7 +6,7 @@ use ashlar_formats::Spec;
 use ashlar_recipe::{Recipe, Release, catalogue, catalogued, stays_float, tier, tiers};
 use ashlar_runtime::placement::{PlaceError, PlacementText, Planned, Tier, plan};
 use ashlar_runtime::{OpenOptions, RuntimeError};
-use ashlar_tensor::Order;
+use ashlar_tensor::{Order, TensorStore};
 use std::collections::HashMap;
 use std::path::Path;
 

@@ -86,6 +86,11 @@ pub(crate) fn memory(device: Device) -> Result<Option<u64>, RuntimeError> {
     (kind(device)?.memory)(device.index.unwrap_or(0))
 }
 
+/// Whether weights on that device are read where the file is mapped, and not from memory of its own.
+pub(crate) fn computes_from_the_mapping(device: Device) -> bool {
+    device.kind != ACCELERATOR
+}
+
 fn kind(device: Device) -> Result<&'static Kind, RuntimeError> {
     let found = REGISTRY.iter().find(|k| k.name == device.kind);
     found.ok_or_else(|| RuntimeError::Device { device: device.to_string(), why: "no backend of that kind".into() })

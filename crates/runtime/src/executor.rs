@@ -3,13 +3,21 @@
 //! Owns: loading weights onto their devices, the operands of each, the loop, copies between devices. Refuses: deciding
 //! where anything goes (`placement`), positions and budgets of sequences (`kv`).
 
-use crate::RuntimeError;
 use crate::bench::Profile;
 use crate::load::load_weight;
-use crate::placement::{Placement, Step};
+use crate::placement::{Placement, Step, Tier};
 use crate::program::Draft;
+use crate::{RuntimeError, devices};
 use ashlar_backend::{Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Operand, WeightId};
-use ashlar_tensor::{Report, TensorStore};
+use ashlar_tensor::{Bytes, Report, TensorStore};
+
+/// Where weights come from.
+pub(crate) struct Source<'a> {
+    pub store: &'a dyn TensorStore,
+    pub report: &'a dyn Report,
+    /// The mapped planes that are to stay in memory, in the order in which they are loaded; `None` if none are.
+    pub kept: Option<Vec<Bytes>>,
+}
 
 /// A program whose operands are loaded.
 pub(crate) struct Executor {
@@ -42,16 +50,18 @@ impl Executor {
         draft: &Draft,
         placement: &Placement,
         mut devices: Vec<Box<dyn Backend>>,
-        store: &dyn TensorStore,
-        report: &dyn Report,
+        source: &mut Source<'_>,
     ) -> Result<Self, RuntimeError> {
         let mut operands = Operands {
             weights: Vec::with_capacity(draft.leaves.len()),
             caches: Vec::with_capacity(draft.caches.len()),
             buffers: vec![vec![None; draft.widths.len()]; devices.len()],
         };
-        for (leaf, &(device, _)) in draft.leaves.iter().zip(&placement.weights) {
-            operands.weights.push(load_weight(store, &mut *devices[device], leaf, report)?);
+        for (leaf, &(device, tier)) in draft.leaves.iter().zip(&placement.weights) {
+            let mapped =
+                tier != Tier::Nvme && devices::computes_from_the_mapping(placement.devices[device].offer.device);
+            let kept = source.kept.as_mut().filter(|_| mapped);
+            operands.weights.push(load_weight(source.store, &mut *devices[device], leaf, source.report, kept)?);
         }
         for (shape, &device) in draft.caches.iter().zip(&placement.caches) {
             operands.caches.push(devices[device].alloc_cache(shape)?);

@@ -5,7 +5,7 @@ use crate::program::Resources;
 use ashlar_arch::Leaf;
 use ashlar_backend::{Backend, BufferId, CacheId, CacheShape, KvFormat, KvHeads, Stored, Support, Weight, WeightId};
 use ashlar_formats::Spec;
-use ashlar_tensor::{Report, TensorStore};
+use ashlar_tensor::{Bytes, Report, TensorStore};
 
 /// Loads weights as a program asks for them.
 pub struct Loader<'a> {
@@ -53,7 +53,7 @@ impl Resources for Loader<'_> {
     type Error = RuntimeError;
 
     fn weight(&mut self, leaf: &Leaf) -> Result<WeightId, RuntimeError> {
-        load_weight(self.store, self.backend, leaf, self.report)
+        load_weight(self.store, self.backend, leaf, self.report, None)
     }
 
     fn buffer(&mut self, width: usize) -> Result<BufferId, RuntimeError> {
@@ -69,7 +69,8 @@ impl Resources for Loader<'_> {
     }
 }
 
-/// Brings one weight onto a device.
+/// Brings one weight onto a device. With `kept`, it is to stay in memory: huge pages are asked for, and its mapped planes are
+/// added there.
 ///
 /// # Errors
 /// [`RuntimeError`] if it is missing, of a format that the device cannot run, or too large.
@@ -78,6 +79,7 @@ pub(crate) fn load_weight(
     backend: &mut dyn Backend,
     leaf: &Leaf,
     report: &dyn Report,
+    kept: Option<&mut Vec<Bytes>>,
 ) -> Result<WeightId, RuntimeError> {
     let entry = store.entry(&leaf.name).ok_or_else(|| RuntimeError::Missing(leaf.name.clone()))?;
     let (n, k) = match *leaf.shape.as_slice() {
@@ -95,7 +97,12 @@ pub(crate) fn load_weight(
         let (tensor, format) = (leaf.name.clone(), entry.format.clone());
         return Err(RuntimeError::Unsupported { tensor, format, device: backend.describe(), why });
     }
-    let planes = (0..entry.planes.len()).map(|p| store.map(entry, p)).collect::<Result<_, _>>()?;
+    let planes = (0..entry.planes.len()).map(|p| store.map(entry, p)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(kept) = kept {
+        let mapped = planes.iter().filter(|plane| plane.is_mapped());
+        mapped.clone().for_each(Bytes::prefer_huge_pages);
+        kept.extend(mapped.cloned());
+    }
     let id = backend.load(Weight { name: leaf.name.clone(), spec, order: entry.order, n, k, planes })?;
     report.advance(entry.bytes(), &leaf.name);
     Ok(id)

@@ -5,11 +5,12 @@
 
 use crate::bench::{Profile, TokenCost};
 use crate::devices::Settings;
-use crate::executor::Executor;
+use crate::executor::{Executor, Source};
 use crate::kv::KvUse;
 use crate::open::{Opened, open};
 use crate::placement::{Placement, PlacementText, Request};
 use crate::program::{Draft, Sizes};
+use crate::residency::{Populate, Residency, free_memory};
 use crate::{RuntimeError, devices};
 use ashlar_arch::ModelSpec;
 use ashlar_backend::{ActivationMode, Batch, KvFormat, Memory, Observer};
@@ -77,8 +78,15 @@ pub struct Model {
     chunk: usize,
     kv: KvUse,
     token_cost: TokenCost,
-    weight_bytes: u64,
+    weights: Weights,
     profile: Option<Profile>,
+}
+
+struct Weights {
+    bytes: u64,
+    residency: Residency,
+    /// Held so that it stops with the model.
+    _populate: Populate,
 }
 
 impl Model {
@@ -113,17 +121,22 @@ impl Model {
             let settings = Settings { threads, activations, limit: share.offer.budget };
             open.push(devices::open(share.offer.device, &settings)?);
         }
-        let weight_bytes = spec.loaded().filter_map(|leaf| store.entry(&leaf.name)).map(|e| e.bytes()).sum();
+        let weight_bytes = spec.loaded().filter_map(|leaf| bytes(&leaf.name)).sum();
+        let residency = residency(&placement, report);
+        let kept = (residency == Residency::Kept).then(Vec::new);
+        let mut source = Source { store: &*store, report, kept };
         report.begin("load", weight_bytes);
-        let executor = Executor::load(&draft, &placement, open, &*store, report);
+        let executor = Executor::load(&draft, &placement, open, &mut source);
         report.end();
         let executor = executor?;
+        let populate = Populate::start(source.kept.unwrap_or_default());
         placement.steps.clear();
         let kv = KvUse::new(&draft.caches, sizes.kv, options.kv_budget, sizes.sequences);
         executor.notes().iter().for_each(|note| report.note(note));
         let token_cost = TokenCost::of(&spec, &*store);
         let (context, chunk) = (sizes.context, sizes.rows);
-        Ok(Self { spec, config, dir, executor, placement, context, chunk, kv, token_cost, weight_bytes, profile: None })
+        let weights = Weights { bytes: weight_bytes, residency, _populate: populate };
+        Ok(Self { spec, config, dir, executor, placement, context, chunk, kv, token_cost, weights, profile: None })
     }
 
     /// The model as data.
@@ -165,7 +178,13 @@ impl Model {
     /// Bytes of the weights, as they are stored.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
-        self.weight_bytes
+        self.weights.bytes
+    }
+
+    /// Whether they stay in memory.
+    #[must_use]
+    pub fn residency(&self) -> Residency {
+        self.weights.residency
     }
 
     /// Positions a sequence can have.
@@ -324,6 +343,20 @@ pub fn logits(model: &mut Model, tokens: &[u32]) -> Result<Vec<f32>, RuntimeErro
     let mut all = Vec::new();
     model.feed(0, 0, tokens, Wanted::All, &mut |rows| all.extend_from_slice(rows), &mut |_| true)?;
     Ok(all)
+}
+
+/// Whether the weights that are to be in the host's memory can stay there.
+fn residency(placement: &Placement, report: &dyn Report) -> Residency {
+    let mapped = placement.devices.iter().filter(|s| devices::computes_from_the_mapping(s.offer.device));
+    let bytes = mapped.map(|s| s.bytes.weights - s.on_disk).sum();
+    let residency = Residency::of(bytes, free_memory());
+    if let Residency::OnDemand { free } = residency {
+        report.note(&format!(
+            "weights take {bytes} bytes, but only {free} bytes of memory are free: parts are read from disk again whenever \
+             they are used, which is slow; a smaller pack (--recipe) would stay in memory"
+        ));
+    }
+    residency
 }
 
 /// How much a program must hold, as asked for; the context by default is [`DEFAULT_CONTEXT`] or what the model promises.
