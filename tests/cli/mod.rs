@@ -11,6 +11,7 @@ mod help;
 mod hub;
 mod native_io;
 mod parts;
+mod placement;
 mod recipe;
 mod robust;
 mod run;

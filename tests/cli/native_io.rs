@@ -72,9 +72,8 @@ fn converting_native_fp8_reads_the_source_once_and_writes_the_pack_once() -> Tes
     std::fs::create_dir(&src)?;
     let (_, bytes) = write_release(&src, &Release::parse(RELEASE)?)?;
     assert!(bytes > 100_000_000, "{bytes}");
-    let whole = |out: &Path| -> std::io::Result<u64> {
-        std::fs::read_dir(out)?.map(|e| Ok(e?.metadata()?.len())).sum()
-    };
+    let whole =
+        |out: &Path| -> std::io::Result<u64> { std::fs::read_dir(out)?.map(|e| Ok(e?.metadata()?.len())).sum() };
     for recipe in ["keep", "deepseek-v3-2bit-experts"] {
         let out = dir.path().join(recipe);
         let mut convert = ashlar();

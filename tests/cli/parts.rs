@@ -145,7 +145,14 @@ fn a_merge_that_is_killed_while_shards_move_is_started_again() -> Test {
         }
         let partial = dir.path().join(format!("out-{attempt}.partial"));
         let mut merge = ashlar();
-        merge.arg("convert").arg(&src).arg("-o").arg(&out).args(["--recipe", "4bit", "--shard-size", "1MiB", "--merge", "-q"]);
+        merge.arg("convert").arg(&src).arg("-o").arg(&out).args([
+            "--recipe",
+            "4bit",
+            "--shard-size",
+            "1MiB",
+            "--merge",
+            "-q",
+        ]);
         let mut child = merge.spawn()?;
         while child.try_wait()?.is_none() && shards(&partial) == 0 {}
         child.kill()?;

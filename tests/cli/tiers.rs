@@ -29,10 +29,10 @@ fn every_machine_gets_a_verdict_a_build_and_what_to_do_where_it_does_not_fit() -
         assert_eq!(held, r["instead"].is_null(), "{r}");
     }
     // The whole of the largest build on one card; the smallest with the disk's help; nothing at all.
-    assert_eq!(row(&rows, "gpu96-ram256-nvme")["build"], "keep");
-    let small = row(&rows, "gpu24-ram64-nvme");
+    assert_eq!(row(&rows, "dual-96gb-512gb-nvme")["build"], "keep");
+    let small = row(&rows, "cpu-64gb-nvme");
     assert_eq!((&small["build"], &small["fit"]["verdict"]), (&"v4-flash-2bit-experts".into(), &"nvme".into()));
-    let none = row(&rows, "cpu32");
+    let none = row(&rows, "cpu-32gb");
     assert_eq!((&none["fits"], &none["fit"]["verdict"]), (&false.into(), &"no".into()));
     assert!(none["instead"]["model"].is_string());
     Ok(())
@@ -41,7 +41,9 @@ fn every_machine_gets_a_verdict_a_build_and_what_to_do_where_it_does_not_fit() -
 #[test]
 fn the_table_says_the_same_to_people() {
     let text = ashlar!["plan", "qwen3-30b-a3b", "--all-tiers", "--context", "8192"].expect(0).stdout;
-    for part in ["gpu8-ram32", "unified256-nvme", "fits on the card", "context 8,192 tokens", "nothing was measured"] {
+    for part in
+        ["rtx4060-8gb-32gb", "unified-256gb", "fits on the card", "context 8,192 tokens", "nothing was measured"]
+    {
         assert!(text.contains(part), "no `{part}` in:\n{text}");
     }
 }

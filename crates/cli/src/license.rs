@@ -4,7 +4,7 @@
 //! line break is no difference, and an added condition is. There are two standard texts here, MIT and Apache 2.0; of others only the
 //! name is told.
 
-use serde::Serialize;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::Path;
@@ -23,7 +23,7 @@ const SHOWN: usize = 3;
 const LENGTH: usize = 240;
 
 /// What is known of a licence.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct License {
     /// As the model's card says: `license_name`, else `license`.
     pub name: Option<String>,
@@ -55,6 +55,13 @@ impl License {
     #[must_use]
     pub fn named(name: &str) -> Self {
         Self { name: Some(name.to_owned()), ..Self::default() }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let Self { file, standard, adds, lacks, .. } = self;
+        json!({ "file": file, "standard": standard, "adds": adds, "lacks": lacks })
     }
 
     /// Finds the standard text that this one is a version of, and what it changes.
@@ -92,7 +99,9 @@ impl License {
                 out += &differences("adds", &self.adds);
                 out += &differences("lacks", &self.lacks);
             }
-            (Some(file), None) if named.is_some() => out += &format!("; read {file}: there is no standard text here to compare"),
+            (Some(file), None) if named.is_some() => {
+                out += &format!("; read {file}: there is no standard text here to compare")
+            }
             (Some(_), None) => {}
             (None, _) => out += "; its text is not in the folder",
         }
@@ -196,7 +205,9 @@ mod tests {
 
     #[test]
     fn another_year_name_and_line_break_are_no_difference() {
-        let copy = mit().replace("Copyright", "Copyright (c) 2023 DeepSeek,").replace(" of this software", "\nof this  software");
+        let copy = mit()
+            .replace("Copyright", "Copyright (c) 2023 DeepSeek,")
+            .replace(" of this software", "\nof this  software");
         let license = of("---\nlicense: mit\n---\n", Some(&copy));
         assert_eq!((license.standard, license.adds.len(), license.lacks.len()), (Some("mit"), 0, 0));
         assert_eq!(license.text(), "licence: mit; LICENSE is the standard text of mit\n");
@@ -209,7 +220,12 @@ mod tests {
         let license = of("---\nlicense: other\nlicense_name: modified-mit\n---\n", Some(&(mit() + more)));
         assert_eq!((license.standard, license.adds.len(), license.lacks.len()), (Some("mit"), 1, 0));
         let text = license.text();
-        assert!(text.contains("modified-mit") && text.contains("adds: Our only modification") && text.contains("100 million"), "{text}");
+        assert!(
+            text.contains("modified-mit")
+                && text.contains("adds: Our only modification")
+                && text.contains("100 million"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -227,7 +243,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_compared_is_said_to_be_so() {
-        let own = of("---\nlicense: llama3.1\n---\n", Some("LLAMA 3.1 COMMUNITY LICENSE AGREEMENT. You agree to everything that follows here."));
+        let own = of(
+            "---\nlicense: llama3.1\n---\n",
+            Some("LLAMA 3.1 COMMUNITY LICENSE AGREEMENT. You agree to everything that follows here."),
+        );
         assert!(own.standard.is_none() && own.text().contains("read LICENSE"), "{}", own.text());
         assert!(of("---\nlicense: mit\n---\n", None).text().contains("not in the folder"));
         assert_eq!(of("no front matter", None).text(), "licence: not stated in the folder\n");

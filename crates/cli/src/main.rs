@@ -12,6 +12,7 @@ mod interrupt;
 mod license;
 mod model;
 mod output;
+mod placement;
 mod progress;
 mod recipe;
 mod resident;

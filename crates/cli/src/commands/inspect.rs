@@ -118,7 +118,7 @@ impl Facts {
             "ignored": model.ignored,
             "notes": model.notes(),
             "license": self.license.name,
-            "license_text": self.license,
+            "license_text": self.license.json(),
             "pack": self.pack,
         })
     }
