@@ -48,7 +48,7 @@ impl Recipe {
         mut problems: Problems,
     ) -> Result<Choices, RecipeError> {
         let extent = Extent::of(tensors.iter().map(|(leaf, _)| *leaf));
-        self.check_usage(tensors, usage, &mut problems);
+        self.check_usage(self.rules.iter(), tensors, usage, &mut problems);
         let compiled: Vec<_> = self.rules.iter().map(|r| r.selector.compile(extent, usage)).collect();
         let mut decider = Decider::new(self, compiled, usage.is_some(), problems);
         let list = tensors.iter().map(|(leaf, source)| decider.one(leaf, source)).collect();
@@ -56,8 +56,14 @@ impl Recipe {
     }
 
     /// Rules that go by how often experts are used need statistics of every layer that has experts.
-    fn check_usage(&self, tensors: &[(&Leaf, &str)], usage: Option<&dyn ExpertUsage>, problems: &mut Problems) {
-        let mut rules = self.rules.iter().filter_map(|r| Some((r, r.selector.needs_usage()?))).peekable();
+    pub(crate) fn check_usage<'r>(
+        &self,
+        rules: impl Iterator<Item = &'r Rule>,
+        tensors: &[(&Leaf, &str)],
+        usage: Option<&dyn ExpertUsage>,
+        problems: &mut Problems,
+    ) {
+        let mut rules = rules.filter_map(|r| Some((r, r.selector.needs_usage()?))).peekable();
         if rules.peek().is_none() {
             return;
         }
@@ -232,7 +238,7 @@ impl<'a> Decider<'a> {
             }
             return Action::Keep;
         };
-        if !float && (leaf.shape.len() != 2 || stays_float(leaf.role)) {
+        if !float && (!is_matrix(leaf) || stays_float(leaf.role)) {
             self.stays(leaf, id, state, trace);
             return Action::Keep;
         }
@@ -275,7 +281,8 @@ impl<'a> Decider<'a> {
         }
         self.stayed += 1;
         let what = match class {
-            _ if leaf.shape.len() != 2 => "a vector",
+            _ if leaf.shape.len() < 2 => "a vector",
+            _ if !is_matrix(leaf) => "what is no matrix",
             Class::Router => "the router",
             _ => "a small matrix",
         };
@@ -332,7 +339,14 @@ fn bump(counts: &mut [usize], rule: Option<usize>) {
     }
 }
 
-/// n × k of a shape; vectors are one row.
+/// Whether a tensor is multiplied as a matrix: or as several of the same shape, one below the other, as some architectures keep
+/// the experts of a layer.
+fn is_matrix(leaf: &Leaf) -> bool {
+    leaf.shape.len() == 2 || leaf.shape.len() == 3 && leaf.role.class == Class::Experts
+}
+
+/// n × k of a shape; vectors are one row, matrices of the same shape lie one below the other.
+#[must_use]
 pub fn extents(shape: &[usize]) -> (usize, usize) {
     match shape {
         [] => (1, 1),

@@ -1,6 +1,6 @@
 //! Which caches a program needs and how they store: as a format of the user's choice, or as the release does.
 
-use crate::program::Pooled;
+use crate::program::{Pooled, Sizes};
 use ashlar_backend::{CacheShape, EntryFormat, KvFormat, KvHeads, Stored};
 
 /// How keys and values are stored.
@@ -24,6 +24,15 @@ impl Kv {
     }
 }
 
+impl Kv {
+    /// The one of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let all = KvFormat::ALL.map(Self::As).into_iter().chain([Self::Native]);
+        all.into_iter().find(|kv| kv.name() == name)
+    }
+}
+
 impl From<KvFormat> for Kv {
     fn from(format: KvFormat) -> Self {
         Self::As(format)
@@ -32,21 +41,14 @@ impl From<KvFormat> for Kv {
 
 /// The caches of a program.
 pub struct Caches {
-    sequences: usize,
-    context: usize,
-    kv: Kv,
+    sizes: Sizes,
     shapes: Vec<CacheShape>,
 }
 
 impl Caches {
-    /// None yet, for so many sequences of so many positions; everything as computed.
-    pub fn new(sequences: usize, context: usize) -> Self {
-        Self { sequences, context, kv: Kv::As(KvFormat::F32), shapes: Vec::new() }
-    }
-
-    /// Stores keys and values so.
-    pub fn kv(self, kv: Kv) -> Self {
-        Self { kv, ..self }
+    /// None yet.
+    pub fn new(sizes: Sizes) -> Self {
+        Self { sizes, shapes: Vec::new() }
     }
 
     /// Those that were added.
@@ -54,20 +56,26 @@ impl Caches {
         &self.shapes
     }
 
+    /// The same.
+    pub fn into_shapes(self) -> Vec<CacheShape> {
+        self.shapes
+    }
+
     /// A cache that stores this.
     pub fn add(&mut self, stored: Stored) -> CacheShape {
+        let Sizes { sequences, context, rows, .. } = self.sizes;
         let capacity = match stored {
-            Stored::Entries { ratio, .. } => self.context / ratio.max(1),
-            Stored::Tokens { .. } | Stored::Heads(..) => self.context,
+            Stored::Entries { ratio, .. } => context / ratio.max(1),
+            Stored::Tokens { .. } | Stored::Heads(..) => context,
         };
-        let shape = CacheShape { sequences: self.sequences, capacity, stored };
+        let shape = CacheShape { sequences, capacity, rows, stored };
         self.shapes.push(shape);
         shape
     }
 
     /// Keys and values of a layer.
     pub fn heads(&self, heads: KvHeads) -> Stored {
-        match self.kv {
+        match self.sizes.kv {
             Kv::As(format) => Stored::Heads(KvHeads { native: None, ..heads }, format),
             // The values of E4M3 and bf16 are halves, but for the least ones.
             Kv::Native => Stored::Heads(heads, KvFormat::F16),
@@ -84,7 +92,7 @@ impl Caches {
     /// Pooled entries.
     pub fn entries(&self, pooled: Pooled) -> Stored {
         let Pooled { width, ratio, native, .. } = pooled;
-        let format = match self.kv {
+        let format = match self.sizes.kv {
             Kv::As(KvFormat::F32) => EntryFormat::F32,
             Kv::As(KvFormat::F16 | KvFormat::Q8) => EntryFormat::F16,
             Kv::Native => native,

@@ -13,12 +13,9 @@ pub use needs::Needs;
 use ashlar_recipe::Hardware;
 use serde::Serialize;
 
-/// Of every card: its driver's context, and a margin of 3 % and 256 MiB.
-const CARD_CONTEXT: u64 = 500_000_000;
-const CARD_MARGIN: u64 = 256 << 20;
-/// Of RAM: what the system and other programs keep, at least, and as a share.
-const SYSTEM: u64 = 4 << 30;
-const SYSTEM_PERCENT: u64 = 8;
+/// Of every card, and of RAM: what driver, system and other programs keep, at least, and one part in so many.
+const CARD: (u64, u64) = (768 << 20, 33);
+const SYSTEM: (u64, u64) = (4 << 30, 12);
 /// Of RAM: what threads work in.
 const SCRATCH: u64 = 64 << 20;
 
@@ -79,10 +76,10 @@ pub fn fit(needs: &Needs, hardware: &Hardware) -> Fit {
     let everywhere = vram_experts == needs.experts || in_ram == needs.experts;
     let missing = if everywhere { 0 } else { needs.experts - in_ram - vram_experts };
     let short = fixed.saturating_sub(ram);
-    let verdict = match (short, missing, hardware.nvme) {
-        (0, 0, _) if all_on_card => Verdict::Card,
-        (0, 0, _) => Verdict::Memory,
-        (0, _, Some(_)) => Verdict::Nvme,
+    let verdict = match (short, missing) {
+        (0, 0) if all_on_card => Verdict::Card,
+        (0, 0) => Verdict::Memory,
+        (0, _) if hardware.nvme >= needs.weights() => Verdict::Nvme,
         _ => Verdict::No,
     };
     let mut fit = Fit {
@@ -102,12 +99,16 @@ pub fn fit(needs: &Needs, hardware: &Hardware) -> Fit {
 }
 
 fn usable_vram(hardware: &Hardware) -> u64 {
-    let of = |card: &u64| card.saturating_sub(CARD_CONTEXT + CARD_MARGIN + card / 100 * 3);
-    hardware.vram.iter().map(of).sum()
+    let own = if hardware.unified { 0 } else { hardware.vram };
+    usable(own, CARD).saturating_mul(hardware.gpus as u64)
 }
 
 fn usable_ram(hardware: &Hardware) -> u64 {
-    hardware.ram.saturating_sub(SYSTEM.max(hardware.ram / 100 * SYSTEM_PERCENT))
+    usable(hardware.ram, SYSTEM)
+}
+
+fn usable(all: u64, (least, part): (u64, u64)) -> u64 {
+    all.saturating_sub(least.max(all / part))
 }
 
 #[cfg(test)]

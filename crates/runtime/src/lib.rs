@@ -1,9 +1,9 @@
 //! Open a model, load it on a device, run it: generation, chat, evaluation.
 //!
-//! The cast, in the order a model meets it: [`open`] (path to weights and config), [`program`] (spec to ops), [`Model`]
-//! (ops on a device with KV caches), [`Tokenizer`] and [`Chat`] (text to tokens and back), [`Sampler`] (logits to a
-//! token), [`engine`] (many requests at once) and [`Generator`] (one), [`eval`] (perplexity and comparison),
-//! [`bench`](mod@bench) (speed). Only `devices.rs` names device crates.
+//! The cast, in the order a model meets it: [`open`] (path to weights and config), [`program`] (spec to ops), [`placement`]
+//! (ops to devices), [`Model`] (ops on their devices with KV caches), [`Tokenizer`] and [`Chat`] (text to tokens and back),
+//! [`Sampler`] (logits to a token), [`engine`] (many requests at once) and [`Generator`] (one), [`eval`] (perplexity and
+//! comparison), [`bench`](mod@bench) (speed). Only `devices.rs` names device crates.
 #![forbid(unsafe_code)]
 
 pub mod bench;
@@ -14,6 +14,7 @@ mod energy;
 pub mod engine;
 mod error;
 pub mod eval;
+mod executor;
 pub mod fit;
 mod generate;
 pub mod kernels;
@@ -22,6 +23,7 @@ mod load;
 mod model;
 mod open;
 mod overlay;
+pub mod placement;
 pub mod program;
 mod residency;
 mod sampler;
@@ -32,7 +34,7 @@ mod tokenizer;
 pub use ashlar_backend::{ActivationMode, KvFormat, Memory, Observer};
 pub use caches::Kv;
 pub use chat::{Chat, Conversation, Message, Part, Prompt, ReplyForm, Splitter, Think, ToolCall};
-pub use devices::{DEVICES, Meter, activation_mode, device, kv_format, meter};
+pub use devices::{Meter, activation_mode, device, device_named, kv_format, meter};
 pub use energy::Energy;
 pub use error::RuntimeError;
 pub use generate::{GenerateOptions, Generation, Generator, StopReason, Timings};

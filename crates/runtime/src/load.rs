@@ -1,10 +1,10 @@
 //! Loading: the operands of a program from a store onto a device.
 
-use crate::caches::{Caches, Kv};
-use crate::program::{Pooled, Resources};
-use crate::{Residency, RuntimeError};
+use crate::RuntimeError;
+use crate::caches::Caches;
+use crate::program::{Pooled, Resources, Sizes};
 use ashlar_arch::Leaf;
-use ashlar_backend::{Backend, BufferId, CacheId, CacheShape, KvHeads, Stored, Support, Weight, WeightId};
+use ashlar_backend::{Backend, BufferId, CacheId, CacheShape, KvFormat, KvHeads, Stored, Support, Weight, WeightId};
 use ashlar_formats::Spec;
 use ashlar_tensor::{Bytes, Report, TensorStore};
 
@@ -15,8 +15,6 @@ pub struct Loader<'a> {
     report: &'a dyn Report,
     rows: usize,
     caches: Caches,
-    residency: Residency,
-    mapped: Vec<Bytes>,
 }
 
 impl<'a> Loader<'a> {
@@ -27,25 +25,8 @@ impl<'a> Loader<'a> {
         report: &'a dyn Report,
         [sequences, context, rows]: [usize; 3],
     ) -> Self {
-        let residency = Residency::OnDemand { free: 0 };
-        Self { store, backend, report, rows, caches: Caches::new(sequences, context), residency, mapped: Vec::new() }
-    }
-
-    /// Asks for huge pages under weights that are to stay in memory, and remembers them.
-    #[must_use]
-    pub fn residency(self, residency: Residency) -> Self {
-        Self { residency, ..self }
-    }
-
-    /// Takes the mapped weights that are to stay in memory, in the order of their use.
-    pub fn take_mapped(&mut self) -> Vec<Bytes> {
-        std::mem::take(&mut self.mapped)
-    }
-
-    /// Stores keys and values so.
-    #[must_use]
-    pub fn kv(self, kv: Kv) -> Self {
-        Self { caches: self.caches.kv(kv), ..self }
+        let sizes = Sizes { sequences, context, rows, kv: KvFormat::F32.into() };
+        Self { store, backend, report, rows, caches: Caches::new(sizes) }
     }
 
     /// The caches that were asked for.
@@ -64,31 +45,7 @@ impl Resources for Loader<'_> {
     type Error = RuntimeError;
 
     fn weight(&mut self, leaf: &Leaf) -> Result<WeightId, RuntimeError> {
-        let entry = self.store.entry(&leaf.name).ok_or_else(|| RuntimeError::Missing(leaf.name.clone()))?;
-        let (n, k) = match *leaf.shape.as_slice() {
-            [n, k] => (n, k),
-            [k] => (1, k),
-            _ => (0, 0),
-        };
-        let spec: Spec = entry.format.parse().map_err(|e| RuntimeError::Weight {
-            file: entry.file.clone(),
-            tensor: leaf.name.clone(),
-            format: entry.format.clone(),
-            source: Box::new(e),
-        })?;
-        if let Support::Unsupported(why) = self.backend.support(&spec) {
-            let (tensor, format) = (leaf.name.clone(), entry.format.clone());
-            return Err(RuntimeError::Unsupported { tensor, format, device: self.backend.describe(), why });
-        }
-        let planes = (0..entry.planes.len()).map(|p| self.store.map(entry, p)).collect::<Result<Vec<_>, _>>()?;
-        if self.residency == Residency::Kept {
-            let mapped = planes.iter().filter(|plane| plane.is_mapped());
-            mapped.clone().for_each(Bytes::prefer_huge_pages);
-            self.mapped.extend(mapped.cloned());
-        }
-        let id = self.backend.load(Weight { name: leaf.name.clone(), spec, order: entry.order, n, k, planes })?;
-        self.report.advance(entry.bytes(), &leaf.name);
-        Ok(id)
+        load_weight(self.store, self.backend, leaf, self.report, None)
     }
 
     fn buffer(&mut self, width: usize) -> Result<BufferId, RuntimeError> {
@@ -106,4 +63,43 @@ impl Resources for Loader<'_> {
     fn entries(&mut self, pooled: Pooled) -> Result<CacheId, RuntimeError> {
         self.alloc(self.caches.entries(pooled))
     }
+}
+
+/// Brings one weight onto a device. With `kept`, it is to stay in memory: huge pages are asked for, and its mapped planes are
+/// added there.
+///
+/// # Errors
+/// [`RuntimeError`] if it is missing, of a format that the device cannot run, or too large.
+pub(crate) fn load_weight(
+    store: &dyn TensorStore,
+    backend: &mut dyn Backend,
+    leaf: &Leaf,
+    report: &dyn Report,
+    kept: Option<&mut Vec<Bytes>>,
+) -> Result<WeightId, RuntimeError> {
+    let entry = store.entry(&leaf.name).ok_or_else(|| RuntimeError::Missing(leaf.name.clone()))?;
+    let (n, k) = match *leaf.shape.as_slice() {
+        [n, k] => (n, k),
+        [k] => (1, k),
+        _ => (0, 0),
+    };
+    let spec: Spec = entry.format.parse().map_err(|e| RuntimeError::Weight {
+        file: entry.file.clone(),
+        tensor: leaf.name.clone(),
+        format: entry.format.clone(),
+        source: Box::new(e),
+    })?;
+    if let Support::Unsupported(why) = backend.support(&spec) {
+        let (tensor, format) = (leaf.name.clone(), entry.format.clone());
+        return Err(RuntimeError::Unsupported { tensor, format, device: backend.describe(), why });
+    }
+    let planes = (0..entry.planes.len()).map(|p| store.map(entry, p)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(kept) = kept {
+        let mapped = planes.iter().filter(|plane| plane.is_mapped());
+        mapped.clone().for_each(Bytes::prefer_huge_pages);
+        kept.extend(mapped.cloned());
+    }
+    let id = backend.load(Weight { name: leaf.name.clone(), spec, order: entry.order, n, k, planes })?;
+    report.advance(entry.bytes(), &leaf.name);
+    Ok(id)
 }

@@ -19,7 +19,7 @@ pub fn random_model(config: Value, format: &str) -> Result<Opened, RuntimeError>
     let spec = ashlar_arch::model_spec(&config).map_err(arch)?;
     let store = RandomStore::new(&spec, format)?;
     let identity = format!("random {format}");
-    Ok(Opened { store: Box::new(store), config, spec, dir: PathBuf::new(), is_pack: true, identity })
+    Ok(Opened { store: Box::new(store), config, spec, dir: PathBuf::new(), is_pack: true, identity, placement: None })
 }
 
 /// Cuts a config to its first `layers` layers: the count, and every list that has a value per layer.
@@ -126,7 +126,7 @@ impl TensorStore for RandomStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Model, OpenOptions, devices, logits};
+    use crate::{Model, OpenOptions, logits};
     use ashlar_tensor::Silent;
 
     fn config() -> Value {
@@ -138,9 +138,8 @@ mod tests {
     fn a_shape_runs_in_any_format_and_gives_finite_logits() {
         for format in ["q8", "k3", "bf16"] {
             let opened = random_model(config(), format).unwrap();
-            let backend = devices::device("cpu", Some(2), None).unwrap();
             let options = OpenOptions { context: Some(8), ..OpenOptions::default() };
-            let mut model = Model::load(opened, backend, &options, &Silent).unwrap();
+            let mut model = Model::load(opened, &options, &Silent).unwrap();
             let logits = logits(&mut model, &[1, 2, 3]).unwrap();
             assert!(logits.iter().all(|l| l.is_finite()), "{format}");
         }

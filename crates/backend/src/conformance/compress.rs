@@ -69,7 +69,7 @@ fn operands(b: &mut Bench, ratio: usize, overlap: bool, format: EntryFormat) -> 
     let wide = if overlap { 2 * WIDTH } else { WIDTH };
     let native = matches!(format, EntryFormat::Fp8 { .. }).then_some(48);
     let heads = KvHeads { count: 1, dim: WIDTH, values_in_keys: true, window: Some(6), native };
-    let shape = |capacity, stored| CacheShape { sequences: 2, capacity, stored };
+    let shape = |capacity, stored| CacheShape { sequences: 2, capacity, rows: ROWS, stored };
     let f32 = Weights::plain("f32").ok_or_else(|| Stop::Fail("no f32".into()))?;
     Ok(Operands {
         kv: b.buffer(ROWS, wide)?,

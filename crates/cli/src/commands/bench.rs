@@ -105,7 +105,7 @@ impl Bench {
         let context = Some(asked.context().max(1));
         let sequences = asked.sequences();
         let chunk = self.chunk.get().max(sequences);
-        let options = OpenOptions { context, chunk, sequences, ..self.device.options() };
+        let options = OpenOptions { context, chunk, sequences, ..self.device.options()? };
         let mut model = self.model(&options, globals)?;
         let meter = ashlar_runtime::meter(&self.device.device, self.device.threads.map(NonZeroUsize::get));
         let interrupt = Interrupt::install()?;
@@ -134,9 +134,8 @@ impl Bench {
             first_layers(&mut config, layers.get()).or_usage()?;
         }
         let opened = random_model(config, &self.format).or_usage()?;
-        let backend = ashlar_runtime::device(&options.device, options.threads, options.activations);
         let progress = Progress::new(globals.quiet, Unit::Bytes);
-        Model::load(opened, backend.map_err(device::failure)?, options, &progress).map_err(device::failure)
+        Model::load(opened, options, &progress).map_err(device::failure)
     }
 }
 

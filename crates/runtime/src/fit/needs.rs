@@ -1,13 +1,10 @@
 //! What a model needs to run.
 
-use crate::caches::Caches;
-use crate::program::{Pooled, Resources, build};
-use crate::{Kv, KvFormat, KvUse};
+use crate::program::{Draft, Sizes};
+use crate::{Kv, KvFormat};
 use ashlar_arch::{Class, Ffn, Leaf, Mixer, ModelSpec};
-use ashlar_backend::{BufferId, CacheId, KvHeads, WeightId};
 use serde::Serialize;
 use std::collections::HashMap;
-use std::convert::Infallible;
 
 /// Bytes that a model needs, and reads per token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -56,10 +53,9 @@ impl Needs {
         }
         let has_native = spec.layers.iter().any(|layer| matches!(layer.attn, Mixer::Compressed(_)));
         let kv = if has_native { Kv::Native } else { KvFormat::F16.into() };
-        let mut counter = Counter { caches: Caches::new(1, context).kv(kv), width: 0 };
-        let Ok(_) = build(spec, &mut counter);
-        needs.kv = KvUse::new(counter.caches.shapes(), kv, None, 1).bytes(context, rows);
-        needs.activations = (counter.width * rows) as u64 * 4;
+        let draft = Draft::new(spec, Sizes { sequences: 1, context, rows, kv });
+        needs.kv = draft.caches.iter().map(|cache| cache.bytes(context, rows)).sum();
+        needs.activations = draft.widths.iter().map(|width| (width * rows) as u64 * 4).sum();
         needs
     }
 
@@ -72,42 +68,5 @@ impl Needs {
     #[must_use]
     pub fn weights(&self) -> u64 {
         self.dense + self.embed + self.experts
-    }
-}
-
-/// Counts what a program asks for.
-struct Counter {
-    caches: Caches,
-    /// Of all buffers.
-    width: usize,
-}
-
-impl Resources for Counter {
-    type Error = Infallible;
-
-    fn weight(&mut self, _leaf: &Leaf) -> Result<WeightId, Infallible> {
-        Ok(WeightId(0))
-    }
-
-    fn buffer(&mut self, width: usize) -> Result<BufferId, Infallible> {
-        self.width += width;
-        Ok(BufferId(0))
-    }
-
-    fn cache(&mut self, heads: KvHeads) -> Result<CacheId, Infallible> {
-        let stored = self.caches.heads(heads);
-        self.caches.add(stored);
-        Ok(CacheId(0))
-    }
-
-    fn tokens(&mut self, pooled: Pooled) -> Result<CacheId, Infallible> {
-        self.caches.add(Caches::tokens(pooled));
-        Ok(CacheId(0))
-    }
-
-    fn entries(&mut self, pooled: Pooled) -> Result<CacheId, Infallible> {
-        let stored = self.caches.entries(pooled);
-        self.caches.add(stored);
-        Ok(CacheId(0))
     }
 }

@@ -10,6 +10,11 @@
 use super::{Fit, Needs};
 use ashlar_recipe::Hardware;
 
+/// Bytes per second where a machine's description leaves them out: of a common card, two channels of DDR5, a disk on PCIe 4.
+const CARD: f64 = 500e9;
+const RAM: f64 = 60e9;
+const NVME: f64 = 5e9;
+
 /// Share of the roofline that is reached, cautiously and hopefully.
 const REACHED: [f64; 2] = [0.6, 0.7];
 /// Seconds per layer with experts that card and processor share.
@@ -34,8 +39,8 @@ const HOPEFUL: &[[f64; 2]] = &[
 /// Tokens per second of one sequence, cautious and hopeful. `on_card`: the share of dense bytes that cards hold.
 #[must_use]
 pub fn range(needs: &Needs, hardware: &Hardware, fit: &Fit, on_card: f64) -> [f64; 2] {
-    let has_card = !hardware.vram.is_empty() && on_card > 0.0;
-    let (card, ram) = (hardware.vram_bandwidth as f64, hardware.ram_bandwidth as f64);
+    let has_card = on_card > 0.0;
+    let (card, ram) = (hardware.vram_bandwidth.unwrap_or(CARD), hardware.ram_bandwidth.unwrap_or(RAM));
     let (dense, routed) = (needs.dense as f64, needs.active_experts as f64);
     let all = needs.experts.max(1) as f64;
     let share = |curve: &[[f64; 2]], bytes: u64| at(curve, 100.0 * bytes as f64 / all) / 100.0;
@@ -43,9 +48,9 @@ pub fn range(needs: &Needs, hardware: &Hardware, fit: &Fit, on_card: f64) -> [f6
         let core = if has_card { dense * on_card / card + dense * (1.0 - on_card) / ram } else { dense / ram };
         let h = if has_card { share(curve, fit.vram_experts) } else { 0.0 };
         let experts = (h * routed / card).max((1.0 - h) * routed / ram);
-        let disk = match hardware.nvme {
-            Some(nvme) if fit.nvme > 0 => (1.0 - share(curve, needs.experts - fit.nvme)) * routed / nvme as f64,
-            _ => 0.0,
+        let disk = match fit.nvme {
+            0 => 0.0,
+            bytes => (1.0 - share(curve, needs.experts - bytes)) * routed / hardware.nvme_bandwidth.unwrap_or(NVME),
         };
         let experts = if beside { experts.max(disk) } else { experts + disk };
         let shared = has_card && fit.vram_experts < needs.experts;

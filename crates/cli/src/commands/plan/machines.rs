@@ -1,17 +1,19 @@
 //! `plan --hardware` and `--all-tiers`: on which machines a model runs, in which build.
 
 mod builds;
+mod machine;
 mod show;
 
-use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
+use crate::exit::{CommandResult, Failure, Outcome};
 use crate::model::{Model, Source, SourceArgs};
 use crate::output;
 use anyhow::anyhow;
 use ashlar_arch::Leaf;
-use ashlar_recipe::{Tier, catalogue, catalogued, tier, tiers};
+use ashlar_recipe::{catalogue, catalogued};
 use ashlar_runtime::fit::{Fit, Verdict, fit};
 use builds::{Build, Builds};
 use clap::Args;
+use machine::Machine;
 use serde_json::json;
 use std::path::Path;
 
@@ -22,7 +24,7 @@ const CONTEXT: usize = 16_384;
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Machines")]
 pub struct MachineArgs {
-    /// Say whether and how the model runs on H: `this` machine, a name such as gpu24-ram64-nvme, a file as in recipes/tiers, or
+    /// Say whether and how the model runs on H: `this` machine, a name such as rtx4090-24gb-64gb (--list-tiers), a file as in recipes/tiers, or
     /// `vram=24GiB,ram=64GiB,nvme=7GB/s`
     #[arg(long, value_name = "H", conflicts_with_all = ["all_tiers", "target_size", "target_bpw", "stats", "calibrate", "explain", "emit"])]
     pub hardware: Option<String>,
@@ -55,7 +57,7 @@ impl MachineArgs {
 
 /// What is said about one machine.
 pub struct Row {
-    pub tier: Tier,
+    pub machine: Machine,
     /// The build that is advised, or, where none fits, the one that lacks least.
     pub build: Build,
     pub fit: Fit,
@@ -70,16 +72,16 @@ pub struct Row {
 pub fn run(model: &Model, recipe: Option<&str>, args: &MachineArgs, as_json: bool) -> CommandResult {
     let context = args.context(model)?;
     let machines = match &args.hardware {
-        Some(text) => vec![tier(text).or_usage()?],
-        None => tiers()?,
+        Some(text) => vec![Machine::named(text)?],
+        None => Machine::all()?,
     };
     let mut builds = Builds::of(model, recipe, context)?;
     let mut others = Others::smaller_than(model.spec()?.loaded().map(Leaf::params).sum(), context)?;
     let mut rows = Vec::new();
-    for tier in machines {
-        let (build, fit) = best(&mut builds, model, &tier)?;
-        let instead = if fit.verdict <= Verdict::Memory { None } else { others.on(&tier)? };
-        rows.push(Row { tier, build, fit, instead });
+    for machine in machines {
+        let (build, fit) = best(&mut builds, model, &machine)?;
+        let instead = if fit.verdict <= Verdict::Memory { None } else { others.on(&machine)? };
+        rows.push(Row { machine, build, fit, instead });
     }
     let source: u64 = model.classes().iter().map(|c| c.bytes).sum();
     if as_json {
@@ -93,11 +95,11 @@ pub fn run(model: &Model, recipe: Option<&str>, args: &MachineArgs, as_json: boo
 }
 
 /// The first (best) build that memory holds; else the one that comes nearest to that.
-fn best(builds: &mut Builds, model: &Model, tier: &Tier) -> Result<(Build, Fit), Failure> {
+fn best(builds: &mut Builds, model: &Model, machine: &Machine) -> Result<(Build, Fit), Failure> {
     let mut nearest: Option<(Build, Fit)> = None;
     for i in 0..builds.len() {
         let build = builds.get(model, i)?;
-        let fit = fit(&build.needs, &tier.hardware);
+        let fit = fit(&build.needs, &machine.hardware);
         if fit.verdict <= Verdict::Memory {
             return Ok((build, fit));
         }
@@ -132,7 +134,7 @@ impl Others {
     }
 
     /// The largest that memory holds, in its best build.
-    fn on(&mut self, tier: &Tier) -> Result<Option<(String, Build)>, Failure> {
+    fn on(&mut self, machine: &Machine) -> Result<Option<(String, Build)>, Failure> {
         for (model, builds) in &mut self.models {
             let builds = match builds {
                 Some(builds) => builds,
@@ -141,7 +143,7 @@ impl Others {
                     builds.insert(Builds::of(model, None, context)?)
                 }
             };
-            let (build, fit) = best(builds, model, tier)?;
+            let (build, fit) = best(builds, model, machine)?;
             if fit.verdict <= Verdict::Memory {
                 return Ok(Some((model.path.display().to_string(), build)));
             }

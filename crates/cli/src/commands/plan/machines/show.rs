@@ -2,9 +2,9 @@
 
 use super::Row;
 use super::builds::Build;
+use super::machine::Machine;
 use crate::table::Table;
 use crate::units;
-use ashlar_recipe::Hardware;
 use ashlar_runtime::fit::{Fit, Verdict};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -16,25 +16,29 @@ const WEIGHTS_PER_CORE: f64 = 40e6;
 const OTHER_DISK: f64 = 500e6;
 
 /// Seconds that a conversion takes: arithmetic on all cores, or one read of the source and one write of the pack.
-fn convert_seconds(build: &Build, hardware: &Hardware, source: u64) -> f64 {
-    let disk = hardware.nvme.map_or(OTHER_DISK, |rate| rate as f64);
-    let arithmetic = build.quantized as f64 / (WEIGHTS_PER_CORE * hardware.cores as f64);
+fn convert_seconds(build: &Build, machine: &Machine, source: u64) -> f64 {
+    let disk = machine.hardware.nvme_bandwidth.unwrap_or(OTHER_DISK);
+    let arithmetic = build.quantized as f64 / (WEIGHTS_PER_CORE * machine.cores as f64);
     arithmetic.max((source + build.bytes) as f64 / disk)
 }
 
 pub fn json(row: &Row, source: u64) -> Value {
-    let Row { tier, build, fit, instead } = row;
+    let Row { machine, build, fit, instead } = row;
+    let h = &machine.hardware;
     json!({
-        "tier": tier.name,
-        "title": tier.title,
-        "hardware": tier.hardware,
+        "tier": machine.name,
+        "title": machine.title,
+        "hardware": {
+            "gpus": h.gpus, "vram": h.vram, "ram": h.ram, "nvme": h.nvme, "unified": h.unified, "cores": machine.cores,
+            "vram_bandwidth": h.vram_bandwidth, "ram_bandwidth": h.ram_bandwidth, "nvme_bandwidth": h.nvme_bandwidth,
+        },
         "build": build.recipe,
         "fits": fit.verdict != Verdict::No,
         "fit": fit,
         "needs": build.needs,
         "pack_bytes": build.bytes,
         "disk_bytes": build.bytes + source,
-        "convert_seconds": convert_seconds(build, &tier.hardware, source).ceil(),
+        "convert_seconds": convert_seconds(build, machine, source).ceil(),
         "instead": instead.as_ref().map(|(model, build)| json!({
             "model": model,
             "build": build.recipe,
@@ -47,10 +51,10 @@ pub fn json(row: &Row, source: u64) -> Value {
 pub fn text(rows: &[Row], context: usize, source: u64) -> String {
     let mut table =
         Table::new(&["machine", "verdict", "best build", ">pack", ">card", ">RAM", ">NVMe", ">tokens/s", ">convert"]);
-    for Row { tier, build, fit, .. } in rows {
+    for Row { machine, build, fit, .. } in rows {
         let bytes = |n: u64| if n == 0 { String::new() } else { units::bytes(n) };
         table.row([
-            tier.name.clone(),
+            machine.name.clone(),
             verdict(fit),
             build.recipe.clone(),
             units::bytes(build.bytes),
@@ -58,11 +62,11 @@ pub fn text(rows: &[Row], context: usize, source: u64) -> String {
             bytes(fit.ram),
             bytes(fit.nvme),
             fit.tokens_per_s.map_or(String::new(), speed),
-            units::duration(convert_seconds(build, &tier.hardware, source)),
+            units::duration(convert_seconds(build, machine, source)),
         ]);
     }
     let mut out = table.render();
-    let instead: Vec<_> = rows.iter().filter_map(|row| row.instead.as_ref().map(|i| (&row.tier.name, i))).collect();
+    let instead: Vec<_> = rows.iter().filter_map(|row| row.instead.as_ref().map(|i| (&row.machine.name, i))).collect();
     if !instead.is_empty() {
         out.push_str("\nfrom memory alone instead:\n");
         let mut table = Table::new(&["machine", "model", "build", ">pack"]);
