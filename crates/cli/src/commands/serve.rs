@@ -101,7 +101,7 @@ impl Serve {
             chunk: self.chunk.get(),
             sequences: self.max_sequences.get(),
             kv_budget: self.kv_budget,
-            ..self.device.options()
+            ..self.device.options()?
         };
         let model = device::open(&self.src, &options, globals)?;
         let chosen = self.sampling.choose(model.dir())?;
