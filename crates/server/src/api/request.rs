@@ -50,6 +50,9 @@ pub struct Common {
     pub seed: Option<i64>,
     pub stop: Option<Texts>,
     pub n: Option<usize>,
+    /// Go on after the model's stop tokens, as other servers know it; for measuring.
+    #[serde(default)]
+    pub ignore_eos: bool,
     #[serde(default)]
     pub stream: bool,
     pub stream_options: Option<StreamOptions>,
@@ -114,7 +117,8 @@ impl Common {
         };
         sampling.check()?;
         let max_tokens = self.max_completion_tokens.or(self.max_tokens);
-        Ok(GenerateOptions { max_tokens, stop, sampling, ..GenerateOptions::default() })
+        let ignore_stop_tokens = self.ignore_eos;
+        Ok(GenerateOptions { max_tokens, stop, sampling, ignore_stop_tokens, ..GenerateOptions::default() })
     }
 }
 
