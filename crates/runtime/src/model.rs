@@ -11,9 +11,10 @@ use crate::program::{Program, build};
 use crate::{RuntimeError, devices};
 use ashlar_arch::ModelSpec;
 use ashlar_backend::{ActivationMode, Backend, Batch, KvFormat, Memory, Observer};
+use ashlar_source::SideDir;
 use ashlar_tensor::Report;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Tokens that go through the model at once at prefill.
 pub const DEFAULT_CHUNK: usize = 256;
@@ -61,7 +62,7 @@ impl Default for OpenOptions {
 pub struct Model {
     spec: ModelSpec,
     config: Value,
-    dir: PathBuf,
+    dir: SideDir,
     backend: Box<dyn Backend>,
     program: Program,
     context: usize,
