@@ -11,6 +11,7 @@ mod gguf;
 mod help;
 mod hub;
 mod parts;
+mod placement;
 mod quantized;
 mod recipe;
 mod robust;

@@ -1,6 +1,6 @@
 //! Checkpoints that other programs quantized: kept bit for bit, or requantized, by `convert`.
 
-use crate::support::{Test, ashlar, root};
+use crate::support::{Test, root};
 use std::path::PathBuf;
 
 fn source(name: &str) -> PathBuf {

@@ -108,7 +108,7 @@ impl Tile<'_> {
                 for (out, word) in out.chunks_exact_mut(row).zip(words.as_chunks::<4>().0) {
                     let word = u32::from_le_bytes(*word);
                     for (j, shift) in (0u64..).zip(IN_ORDER) {
-                        set_code(out, block.saturating_mul(LANES).saturating_add(j), (word >> shift) as u8 & 15);
+                        set_code(out, block.saturating_mul(LANES).saturating_add(j), nibble(word, shift));
                     }
                 }
             }),
@@ -154,7 +154,12 @@ impl Tile<'_> {
                 for (r, out) in out.chunks_exact_mut(row).enumerate() {
                     let line = words.chunks_exact(size(per_line)?.max(1)).nth(r >> 3).unwrap_or_default();
                     for (group, word) in (0u64..).zip(line.as_chunks::<4>().0) {
-                        fill_group(out, group, repeat, (u32::from_le_bytes(*word) >> ((r & 7) << 2)) as u8 & 15);
+                        fill_group(
+                            out,
+                            group,
+                            repeat,
+                            nibble(u32::from_le_bytes(*word), IN_ORDER.get(r & 7).copied().unwrap_or(0)),
+                        );
                     }
                 }
                 Ok(())
@@ -186,11 +191,17 @@ impl Tile<'_> {
     }
 }
 
+/// The 4 bits of a word from bit `shift` on.
+fn nibble(word: u32, shift: u8) -> u8 {
+    let [low, ..] = (word >> shift).to_le_bytes();
+    low & 15
+}
+
 /// The code of row `row` among words of 8 rows.
 fn lane(words: &[u8], row: usize, shifts: &[u8; 8]) -> u8 {
     let word = words.as_chunks::<4>().0.get(row >> 3).copied().unwrap_or_default();
     let shift = shifts.get(row & 7).copied().unwrap_or(0);
-    (u32::from_le_bytes(word) >> shift) as u8 & 15
+    nibble(u32::from_le_bytes(word), shift)
 }
 
 /// Writes the code of a column into a zeroed row, in our row order: of 32 columns, j low and j + 16 high in byte j.
