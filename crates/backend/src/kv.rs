@@ -199,10 +199,16 @@ impl KvHeads {
         if self.values_in_keys { 0 } else { self.dim.next_multiple_of(16) }
     }
 
+    /// Width of a stored key: 8-bit codes are padded to a multiple of 4, which kernels multiply at once.
+    #[must_use]
+    pub fn key_width(&self, format: KvFormat) -> usize {
+        if format == KvFormat::Q8 { self.dim.next_multiple_of(4) } else { self.dim }
+    }
+
     /// Bytes of one head in a page.
     #[must_use]
     pub fn region_bytes(&self, format: KvFormat) -> usize {
-        let codes = self.dim.saturating_add(self.value_width()).saturating_mul(format.code_bytes());
+        let codes = self.key_width(format).saturating_add(self.value_width()).saturating_mul(format.code_bytes());
         let [key, value] = format.scales(self.dim);
         let scales = key + if self.values_in_keys { 0 } else { value };
         codes.saturating_add(2 * scales).saturating_mul(KV_PAGE)

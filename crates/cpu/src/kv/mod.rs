@@ -1,8 +1,8 @@
 //! Caches of the CPU: keys and values in pages, and plain rows.
 //!
 //! A page holds [`KV_PAGE`] positions of every head of one layer; head by head its keys lie as kernels read them,
-//! `[dim][position]`, its values as `[position][value_width]`, then the scales of both in halves, `[group][position]`. Pages come from [`pages::Pages`] as
-//! sequences grow and go back when they are cut.
+//! `[dim][position]` or, in 8 bits, `[dim / 4][position][4]`, its values as `[position][value_width]`, then the scales of
+//! both in halves, `[group][position]`. Pages come from [`pages::Pages`] as sequences grow and go back when they are cut.
 
 mod element;
 mod pages;
@@ -144,8 +144,8 @@ struct Slot {
 
 /// One head's part of a page.
 pub struct Block<'a, K: Element, V: Element> {
-    /// dim × 64 positions, as vectors of 16.
-    pub keys: &'a [[K::Vector; 4]],
+    /// dim × 64 positions, 16 positions at a time.
+    pub keys: &'a [[K::Keys; 4]],
     /// 64 positions × value vectors of 16.
     pub values: &'a [V::Vector],
     /// Halves, one per position; empty for a format without scales.
@@ -168,7 +168,7 @@ impl Region {
     fn of(heads: &KvHeads, format: KvFormat) -> Self {
         let code = format.code_bytes() * KV_PAGE;
         let [key, value] = format.scales(heads.dim).map(|scales| 2 * scales * KV_PAGE);
-        let keys = 0..heads.dim * code;
+        let keys = 0..heads.key_width(format) * code;
         let values = keys.end..keys.end + heads.value_width() * code;
         let key_scales = values.end..values.end + key;
         let value_scales = key_scales.end..key_scales.end + if heads.values_in_keys { 0 } else { value };
@@ -274,8 +274,8 @@ impl KvCache {
             let at = (first + i) * width + head * dim;
             let scale = E::encode(&rows.keys[at..at + dim], &mut codes);
             let keys: &mut [E::Code] = bytemuck::cast_slice_mut(&mut region[parts.keys.clone()]);
-            for (to, code) in keys[lane..].iter_mut().step_by(KV_PAGE).zip(&codes) {
-                *to = *code;
+            for (row, codes) in keys.chunks_exact_mut(E::KEY_ENTRIES * KV_PAGE).zip(codes.chunks(E::KEY_ENTRIES)) {
+                row[E::KEY_ENTRIES * lane..][..codes.len()].copy_from_slice(codes);
             }
             set(&mut region[parts.key_scales.clone()], lane, scale);
             if self.heads.values_in_keys {
@@ -304,7 +304,7 @@ impl KvCache {
     ) -> Option<Block<'a, E, E>> {
         let region = self.bytes(pages, slot, page, head)?;
         let parts = Region::of(&self.heads, self.format);
-        let keys: &[E::Vector] = bytemuck::cast_slice(&region[parts.keys]);
+        let keys: &[E::Keys] = bytemuck::cast_slice(&region[parts.keys]);
         Some(Block {
             keys: keys.as_chunks().0,
             values: bytemuck::cast_slice(&region[parts.values]),
@@ -314,8 +314,15 @@ impl KvCache {
         })
     }
 
+    /// The bytes of a head's keys, and those of its values and scales, in page number `page` of a slot; none if there is no
+    /// such page.
+    pub fn parts<'a>(&self, pages: &'a Pages, slot: usize, page: usize, head: usize) -> [&'a [u8]; 2] {
+        let keys = Region::of(&self.heads, self.format).keys.end;
+        self.bytes(pages, slot, page, head).and_then(|b| b.split_at_checked(keys)).map_or([&[], &[]], |(k, v)| [k, v])
+    }
+
     /// All bytes of a head in page number `page` of a slot; `None` if there is no such page.
-    pub fn bytes<'a>(&self, pages: &'a Pages, slot: usize, page: usize, head: usize) -> Option<&'a [u8]> {
+    fn bytes<'a>(&self, pages: &'a Pages, slot: usize, page: usize, head: usize) -> Option<&'a [u8]> {
         let id = (*self.slots.get(slot)?.pages.get(page)?)?;
         let len = self.heads.region_bytes(self.format);
         pages.page(self.class, id).get(head * len..(head + 1) * len)

@@ -59,7 +59,7 @@ fn codes_and_scales_are_those_that_the_format_defines() {
         let got = |d: usize| match format {
             KvFormat::Q8 => {
                 let block = kv.block::<Q8>(pages, 0, 1, head).unwrap();
-                f32::from(block.keys[d][lane / 16][lane % 16].cast_signed())
+                f32::from(block.keys[d / 4][lane / 16][lane % 16 * 4 + d % 4].cast_signed())
                     * halves(&block.key_scales[lane / 16], lane % 16)
             }
             _ => halves(&kv.block::<F16>(pages, 0, 1, head).unwrap().keys[d][lane / 16], lane % 16),
