@@ -16,10 +16,17 @@ struct Server {
 impl Server {
     fn start(extra: &[&str]) -> Self {
         let mut command = ashlar();
-        command.arg("serve").arg(fixture("demo-moe")).args(["--port", "0", "--threads", "2", "--context", "512"]).args(extra);
+        command
+            .arg("serve")
+            .arg(fixture("demo-moe"))
+            .args(["--port", "0", "--threads", "2", "--context", "512"])
+            .args(extra);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = lines.find(|l| l.as_ref().is_ok_and(|l| l.contains("http://"))).expect("it tells where it listens").unwrap();
+        let line = lines
+            .find(|l| l.as_ref().is_ok_and(|l| l.contains("http://")))
+            .expect("it tells where it listens")
+            .unwrap();
         let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
         // Whatever it tells from now on must not stop it.
         std::thread::spawn(move || lines.for_each(drop));
@@ -48,7 +55,10 @@ impl Server {
 
     fn metric(&self, name: &str) -> f64 {
         let (_, _, text) = self.ask("GET", "/metrics", &[], "");
-        let line = text.lines().find(|l| l.starts_with(&format!("ashlar_{name} "))).unwrap_or_else(|| panic!("{name} in {text}"));
+        let line = text
+            .lines()
+            .find(|l| l.starts_with(&format!("ashlar_{name} ")))
+            .unwrap_or_else(|| panic!("{name} in {text}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
@@ -92,13 +102,15 @@ fn unchunk(mut body: &str) -> String {
 }
 
 fn events(body: &str) -> Vec<Value> {
-    let lines: Vec<&str> = body.split("\n\n").filter(|l| !l.is_empty()).map(|l| l.strip_prefix("data: ").unwrap()).collect();
+    let lines: Vec<&str> =
+        body.split("\n\n").filter(|l| !l.is_empty()).map(|l| l.strip_prefix("data: ").unwrap()).collect();
     assert_eq!(lines.last(), Some(&"[DONE]"), "{body}");
     lines[..lines.len() - 1].iter().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
 fn question(extra: &Value) -> Value {
-    let mut body = json!({"messages": [{"role": "user", "content": "In the beginning"}], "temperature": 0, "max_tokens": 12});
+    let mut body =
+        json!({"messages": [{"role": "user", "content": "In the beginning"}], "temperature": 0, "max_tokens": 12});
     body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     body
 }
@@ -114,7 +126,9 @@ fn a_chat_is_answered_whole_or_in_pieces_with_the_same_text_and_usage() {
     let tokens = whole["usage"]["completion_tokens"].as_u64().unwrap();
     let logprobs = choice["logprobs"]["content"].as_array().unwrap();
     assert_eq!(logprobs.len() as u64, tokens);
-    assert!(logprobs.iter().all(|l| l["top_logprobs"][0]["logprob"] == l["logprob"] && l["top_logprobs"][1].is_object()));
+    assert!(
+        logprobs.iter().all(|l| l["top_logprobs"][0]["logprob"] == l["logprob"] && l["top_logprobs"][1].is_object())
+    );
     let streamed = question(&json!({"stream": true, "stream_options": {"include_usage": true}}));
     let (status, head, body) = server.ask("POST", "/v1/chat/completions", &[], &streamed.to_string());
     assert!(status == 200 && head.to_lowercase().contains("text/event-stream"), "{head}");
@@ -125,7 +139,8 @@ fn a_chat_is_answered_whole_or_in_pieces_with_the_same_text_and_usage() {
     assert_eq!(usage["completion_tokens"], whole["usage"]["completion_tokens"]);
     // The same prompt again: all but its last token was known.
     assert!(usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap() > 0, "{usage}");
-    let finish: Vec<&Value> = events.iter().map(|e| &e["choices"][0]["finish_reason"]).filter(|f| !f.is_null()).collect();
+    let finish: Vec<&Value> =
+        events.iter().map(|e| &e["choices"][0]["finish_reason"]).filter(|f| !f.is_null()).collect();
     assert_eq!(finish, [&choice["finish_reason"]]);
 }
 
@@ -141,7 +156,10 @@ fn plain_completions_continue_text_and_stop_where_told() {
     };
     let whole = ask(&json!({"logprobs": 1}));
     let text = whole["choices"][0]["text"].as_str().unwrap().to_owned();
-    assert_eq!((&whole["choices"][0]["finish_reason"], &whole["usage"]["completion_tokens"]), (&json!("length"), &json!(20)));
+    assert_eq!(
+        (&whole["choices"][0]["finish_reason"], &whole["usage"]["completion_tokens"]),
+        (&json!("length"), &json!(20))
+    );
     assert_eq!(whole["choices"][0]["logprobs"]["tokens"].as_array().unwrap().len(), 20);
     let word = text.split_whitespace().nth(3).unwrap();
     let stopped = ask(&json!({"stop": [word]}));
@@ -159,7 +177,8 @@ fn texts_do_not_depend_on_what_else_is_answered() {
     let server = Server::start(&["--max-sequences", "4"]);
     let ask = |i: usize| {
         let prompt = format!("{} of the", ["The son", "And the king", "The word", "In the days"][i % 4]);
-        let (status, answer) = server.post("/v1/completions", &json!({"prompt": prompt, "temperature": 0, "max_tokens": 16}));
+        let (status, answer) =
+            server.post("/v1/completions", &json!({"prompt": prompt, "temperature": 0, "max_tokens": 16}));
         assert_eq!(status, 200, "{answer}");
         answer["choices"][0]["text"].as_str().unwrap().to_owned()
     };
@@ -179,7 +198,8 @@ fn a_full_queue_answers_429_and_who_waits_or_leaves_is_seen_in_the_metrics() {
     let long = json!({"prompt": "The", "temperature": 1, "max_tokens": 450, "stream": true}).to_string();
     let open = || {
         let mut stream = server.connect();
-        write!(stream, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{long}", long.len()).unwrap();
+        write!(stream, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{long}", long.len())
+            .unwrap();
         stream
     };
     let first = open();
@@ -207,7 +227,10 @@ fn errors_have_openais_shape() {
     assert_eq!(error("/v1/chat/completions", &json!({})), invalid(json!("messages")));
     assert_eq!(error("/v1/chat/completions", &question(&json!({"messages": 3}))), invalid(json!("messages")));
     assert_eq!(error("/v1/chat/completions", &question(&json!({"n": 99}))), invalid(json!("n")));
-    assert_eq!(error("/v1/chat/completions", &question(&json!({"logit_bias": {"5": 1}}))), invalid(json!("logit_bias")));
+    assert_eq!(
+        error("/v1/chat/completions", &question(&json!({"logit_bias": {"5": 1}}))),
+        invalid(json!("logit_bias"))
+    );
     assert_eq!(error("/v1/chat/completions", &question(&json!({"temperature": -1}))), invalid(Value::Null));
     assert_eq!(error("/v1/chat/completions", &question(&json!({"reasoning_effort": "high"}))), invalid(Value::Null));
     assert_eq!(error("/v1/completions", &json!({"prompt": "word ".repeat(600)})), invalid(Value::Null));
@@ -245,7 +268,11 @@ fn hostile_clients_do_no_harm() {
     // Headers that never end, a body that never comes, and more connections than there are places.
     let mut idle: Vec<TcpStream> = (0..60).map(|_| server.connect()).collect();
     for (i, stream) in idle.iter_mut().enumerate() {
-        let begun = if i % 2 == 0 { "POST /v1/completions HTTP/1.1\r\nHo" } else { "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{" };
+        let begun = if i % 2 == 0 {
+            "POST /v1/completions HTTP/1.1\r\nHo"
+        } else {
+            "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
+        };
         stream.write_all(begun.as_bytes()).unwrap();
     }
     // The slow ones are sent away, and the next is answered.

@@ -21,6 +21,9 @@ mod tensors;
 pub use chat::{ChatEncoding, Efforts};
 pub use check::check;
 pub use error::{ArchError, TensorProblem};
+pub use families::gguf::{
+    Gguf, GgufError, GgufModel, GgufWeight, ROPE_FACTORS, TokenizerFiles, gguf, gguf_architectures, tokenizer,
+};
 pub use families::{chat_encoding, families, model_spec};
 pub use generic::generic;
 pub use nearest::nearest;

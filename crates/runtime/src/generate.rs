@@ -193,7 +193,11 @@ struct Said {
 
 impl Said {
     /// Takes what the engine has told; returns how it ended, if it has.
-    fn hear(&mut self, events: &Receiver<Event>, on_text: &mut dyn FnMut(Part, &str)) -> Option<Result<Finished, String>> {
+    fn hear(
+        &mut self,
+        events: &Receiver<Event>,
+        on_text: &mut dyn FnMut(Part, &str),
+    ) -> Option<Result<Finished, String>> {
         for event in events.try_iter() {
             match event {
                 Event::Piece(piece) => {

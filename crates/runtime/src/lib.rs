@@ -41,7 +41,7 @@ pub use generate::{GenerateOptions, Generation, Generator, StopReason, Timings};
 pub use kv::KvUse;
 pub use load::Loader;
 pub use model::{DEFAULT_CHUNK, DEFAULT_CONTEXT, Model, OpenOptions, Wanted, logits};
-pub use open::{Opened, open};
+pub use open::{Opened, open, side_dir};
 pub use overlay::Overlay;
 pub use residency::{Residency, free_memory};
 pub use sampler::{Sampler, Sampling};

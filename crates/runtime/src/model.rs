@@ -14,9 +14,10 @@ use crate::residency::{Populate, Residency, free_memory};
 use crate::{Kv, RuntimeError, devices};
 use ashlar_arch::ModelSpec;
 use ashlar_backend::{ActivationMode, Batch, Memory, Observer};
+use ashlar_source::SideDir;
 use ashlar_tensor::Report;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Tokens that go through the model at once at prefill.
 pub const DEFAULT_CHUNK: usize = 256;
@@ -71,7 +72,7 @@ impl Default for OpenOptions {
 pub struct Model {
     spec: ModelSpec,
     config: Value,
-    dir: PathBuf,
+    dir: SideDir,
     executor: Executor,
     placement: Placement,
     context: usize,

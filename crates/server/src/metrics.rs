@@ -68,7 +68,12 @@ impl Metrics {
         one("requests_waiting", "gauge", "Requests in the queue", stats.waiting as u64);
         one("requests_ended_total", "counter", "Requests that ended in any way", stats.ended);
         one("requests_refused_total", "counter", "Requests refused", stats.refused);
-        one("requests_preempted_total", "counter", "Running requests that had to wait again for memory", stats.preempted);
+        one(
+            "requests_preempted_total",
+            "counter",
+            "Running requests that had to wait again for memory",
+            stats.preempted,
+        );
         one("tokens_in_total", "counter", "Tokens of prompts computed", stats.tokens_in);
         one("tokens_out_total", "counter", "Tokens generated", stats.tokens_out);
         one("prefix_hits_total", "counter", "Requests whose prompt began like an earlier one", stats.prefix_hits);
@@ -79,8 +84,16 @@ impl Metrics {
             one("kv_budget_bytes", "gauge", "Bytes that keys and values may take", budget);
         }
         let of = |h: &Mutex<Histogram>| h.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        of(&self.first).write(&mut out, "ashlar_time_to_first_token_seconds", "From a request's arrival to its first token");
-        of(&self.between).write(&mut out, "ashlar_time_between_tokens_seconds", "From one token of a request to its next");
+        of(&self.first).write(
+            &mut out,
+            "ashlar_time_to_first_token_seconds",
+            "From a request's arrival to its first token",
+        );
+        of(&self.between).write(
+            &mut out,
+            "ashlar_time_between_tokens_seconds",
+            "From one token of a request to its next",
+        );
         of(&self.waiting).write(&mut out, "ashlar_time_in_queue_seconds", "From a request's arrival to its start");
         out
     }
@@ -110,6 +123,8 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
         let values = text.lines().filter(|l| !l.starts_with('#'));
-        assert!(values.clone().count() > 50 && values.clone().all(|l| l.rsplit(' ').next().unwrap().parse::<f64>().is_ok()));
+        assert!(
+            values.clone().count() > 50 && values.clone().all(|l| l.rsplit(' ').next().unwrap().parse::<f64>().is_ok())
+        );
     }
 }

@@ -3,6 +3,7 @@
 mod deepseek_v2;
 mod deepseek_v3;
 mod deepseek_v4;
+pub(crate) mod gguf;
 mod gpt_oss;
 mod llama;
 mod mixtral;

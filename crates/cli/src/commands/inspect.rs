@@ -4,11 +4,12 @@ use crate::args::Globals;
 use crate::commands::eval::quality;
 use crate::exit::{CommandResult, Outcome};
 use crate::license::License;
-use crate::model::{ClassTotals, Model, Source, SourceArgs, bpw, format_list};
+use crate::model::{ClassTotals, FormatTotals, Model, Source, SourceArgs, bpw, format_list};
 use crate::table::Table;
 use crate::{output, units};
 use ashlar_arch::{Class, Ffn, ModelSpec};
 use ashlar_pack::Pack;
+use ashlar_source::Checkpoint;
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  ashlar inspect Qwen3-30B-A3B\n  ashlar inspect Qwen3-30B-A3B-4bit --json")]
 pub struct Inspect {
-    /// A checkpoint folder, a single .safetensors file with config.json beside it, or a pack
+    /// A checkpoint folder, a single .safetensors file with config.json beside it, a .gguf file, or a pack
     pub src: PathBuf,
     #[command(flatten)]
     pub source: SourceArgs,
@@ -88,7 +89,7 @@ impl Facts {
                 Source::Catalogue(release) => License::named(&release.license),
                 Source::Headers(h) => License::of(h.checkpoint().dir()),
                 Source::Stream(s) => License::of(s.checkpoint().dir()),
-                Source::Checkpoint(c) => License::of(c.dir()),
+                Source::Checkpoint(c) => License::of(&c.side_dir()),
                 Source::Pack(p) => License::of(p.dir()),
             },
             pack: pack_facts(&model.source),
@@ -102,6 +103,7 @@ impl Facts {
         json!({
             "source": model.path.display().to_string(),
             "kind": kind(&model.source),
+            "files": model.source.checkpoint().map(Checkpoint::kind),
             "family": spec.map(|s| s.family),
             "architectures": model.source.config().get("architectures"),
             "layers": spec.map(|s| s.layers.len()),
@@ -115,6 +117,7 @@ impl Facts {
             "bytes": self.bytes,
             "bpw": bpw(self.bytes, self.parameters),
             "classes": classes,
+            "formats": model.formats().iter().map(format_json).collect::<Vec<_>>(),
             "ignored": model.ignored,
             "notes": model.notes(),
             "license": self.license.name,
@@ -126,7 +129,9 @@ impl Facts {
     fn text(&self, model: &Model) -> String {
         let family =
             model.spec.as_ref().map_or_else(|| "family unknown".to_owned(), |s| format!("family {}", s.family));
-        let mut out = format!("{} ({}, {family})\n", model.path.display(), kind(&model.source));
+        let files = model.source.checkpoint().map(Checkpoint::kind).filter(|kind| *kind != "safetensors");
+        let files = files.map_or_else(String::new, |kind| format!(" as {kind}"));
+        let mut out = format!("{} ({}{files}, {family})\n", model.path.display(), kind(&model.source));
         out.push_str(&model.spec.as_ref().map_or_else(String::new, |spec| self.structure(spec)));
         let _ = writeln!(
             out,
@@ -138,6 +143,11 @@ impl Facts {
         );
         let _ = writeln!(out, "{}", self.license.text());
         out.push_str(&class_table(&self.classes));
+        let formats = model.formats();
+        if formats.len() > 1 {
+            out.push('\n');
+            out.push_str(&format_table(&formats));
+        }
         for note in model.notes() {
             let _ = writeln!(out, "note: {note}");
         }
@@ -197,6 +207,30 @@ fn class_table(classes: &[ClassTotals]) -> String {
             units::bytes(c.bytes),
             format!("{:.2}", bpw(c.bytes, c.parameters)),
             format_list(&c.formats),
+        ]);
+    }
+    table.render()
+}
+
+fn format_json(f: &FormatTotals) -> Value {
+    json!({
+        "format": f.format,
+        "tensors": f.tensors,
+        "parameters": f.parameters,
+        "bytes": f.bytes,
+        "bpw": bpw(f.bytes, f.parameters),
+    })
+}
+
+fn format_table(formats: &[FormatTotals]) -> String {
+    let mut table = Table::new(&["format", ">tensors", ">parameters", ">bytes", ">bpw"]);
+    for f in formats {
+        table.row([
+            f.format.clone(),
+            units::thousands(f.tensors),
+            units::count(f.parameters),
+            units::bytes(f.bytes),
+            format!("{:.2}", bpw(f.bytes, f.parameters)),
         ]);
     }
     table.render()

@@ -109,15 +109,15 @@ impl Serve {
         let engine_options =
             EngineOptions { queue: self.queue, chunk: self.chunk.get(), shared_chunk: self.shared_chunk.get() };
         let engine = Engine::new(model, engine_options).map_err(device::failure)?;
-        let served = Served {
-            tokenizer: Arc::clone(engine.tokenizer()),
-            chat,
-            context: engine.model().capacity(),
-        };
+        let served = Served { tokenizer: Arc::clone(engine.tokenizer()), chat, context: engine.model().capacity() };
         let name = self.name.clone().unwrap_or_else(|| self.folder());
         let local = listener.local_addr().context("the address that is listened on")?;
         if !globals.quiet {
-            output::say(&format!("{name}: http://{local}/v1 (page: http://{local}/), {}, context {}", engine.model().device(), served.context));
+            output::say(&format!(
+                "{name}: http://{local}/v1 (page: http://{local}/), {}, context {}",
+                engine.model().device(),
+                served.context
+            ));
             output::say(&format!("sampling where a request does not say: {}", chosen.told));
             if let Err(why) = &served.chat {
                 output::say(&format!("note: only /v1/completions: {why}"));
@@ -154,7 +154,8 @@ impl Serve {
 
     fn key(&self) -> Result<Option<String>, Failure> {
         let Some(file) = &self.key_file else { return Ok(None) };
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the key from {}", file.display()));
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read the key from {}", file.display()));
         let key = text.map_err(Failure::usage)?.trim().to_owned();
         if key.is_empty() {
             return Err(Failure::usage(anyhow!("{}: there is no key in it", file.display())));

@@ -2,8 +2,8 @@
 
 use super::error::ApiError;
 use crate::State;
-use ashlar_runtime::engine::{Finished, Piece, Request, Sink, Ticket};
 use ashlar_runtime::GenerateOptions;
+use ashlar_runtime::engine::{Finished, Piece, Request, Sink, Ticket};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};

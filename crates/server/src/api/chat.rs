@@ -62,7 +62,10 @@ impl Sent {
             Some(Content::Parts(parts)) => {
                 let text = |part: ContentPart| match (part.r#type.as_str(), part.text) {
                     ("text", Some(text)) => Ok(text),
-                    (kind, _) => Err(ApiError::field("messages", format!("a part of type `{kind}`: only text is understood here"))),
+                    (kind, _) => Err(ApiError::field(
+                        "messages",
+                        format!("a part of type `{kind}`: only text is understood here"),
+                    )),
                 };
                 parts.into_iter().map(text).collect::<Result<Vec<_>, _>>()?.concat()
             }
@@ -100,7 +103,9 @@ fn conversation(common: &mut Common) -> Result<Conversation, ApiError> {
     }
     let response_format = match common.take::<Value>("response_format")? {
         Some(format) if format.get("type").is_some_and(|t| t == "text") => None,
-        Some(_) => return Err(ApiError::field("response_format", "only `text` is supported here: nothing enforces a schema")),
+        Some(_) => {
+            return Err(ApiError::field("response_format", "only `text` is supported here: nothing enforces a schema"));
+        }
         None => None,
     };
     let think = common.take::<String>("reasoning_effort")?.map(|effort| effort_of(&effort)).transpose()?;
@@ -111,7 +116,10 @@ fn effort_of(effort: &str) -> Result<Think, ApiError> {
     let known = |think: &&Think| think.name() == effort || (effort == "none" && **think == Think::Off);
     Think::ALL.iter().find(known).copied().ok_or_else(|| {
         let names: Vec<&str> = Think::ALL.iter().map(|t| t.name()).collect();
-        ApiError::field("reasoning_effort", format!("`reasoning_effort` is `{effort}`, expected one of {}", names.join(", ")))
+        ApiError::field(
+            "reasoning_effort",
+            format!("`reasoning_effort` is `{effort}`, expected one of {}", names.join(", ")),
+        )
     })
 }
 
@@ -139,13 +147,21 @@ pub async fn answer(Given(state): Given<Arc<State>>, sent: Body) -> Result<Respo
     options.reply = reply;
     let answers = Answers::ask(&state, &tokens, &options, logprobs, choices).await?;
     let number = state.next.fetch_add(1, Ordering::Relaxed);
-    let head = Head { id: format!("chatcmpl-{:x}-{number}", state.started), created: super::now(), state: Arc::clone(&state) };
-    let mut told = Told { head, logprobs: asked, usage: Usage::default(), usage_asked: false, replies: vec![Reply::default(); choices] };
+    let head =
+        Head { id: format!("chatcmpl-{:x}-{number}", state.started), created: super::now(), state: Arc::clone(&state) };
+    let mut told = Told {
+        head,
+        logprobs: asked,
+        usage: Usage::default(),
+        usage_asked: false,
+        replies: vec![Reply::default(); choices],
+    };
     let most = state.options.answer_timeout;
     let headers = super::queue_headers(&answers);
     if common.stream {
         told.usage_asked = common.stream_options.is_some_and(|StreamOptions { include_usage }| include_usage);
-        let first = (0..choices).map(|i| told.head.chunk(i, &json!({"role": "assistant", "content": ""}), &Value::Null, None));
+        let first =
+            (0..choices).map(|i| told.head.chunk(i, &json!({"role": "assistant", "content": ""}), &Value::Null, None));
         let first = first.collect();
         return Ok((headers, stream(answers, first, told, most)).into_response());
     }
@@ -239,7 +255,8 @@ impl Told {
         let choices = self.replies.iter_mut().enumerate().map(|(index, reply)| {
             let mut calls = reply.calls(&self.head.state.chat, &format!("{}_{index}", self.head.id));
             calls.iter_mut().filter_map(Value::as_object_mut).for_each(|call| drop(call.remove("index")));
-            let mut message = Map::from_iter([("role".to_owned(), json!("assistant")), ("content".to_owned(), json!(reply.answer))]);
+            let mut message =
+                Map::from_iter([("role".to_owned(), json!("assistant")), ("content".to_owned(), json!(reply.answer))]);
             if !reply.reasoning.is_empty() {
                 message.insert("reasoning_content".into(), json!(reply.reasoning));
             }

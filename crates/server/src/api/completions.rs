@@ -7,10 +7,10 @@ use super::stream::{Chunks, stream};
 use super::wire::{Usage, plain_logprobs, reason};
 use super::{body, check_model};
 use crate::State;
+use axum::Json;
 use axum::body::Body;
 use axum::extract::State as Given;
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -33,8 +33,7 @@ pub async fn answer(Given(state): Given<Arc<State>>, sent: Body) -> Result<Respo
     let sent = body(&state, sent).await?;
     let mut common = Common::parse(&sent)?;
     check_model(&state, common.model.as_deref())?;
-    let prompt: Prompt =
-        common.take("prompt")?.ok_or_else(|| ApiError::field("prompt", "`prompt` is missing"))?;
+    let prompt: Prompt = common.take("prompt")?.ok_or_else(|| ApiError::field("prompt", "`prompt` is missing"))?;
     let echo = common.take::<bool>("echo")?.unwrap_or(false);
     if common.take::<String>("suffix")?.is_some_and(|s| !s.is_empty()) {
         return Err(ApiError::field("suffix", "`suffix` is not supported here; leave it out"));
@@ -53,10 +52,17 @@ pub async fn answer(Given(state): Given<Arc<State>>, sent: Body) -> Result<Respo
     };
     let answers = Answers::ask(&state, &tokens, &options, logprobs, choices).await?;
     let number = state.next.fetch_add(1, Ordering::Relaxed);
-    let head = Head { id: format!("cmpl-{:x}-{number}", state.started), created: super::now(), state: Arc::clone(&state) };
+    let head =
+        Head { id: format!("cmpl-{:x}-{number}", state.started), created: super::now(), state: Arc::clone(&state) };
     let echoed = if echo { text } else { String::new() };
     let offset = echoed.chars().count();
-    let mut told = Told { head, logprobs: logprobs.is_some(), usage: Usage::default(), usage_asked: false, offsets: vec![offset; choices] };
+    let mut told = Told {
+        head,
+        logprobs: logprobs.is_some(),
+        usage: Usage::default(),
+        usage_asked: false,
+        offsets: vec![offset; choices],
+    };
     let most = state.options.answer_timeout;
     let headers = super::queue_headers(&answers);
     if common.stream {
@@ -98,7 +104,8 @@ struct Told {
 impl Told {
     async fn whole(mut self, mut answers: Answers, echoed: &str) -> Result<Value, ApiError> {
         let begin = echoed.chars().count();
-        let mut all: Vec<(String, Vec<_>, &str)> = self.offsets.iter().map(|_| (echoed.to_owned(), Vec::new(), "stop")).collect();
+        let mut all: Vec<(String, Vec<_>, &str)> =
+            self.offsets.iter().map(|_| (echoed.to_owned(), Vec::new(), "stop")).collect();
         while let Some(event) = answers.next().await {
             match event {
                 Event::Piece(index, piece) => {

@@ -71,10 +71,16 @@ impl Common {
         for field in NOT_DONE {
             match common.others.get(field).map(|v| (v.is_null(), v.as_f64())) {
                 None | Some((true, _) | (_, Some(0.0))) => {}
-                Some(_) => return Err(ApiError::field(field, format!("`{field}` is not supported here; leave it out or send 0"))),
+                Some(_) => {
+                    return Err(ApiError::field(
+                        field,
+                        format!("`{field}` is not supported here; leave it out or send 0"),
+                    ));
+                }
             }
         }
-        if common.others.get("logit_bias").is_some_and(|v| v.as_object().is_none_or(|o| !o.is_empty()) && !v.is_null()) {
+        if common.others.get("logit_bias").is_some_and(|v| v.as_object().is_none_or(|o| !o.is_empty()) && !v.is_null())
+        {
             return Err(ApiError::field("logit_bias", "`logit_bias` is not supported here; leave it out"));
         }
         Ok(common)
@@ -84,9 +90,9 @@ impl Common {
     pub fn take<T: serde::de::DeserializeOwned>(&mut self, field: &'static str) -> Result<Option<T>, ApiError> {
         match self.others.remove(field) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => serde_json::from_value(value)
-                .map(Some)
-                .map_err(|e| ApiError::field(field, format!("`{field}`: {e}"))),
+            Some(value) => {
+                serde_json::from_value(value).map(Some).map_err(|e| ApiError::field(field, format!("`{field}`: {e}")))
+            }
         }
     }
 
@@ -156,7 +162,9 @@ mod tests {
         assert!(parse(&json!({"temperature": "hot"})).is_err() && parse(&json!([1])).is_err());
         let out = parse(&json!({"temperature": -1})).unwrap().options(&Sampling::default());
         assert!(out.is_err());
-        assert!(parse(&json!({"n": 0})).unwrap().choices().is_err() && parse(&json!({"n": 17})).unwrap().choices().is_err());
+        assert!(
+            parse(&json!({"n": 0})).unwrap().choices().is_err() && parse(&json!({"n": 17})).unwrap().choices().is_err()
+        );
         let many = vec!["x"; 17];
         assert!(parse(&json!({"stop": many})).unwrap().options(&Sampling::default()).is_err());
     }
