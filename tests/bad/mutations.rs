@@ -362,10 +362,10 @@ fn tokenizers() {
 #[test]
 fn chat_templates() {
     fn open(dir: &std::path::Path) {
-        let Ok(template) = ashlar_runtime::ChatTemplate::open(dir) else { return };
+        let Ok(chat) = ashlar_runtime::Chat::open(dir, &serde_json::Value::Null) else { return };
         let messages = [("system", "Be brief."), ("user", "Hi {{ x }}"), ("assistant", "Hi."), ("user", "Bye.")];
         let messages = messages.map(|(role, content)| ashlar_runtime::Message::new(role, content));
-        let _ = template.render(&messages, true);
+        let _ = chat.render(&ashlar_runtime::Conversation::of(messages.to_vec()));
     }
     run_in_folder("demo-moe", "tokenizer_config.json", ROUNDS, open);
 }

@@ -3,6 +3,7 @@
 use crate::args::Globals;
 use crate::commands::eval::quality;
 use crate::exit::{CommandResult, Outcome};
+use crate::license::License;
 use crate::model::{ClassTotals, FormatTotals, Model, Source, SourceArgs, bpw, format_list};
 use crate::table::Table;
 use crate::{output, units};
@@ -12,12 +13,12 @@ use ashlar_source::Checkpoint;
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Show what a checkpoint or pack holds
 ///
-/// Architecture, parameters and bytes per class, formats, bits per weight; of a pack also its recipe and what `eval` measured. Reads headers only, so
+/// Architecture, parameters and bytes per class, formats, bits per weight, and the licence with what its text changes in the
+/// standard text of that name; of a pack also its recipe and what `eval` measured. Reads headers only, so
 /// it takes a moment even for the largest model.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  ashlar inspect Qwen3-30B-A3B\n  ashlar inspect Qwen3-30B-A3B-4bit --json")]
@@ -55,7 +56,7 @@ struct Facts {
     bytes: u64,
     /// (experts per layer, experts per token, layers with experts)
     experts: Option<(usize, usize, usize)>,
-    license: Option<String>,
+    license: License,
     pack: Value,
 }
 
@@ -85,10 +86,11 @@ impl Facts {
             bytes: classes.iter().map(|c| c.bytes).sum(),
             experts: moes().next().map(|m| (m.experts.len(), m.routing.top_k, moes().count())),
             license: match &model.source {
-                Source::Catalogue(release) => Some(release.license.clone()),
-                Source::Headers(h) => license(h.checkpoint().dir()),
-                Source::Checkpoint(c) => license(&c.side_dir()),
-                _ => license(&model.path),
+                Source::Catalogue(release) => License::named(&release.license),
+                Source::Headers(h) => License::of(h.checkpoint().dir()),
+                Source::Stream(s) => License::of(s.checkpoint().dir()),
+                Source::Checkpoint(c) => License::of(&c.side_dir()),
+                Source::Pack(p) => License::of(p.dir()),
             },
             pack: pack_facts(&model.source),
             classes,
@@ -118,7 +120,8 @@ impl Facts {
             "formats": model.formats().iter().map(format_json).collect::<Vec<_>>(),
             "ignored": model.ignored,
             "notes": model.notes(),
-            "license": self.license,
+            "license": self.license.name,
+            "license_text": self.license.json(),
             "pack": self.pack,
         })
     }
@@ -138,7 +141,7 @@ impl Facts {
             units::bytes(self.bytes),
             bpw(self.bytes, self.parameters)
         );
-        let _ = writeln!(out, "licence: {}\n", self.license.as_deref().unwrap_or("not stated in the folder"));
+        let _ = writeln!(out, "{}", self.license.text());
         out.push_str(&class_table(&self.classes));
         let formats = model.formats();
         if formats.len() > 1 {
@@ -278,29 +281,4 @@ fn quality_text(pack: &Pack) -> String {
         }
         Err(why) => format!("\n{} cannot be read: {why}\n", quality::FILE),
     }
-}
-
-/// The licence that the model card's front matter states, or the name of a licence file.
-fn license(path: &Path) -> Option<String> {
-    let dir = if path.is_dir() { path } else { path.parent()? };
-    if let Some(card) = beginning(&dir.join("README.md"))
-        && let Some(front) = card.strip_prefix("---\n").and_then(|rest| rest.split("\n---").next())
-        && let Some(value) = front.lines().find_map(|l| l.strip_prefix("license:"))
-    {
-        return Some(value.trim().trim_matches(['"', '\'']).to_owned());
-    }
-    let mut files: Vec<String> = std::fs::read_dir(dir)
-        .ok()?
-        .filter_map(|e| e.ok()?.file_name().into_string().ok())
-        .filter(|n| n.to_ascii_uppercase().starts_with("LICENSE"))
-        .collect();
-    files.sort();
-    files.into_iter().next().map(|file| format!("see {file}"))
-}
-
-/// The first 64 KiB of a file, as far as they are text.
-fn beginning(path: &Path) -> Option<String> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path).ok()?.take(1 << 16).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
