@@ -45,6 +45,7 @@ pub enum Command {
     Eval(commands::eval::Eval),
     Logits(commands::logits::Logits),
     Run(commands::run::Run),
+    Serve(Box<commands::serve::Serve>),
     Bench(commands::bench::Bench),
 }
 
@@ -66,6 +67,7 @@ impl Command {
             Self::Eval(c) => c.run(globals),
             Self::Logits(c) => c.run(globals),
             Self::Run(c) => c.run(globals),
+            Self::Serve(c) => c.run(globals),
             Self::Bench(c) => c.run(globals),
         }
     }

@@ -42,7 +42,7 @@ impl Bench {
     ) -> Result<Self, Box<dyn Error>> {
         let [queries, count, dim] = heads;
         let mut cpu = Cpu::new(threads, Isa::detect()?);
-        let kept = KvHeads { count, dim, values_in_keys: false, window: None };
+        let kept = KvHeads { count, dim, values_in_keys: false, window: None, native: None };
         let shape =
             CacheShape { sequences: 1, capacity: context + CHUNK, rows: CHUNK, stored: Stored::Heads(kept, format) };
         let caches = (0..LAYERS).map(|_| cpu.alloc_cache(&shape)).collect::<Result<_, _>>()?;

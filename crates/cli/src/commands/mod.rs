@@ -10,4 +10,5 @@ pub mod logits;
 pub mod plan;
 pub mod pull;
 pub mod run;
+pub mod serve;
 pub mod verify;

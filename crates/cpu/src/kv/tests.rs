@@ -2,7 +2,7 @@ use super::*;
 use crate::pool::Pool;
 
 fn caches(window: Option<usize>, format: KvFormat) -> (Caches, CacheId) {
-    let heads = KvHeads { count: 2, dim: 20, values_in_keys: false, window };
+    let heads = KvHeads { count: 2, dim: 20, values_in_keys: false, window, native: None };
     let mut caches = Caches::default();
     let shape = CacheShape { sequences: 2, capacity: 2000, rows: 2000, stored: Stored::Heads(heads, format) };
     let id = caches.alloc(&shape).unwrap();
@@ -70,7 +70,7 @@ fn codes_and_scales_are_those_that_the_format_defines() {
 
 #[test]
 fn values_of_q8_have_a_scale_per_group() {
-    let heads = KvHeads { count: 1, dim: 80, values_in_keys: false, window: None };
+    let heads = KvHeads { count: 1, dim: 80, values_in_keys: false, window: None, native: None };
     let mut caches = Caches::default();
     let stored = Stored::Heads(heads, KvFormat::Q8);
     let id = caches.alloc(&CacheShape { sequences: 1, capacity: 100, rows: 100, stored }).unwrap();

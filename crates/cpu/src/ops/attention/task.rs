@@ -208,12 +208,14 @@ impl<E: Scores> TaskKernel<'_, E> {
     /// Goes on with pooled keys, in blocks and spans of their own order. The unit is one row.
     #[inline(always)]
     fn entries<S: Simd>(&self, s: S, pooled: Pooled<'_>, queries: &mut Queries, part: &mut State, total: &mut State) {
-        let entries = pooled.entries(self.unit.slot, self.unit.rows.start, self.unit.position);
+        let entries = pooled.seen(self.unit.rows.start, self.unit.position);
+        let (dim, mut rows) = (self.all.heads.dim, Vec::new());
         let mut scratch = Scratch::new(self.all.heads.dim, part.vectors);
         for span in entries.chunks(SPAN) {
             part.clear();
             for block in span.chunks(KV_PAGE) {
-                scratch.gather(s, block);
+                pooled.read(self.unit.slot, block, &mut rows);
+                scratch.gather(s, &rows.chunks_exact(dim).collect::<Vec<_>>());
                 queries.see(&(0..block.len()));
                 attend(s, queries, &scratch.block(), 0, part, Ahead::new(&[], &[]));
             }
