@@ -41,6 +41,7 @@ config:
   vocab_size: 4096
   hidden_act: silu
   tie_word_embeddings: false
+  quantization_config: {quant_method: fp8, fmt: e4m3, weight_block_size: [128, 128], activation_scheme: dynamic}
 stored:
   "*norm.weight": "bf16"
   "*e_score_correction_bias": "f32"

@@ -23,7 +23,7 @@ fn every_machine_gets_a_verdict_a_build_and_what_to_do_where_it_does_not_fit() -
         let fits = r["fits"].as_bool().ok_or("fits")?;
         assert_eq!(fits, r["fit"]["lacks"] == 0, "{r}");
         assert_eq!(fits, r["fit"]["tokens_per_s"].is_array(), "{r}");
-        assert!(r["pack_bytes"].as_u64() > Some(80_000_000_000) && r["convert_seconds"].as_f64() > Some(60.0), "{r}");
+        assert!(r["pack_bytes"].as_u64() > Some(80_000_000_000) && r["convert_seconds"].as_f64() > Some(10.0), "{r}");
         // Something smaller is named where memory does not hold this model.
         let held = fits && r["fit"]["nvme"] == 0;
         assert_eq!(held, r["instead"].is_null(), "{r}");

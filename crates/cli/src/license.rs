@@ -161,10 +161,7 @@ struct Sentence {
 /// Sentences, list items and clauses; copyright lines, titles and the appendix that tells how to apply a licence are left out.
 fn sentences(text: &str) -> Vec<Sentence> {
     let text = text.split("END OF TERMS AND CONDITIONS").next().unwrap_or(text);
-    let kept = text.lines().filter(|line| {
-        let line = line.trim().to_lowercase();
-        !(line.starts_with("copyright") || line.contains("(c)") && line.len() < 120)
-    });
+    let kept = text.lines().filter(|line| !is_notice(&line.trim().to_lowercase()));
     let joined = kept.map(|line| if line.trim().is_empty() { "\n" } else { line }).collect::<Vec<_>>().join(" ");
     let mut all = Vec::new();
     for part in joined.split_inclusive(['.', ';', ':', '\n']) {
@@ -177,6 +174,14 @@ fn sentences(text: &str) -> Vec<Sentence> {
         }
     }
     all
+}
+
+/// Whether a line says whose the copyright is; lines of a licence may begin with that word too.
+fn is_notice(line: &str) -> bool {
+    let mark = line.strip_prefix("copyright").map_or(line, str::trim_start);
+    let dated = |rest: &str| rest.trim_start().starts_with(|c: char| c.is_ascii_digit() || c == '[');
+    let marked = ["(c)", "©"].iter().find_map(|m| mark.strip_prefix(m));
+    marked.map_or(mark.len() < line.len() && dated(mark), |rest| mark.len() < line.len() || dated(rest))
 }
 
 /// A file, as far as it is text.

@@ -19,6 +19,9 @@ use ashlar_tensor::{Dtype, PlaneKind};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
+/// Methods whose scales lie beside rows of codes.
+const COMPRESSED: &[&str] = &["compressed-tensors", "modelopt", "fbgemm_fp8", "fp8"];
+
 /// How the weights of a checkpoint are quantized.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scheme {
@@ -105,7 +108,7 @@ pub fn scheme(config: &Value) -> Result<Option<Scheme>, SourceError> {
     match section.get("quant_method").and_then(Value::as_str) {
         Some("awq") => awq::Awq::read(section).map(|s| Some(Scheme::Awq(s))),
         Some("gptq") => gptq::Gptq::read(section).map(|s| Some(Scheme::Gptq(s))),
-        Some("compressed-tensors" | "modelopt" | "fbgemm_fp8" | "fp8") => Ok(Some(Scheme::Compressed)),
+        Some(method) if COMPRESSED.contains(&method) => Ok(Some(Scheme::Compressed)),
         _ => Ok(None),
     }
 }
