@@ -15,5 +15,6 @@ mod recipe;
 mod robust;
 mod run;
 mod scale;
+mod simulate;
 mod sources;
 mod stream;

@@ -46,6 +46,8 @@ pub enum Command {
     Logits(commands::logits::Logits),
     Run(commands::run::Run),
     Bench(commands::bench::Bench),
+    Trace(commands::trace::Trace),
+    Simulate(commands::simulate::Simulate),
 }
 
 impl Command {
@@ -67,6 +69,8 @@ impl Command {
             Self::Logits(c) => c.run(globals),
             Self::Run(c) => c.run(globals),
             Self::Bench(c) => c.run(globals),
+            Self::Trace(c) => c.run(globals),
+            Self::Simulate(c) => c.run(globals),
         }
     }
 }

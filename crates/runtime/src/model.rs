@@ -193,6 +193,12 @@ impl Model {
         self.context
     }
 
+    /// Rows that a batch may have.
+    #[must_use]
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+
     /// Positions that a sequence holds.
     #[must_use]
     pub fn held(&self, slot: usize) -> usize {
@@ -292,6 +298,22 @@ impl Model {
         let mut each = |rows: &[f32]| all.extend_from_slice(rows);
         self.feed_watched([0, position], tokens, Wanted::All, &mut each, &mut |_| true, Some(observer))?;
         Ok(all)
+    }
+
+    /// As [`Model::observe`], with the logits of the last token only.
+    ///
+    /// # Errors
+    /// As [`Model::observe`].
+    pub fn observe_last(
+        &mut self,
+        position: usize,
+        tokens: &[u32],
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<f32>, RuntimeError> {
+        let mut last = Vec::new();
+        let mut each = |rows: &[f32]| last.extend_from_slice(rows);
+        self.feed_watched([0, position], tokens, Wanted::Last, &mut each, &mut |_| true, Some(observer))?;
+        Ok(last)
     }
 
     fn feed_watched(
