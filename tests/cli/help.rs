@@ -13,6 +13,7 @@ const COMMANDS: &[&str] = &[
     "eval",
     "logits",
     "run",
+    "serve",
     "bench",
     "trace",
     "simulate",

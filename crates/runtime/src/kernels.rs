@@ -157,7 +157,8 @@ fn line(
     meter: Option<&Meter>,
     rounds: usize,
 ) -> Result<KernelLine, RuntimeError> {
-    let measured = |isa: &Isa| rows <= LESSER_ROWS || *isa == detected;
+    // Better ones than ASHLAR_ISA asks for are no candidates.
+    let measured = |isa: &Isa| *isa == detected || *isa < detected && rows <= LESSER_ROWS;
     let schemes = bench.schemes();
     let with_schemes = |isa| schemes.iter().map(move |&scheme| (isa, scheme));
     let pairs: Vec<(Isa, Scheme)> = Isa::available().into_iter().filter(measured).flat_map(with_schemes).collect();

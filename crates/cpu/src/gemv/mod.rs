@@ -32,6 +32,9 @@ const ROW_CHUNK: usize = 128;
 /// Panels that are expanded together for many rows: tasks should be multiples of it.
 pub const TILE_PANELS: usize = grouped::TILE_PANELS;
 
+/// Rows below which no panels are expanded together, whatever the weight.
+pub use grouped::LEAST_TILED_ROWS;
+
 /// Receives (index of the row within [`Job::rows`], first panel, outputs of it and of the panels after it); outputs beyond
 /// n are meaningless.
 pub type Sink<'s> = &'s mut dyn FnMut(usize, usize, &[[f32; PANEL]]);
@@ -100,14 +103,14 @@ pub struct Job<'a> {
     pub form: Form,
     /// Which rows of the inputs.
     pub rows: RowSet<'a>,
-    /// How they walk: one that [`Loaded::schemes`] offers.
+    /// How they walk: one that [`table::schemes`] offers.
     pub scheme: Scheme,
 }
 
 impl<'a> Job<'a> {
     /// The job with the scheme that suits the number of rows.
     pub fn new(isa: Isa, weight: &'a Loaded, inputs: Inputs<'a>, form: Form, rows: RowSet<'a>) -> Self {
-        Self { isa, weight, inputs, form, rows, scheme: table::scheme(form, rows.len()) }
+        Self { isa, weight, inputs, form, rows, scheme: weight.scheme(isa, form, rows.len()) }
     }
 }
 

@@ -9,5 +9,6 @@ mod eval;
 mod fixtures;
 mod generate;
 mod logits;
+mod long;
 mod sequences;
 mod tokenizers;
