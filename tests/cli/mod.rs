@@ -19,6 +19,7 @@ mod robust;
 mod run;
 mod scale;
 mod serve;
+mod simulate;
 mod sources;
 mod stream;
 mod think;

@@ -47,6 +47,8 @@ pub enum Command {
     Run(commands::run::Run),
     Serve(Box<commands::serve::Serve>),
     Bench(commands::bench::Bench),
+    Trace(commands::trace::Trace),
+    Simulate(commands::simulate::Simulate),
 }
 
 impl Command {
@@ -69,6 +71,8 @@ impl Command {
             Self::Run(c) => c.run(globals),
             Self::Serve(c) => c.run(globals),
             Self::Bench(c) => c.run(globals),
+            Self::Trace(c) => c.run(globals),
+            Self::Simulate(c) => c.run(globals),
         }
     }
 }

@@ -77,6 +77,12 @@ impl KernelBench {
         self.weights.first().and_then(Loaded::family)
     }
 
+    /// Whether products are integer dot products, rather than f32 multiply-adds.
+    #[must_use]
+    pub fn is_integer(&self) -> bool {
+        self.weights.first().is_some_and(|w| w.form() == Form::Int8)
+    }
+
     /// The schemes that can multiply these weights.
     #[must_use]
     pub fn schemes(&self) -> &'static [Scheme] {

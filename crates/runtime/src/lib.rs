@@ -26,6 +26,7 @@ mod overlay;
 pub mod placement;
 pub mod program;
 mod residency;
+pub mod routing;
 mod sampler;
 mod shape;
 mod stop;

@@ -307,6 +307,22 @@ impl Model {
         Ok(all)
     }
 
+    /// As [`Model::observe`], with the logits of the last token only.
+    ///
+    /// # Errors
+    /// As [`Model::observe`].
+    pub fn observe_last(
+        &mut self,
+        position: usize,
+        tokens: &[u32],
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<f32>, RuntimeError> {
+        let mut last = Vec::new();
+        let mut each = |rows: &[f32]| last.extend_from_slice(rows);
+        self.feed_watched([0, position], tokens, Wanted::Last, &mut each, &mut |_| true, Some(observer))?;
+        Ok(last)
+    }
+
     fn feed_watched(
         &mut self,
         [slot, position]: [usize; 2],

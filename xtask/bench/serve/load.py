@@ -66,6 +66,8 @@ async def measure(a, clients):
     between = [b - c for times in good for c, b in zip(times, times[1:])]
     first = [times[0] for times in good]
     tokens = sum(len(times) for times in good)
+    if not good:
+        raise SystemExit(f"no request was answered; the first: {results[0]!r}")
     return {"clients": clients, "tokens_per_s": tokens / took, "lost": len(results) - len(good),
             "first": [statistics.median(first), percentile(first, 0.99)],
             "between": [statistics.median(between), percentile(between, 0.99)]}

@@ -11,4 +11,6 @@ pub mod plan;
 pub mod pull;
 pub mod run;
 pub mod serve;
+pub mod simulate;
+pub mod trace;
 pub mod verify;

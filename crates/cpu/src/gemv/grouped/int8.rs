@@ -70,10 +70,7 @@ impl<'a, C: Integers, Z: Scaling> Panels<'a, C, Z> {
 }
 
 impl<C: Integers, Z: Scaling> PanelKernel for Panels<'_, C, Z> {
-    #[inline(always)]
-    fn rows<S: Simd>() -> usize {
-        if C::DIGITS == 1 { S::ROWS } else { S::ROWS / 2 }
-    }
+    const ROWS: [usize; 2] = if C::DIGITS == 1 { [8, 4] } else { [4, 2] };
 
     #[inline(always)]
     fn panel<S: Simd, const M: usize>(&self, s: S, panel: usize, rows: [usize; M]) -> [S::F32; M] {

@@ -55,8 +55,7 @@ impl Kernel for Width {
     }
 }
 
-#[inline(always)]
-fn wide<S: Simd>() -> bool {
+const fn wide<S: Simd>() -> bool {
     S::ROWS >= 8
 }
 
@@ -240,7 +239,7 @@ impl<const DIGITS: usize, const PARTS: usize, const SMALL: bool> Kernel for Mult
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         // R · P integer sums, as many float ones and P weights stay in registers.
-        if wide::<S>() { self.all::<S, 3, WIDE>(s) } else { self.all::<S, 3, 1>(s) }
+        if const { wide::<S>() } { self.all::<S, 3, WIDE>(s) } else { self.all::<S, 3, 1>(s) }
     }
 }
 

@@ -10,7 +10,7 @@ use super::ahead::Ahead;
 use super::tile::{PARTS, Queries, Tile};
 use crate::kv::{Element, F16, F32, Q8};
 use ashlar_backend::KV_PAGE;
-use ashlar_simd::{Isa, Simd};
+use ashlar_simd::Simd;
 use std::ops::Range;
 
 /// A tile's scores, one row per query.
@@ -73,13 +73,17 @@ impl Scores for Q8 {
         rows: &mut Rows<R>,
         ahead: &mut Ahead<'_>,
     ) {
-        // Three sums per score and vector of keys: 24 registers where there are 32, else 12 halves of one.
-        match (S::ISA, R) {
-            (Isa::Avx512Vnni, 8) => codes::<S, R, 8, 1>(s, queries, tile, keys, parts, rows, ahead),
-            (Isa::Avx512Vnni, 4) => codes::<S, R, 4, 2>(s, queries, tile, keys, parts, rows, ahead),
-            (Isa::Avx512Vnni, 2) => codes::<S, R, 2, 4>(s, queries, tile, keys, parts, rows, ahead),
-            (Isa::Avx512Vnni, _) => codes::<S, R, 1, 4>(s, queries, tile, keys, parts, rows, ahead),
-            _ => codes::<S, R, 1, 1>(s, queries, tile, keys, parts, rows, ahead),
+        // Three sums per score and vector of keys: 24 of 32 registers where a vector is one register, else 6 of 16.
+        if const { S::ROWS < 8 } {
+            codes::<S, R, 1, 1>(s, queries, tile, keys, parts, rows, ahead);
+        } else if const { R == 8 } {
+            codes::<S, R, 8, 1>(s, queries, tile, keys, parts, rows, ahead);
+        } else if const { R == 4 } {
+            codes::<S, R, 4, 2>(s, queries, tile, keys, parts, rows, ahead);
+        } else if const { R == 2 } {
+            codes::<S, R, 2, 4>(s, queries, tile, keys, parts, rows, ahead);
+        } else {
+            codes::<S, R, 1, 4>(s, queries, tile, keys, parts, rows, ahead);
         }
     }
 }

@@ -9,7 +9,7 @@ use super::scores::{Parts, Rows, Scores};
 use crate::kv::{Block, Element};
 use crate::math::exp;
 use ashlar_backend::KV_PAGE;
-use ashlar_simd::{Isa, Simd};
+use ashlar_simd::Simd;
 use std::ops::Range;
 
 /// Vectors of keys in a block.
@@ -52,8 +52,8 @@ pub struct State {
 }
 
 /// The most queries of a tile: what their sums leave of the registers.
-fn most<S: Simd>() -> usize {
-    if S::ISA == Isa::Avx512Vnni { 8 } else { 4 }
+const fn most<S: Simd>() -> usize {
+    if S::ROWS >= 8 { 8 } else { 4 }
 }
 
 impl Queries {
@@ -168,12 +168,13 @@ pub fn attend<S: Simd, K: Scores, V: Element>(
             continue;
         }
         let job = Job { queries, block, base, tile: tile.clone(), seen };
-        match (most::<S>(), tile.count) {
-            (8, 8) => job.run::<S, 8, 2>(s, state, &mut ahead),
-            (8, 4) => job.run::<S, 4, 4>(s, state, &mut ahead),
-            (8, 2) => job.run::<S, 2, 4>(s, state, &mut ahead),
-            (4, 4) => job.run::<S, 4, 1>(s, state, &mut ahead),
-            (4, 2) => job.run::<S, 2, 2>(s, state, &mut ahead),
+        // Constant conditions, so that no code is made for the tiles of other instruction sets.
+        match tile.count {
+            8 if const { most::<S>() == 8 } => job.run::<S, 8, 2>(s, state, &mut ahead),
+            4 if const { most::<S>() == 8 } => job.run::<S, 4, 4>(s, state, &mut ahead),
+            2 if const { most::<S>() == 8 } => job.run::<S, 2, 4>(s, state, &mut ahead),
+            4 if const { most::<S>() == 4 } => job.run::<S, 4, 1>(s, state, &mut ahead),
+            2 if const { most::<S>() == 4 } => job.run::<S, 2, 2>(s, state, &mut ahead),
             _ => job.run::<S, 1, 4>(s, state, &mut ahead),
         }
     }
@@ -220,7 +221,7 @@ impl<K: Scores, V: Element> Job<'_, K, V> {
         while first < vectors {
             let (own, rest) = scales.split_at(PARTS.min(scales.len()));
             let scaled = scaled::<S, R>(s, own, &parts, &weights);
-            if C >= 4 && C == 2 * group && first + C <= vectors {
+            if const { C >= 4 } && C == 2 * group && first + C <= vectors {
                 let (next, rest) = rest.split_at(PARTS.min(rest.len()));
                 let both = [scaled, self::scaled::<S, R>(s, next, &parts, &weights)];
                 job.weigh::<S, R, C, 2>(s, both.each_ref(), first);
