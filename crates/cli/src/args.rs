@@ -89,3 +89,22 @@ pub struct MemoryArgs {
     #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = bytes)]
     pub memory: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+    use std::collections::HashSet;
+
+    /// clap itself looks for this in debug builds only; here options of several groups meet.
+    #[test]
+    fn no_command_has_two_options_of_the_same_name() {
+        for command in Cli::command().get_subcommands() {
+            let mut seen = HashSet::new();
+            for option in command.get_arguments() {
+                let name = option.get_id().as_str();
+                assert!(seen.insert(name.to_owned()), "{}: {name}", command.get_name());
+            }
+        }
+    }
+}

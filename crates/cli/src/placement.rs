@@ -67,10 +67,6 @@ pub struct PlanPlacementArgs {
     /// Place the whole model on this device; beside --placement: the accelerator that it may fill
     #[arg(long, value_name = "D", value_parser = crate::device::word)]
     pub device: Option<String>,
-    /// Tokens that prompt and answer may have together, for which keys and values are counted [default: 4096, or what the
-    /// model was made for if less]
-    #[arg(long, value_name = "N")]
-    pub context: Option<NonZeroUsize>,
     /// Tokens of a prompt that go through the model at once, for which activations are counted
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(ashlar_runtime::DEFAULT_CHUNK).unwrap_or(NonZeroUsize::MIN))]
     pub chunk: NonZeroUsize,
@@ -86,16 +82,16 @@ impl PlanPlacementArgs {
         self.placement.placement.is_some() || self.device.is_some()
     }
 
-    /// Options for [`ashlar_runtime::placement::plan`].
+    /// Options for [`ashlar_runtime::placement::plan`], for so many positions.
     ///
     /// # Errors
     /// As [`PlacementArgs::read`].
-    pub fn options(&self) -> Result<OpenOptions, Failure> {
+    pub fn options(&self, context: Option<usize>) -> Result<OpenOptions, Failure> {
         Ok(OpenOptions {
             device: self.device.clone().unwrap_or_else(|| "auto".into()),
             placement: self.placement.read()?,
             vram_limit: self.placement.vram_limit,
-            context: self.context.map(NonZeroUsize::get),
+            context,
             chunk: self.chunk.get(),
             kv: self.kv.map(Into::into),
             ..OpenOptions::default()

@@ -26,7 +26,11 @@ BARS = {
         ("q8", ["best"], 1.5, "prefill"),
         ("q8", ["Q8_0"], 3.0, "prefill"),
     ],
-    "moe": [("best", ["best"], 1.8, "prefill"), ("best", ["best"], 1.8, "decode")],
+    "moe": [
+        ("best", ["best"], 1.8, "prefill"),
+        ("q8", ["Q8_0"], 1.1, "decode"),
+        ("k4", ["Q4_0", "Q4_K_S", "Q4_K_M"], 1.1, "decode"),
+    ],
 }
 
 

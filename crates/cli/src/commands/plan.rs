@@ -170,7 +170,8 @@ impl PlanCommand {
     fn placed(&self, model: &Model, plan: &Plan) -> Result<Planned, Failure> {
         let bytes: HashMap<&str, u64> = plan.tensors.iter().map(|t| (t.name.as_str(), t.bytes)).collect();
         let of = |name: &str| bytes.get(name).copied();
-        ashlar_runtime::placement::plan(model.spec()?, &of, &self.place.options()?).map_err(device::failure)
+        let options = self.place.options(self.machines.context)?;
+        ashlar_runtime::placement::plan(model.spec()?, &of, &options).map_err(device::failure)
     }
 }
 

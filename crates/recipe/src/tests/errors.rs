@@ -116,7 +116,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "version: 1\nrules:\n  - {id: a, match: {name: '*'}, set: {device: cuda0, tier: vrma}}\n",
         "tiny/llama",
-        "recipe.yaml:3: rule `a`: there is no device `cuda0`; there are auto, cpu, cuda:0; did you mean `cuda:0`?\n\
+        "recipe.yaml:3: rule `a`: there is no device `cuda0`; there are auto, cpu, cuda:0, reference, virtual:0; did you mean `cuda:0`?\n\
          recipe.yaml:3: rule `a`: there is no tier `vrma`; there are auto, vram, ram, nvme, cached; did you mean `vram`?",
     ),
 ];

@@ -6,7 +6,14 @@ use std::sync::Mutex;
 
 /// What one request was told.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<(String, Vec<Choice>, Option<Result<Finished, String>>)>>);
+struct Told(Arc<Mutex<Heard>>);
+
+#[derive(Default)]
+struct Heard {
+    text: String,
+    choices: Vec<Choice>,
+    end: Option<Result<Finished, String>>,
+}
 
 struct Listener {
     told: Told,
@@ -17,24 +24,24 @@ struct Listener {
 impl Sink for Listener {
     fn piece(&mut self, piece: Piece) -> bool {
         let mut told = self.told.0.lock().unwrap();
-        told.0.push_str(&piece.text());
-        told.1.extend(piece.tokens);
-        told.1.len() < self.patience
+        told.text.push_str(&piece.text());
+        told.choices.extend(piece.tokens);
+        told.choices.len() < self.patience
     }
 
     fn finished(self: Box<Self>, how: Result<Finished, String>) {
         let mut told = self.told.0.lock().unwrap();
-        assert!(told.2.replace(how).is_none(), "told twice");
+        assert!(told.end.replace(how).is_none(), "told twice");
     }
 }
 
 impl Told {
     fn text(&self) -> String {
-        self.0.lock().unwrap().0.clone()
+        self.0.lock().unwrap().text.clone()
     }
 
     fn end(&self) -> Finished {
-        self.0.lock().unwrap().2.clone().expect("ended").expect("no error")
+        self.0.lock().unwrap().end.clone().expect("ended").expect("no error")
     }
 }
 
@@ -175,7 +182,7 @@ fn probabilities_are_those_of_the_logits_and_the_chosen_token_of_a_greedy_text_i
     asked.logprobs = Some(3);
     engine.submit(asked).unwrap();
     drain(&mut engine);
-    let choices = told.0.lock().unwrap().1.clone();
+    let choices = told.0.lock().unwrap().choices.clone();
     assert_eq!(choices.len(), 5);
     for choice in choices {
         assert_eq!((choice.top[0].0, Some(choice.top[0].1)), (choice.id, choice.logprob));

@@ -51,6 +51,9 @@ pub fn check(names: &[String], headers: &[GgufHeader]) -> Result<(), SourceError
                 return refuse(name, format!("`split.no` is {said}, expected {index}"));
             }
         }
+    }
+    // After the numbers: files that do not belong together have other totals, too.
+    for (name, header) in names.iter().zip(headers) {
         if let Some(said) = number(header, "split.tensors.count").filter(|said| *said != total && count > 1) {
             return refuse(name, format!("`split.tensors.count` is {said}, but the files hold {total} tensors"));
         }

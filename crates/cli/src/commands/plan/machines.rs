@@ -31,7 +31,8 @@ pub struct MachineArgs {
     /// The same for every kind of machine that people have; without --recipe, each gets the best build that fits it
     #[arg(long, conflicts_with_all = ["target_size", "target_bpw", "stats", "calibrate", "explain", "emit"])]
     pub all_tiers: bool,
-    /// Tokens of context whose keys and values have to fit [default: 16384, or what the model was made for if less]
+    /// Tokens of context whose keys and values have to fit [default: 16384, with a placement 4096, or what the model was
+    /// made for if less]
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
 }
