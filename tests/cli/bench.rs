@@ -1,6 +1,6 @@
 //! `bench`: speed beside the machine's ceilings.
 
-use crate::support::fixture;
+use crate::support::{ashlar, finish, fixture};
 
 #[test]
 fn speeds_come_with_ceilings_and_what_a_token_reads() {
@@ -43,9 +43,39 @@ fn speeds_come_with_ceilings_and_what_a_token_reads() {
 }
 
 #[test]
+fn several_sequences_are_decoded_at_once_and_what_experts_read_then_is_not_made_up() {
+    let measured = |fixture_name: &str| {
+        let mut command = ashlar();
+        command.arg("bench").arg(fixture(fixture_name)).args(["--prompt-tokens", "0", "--gen-tokens", "3"]);
+        finish(command.args(["--rounds", "1", "--threads", "2", "--batch", "1,3", "--depth", "5", "--json"]))
+            .expect(0)
+            .json()
+    };
+    let [dense, moe] = ["tiny/llama", "demo-moe"].map(measured);
+    for result in [&dense, &moe] {
+        assert!(result["prefill"].as_array().unwrap().is_empty());
+        let sequences: Vec<_> = result["decode"].as_array().unwrap().iter().map(|r| r["sequences"].as_u64()).collect();
+        assert_eq!(sequences, [Some(1), Some(3)]);
+    }
+    let bytes = |result: &serde_json::Value, batch: usize| result["decode"][batch]["bytes_per_token"].as_f64();
+    assert!((bytes(&dense, 0).unwrap() / bytes(&dense, 1).unwrap() - 3.0).abs() < 1e-9);
+    assert!(bytes(&moe, 0).is_some() && bytes(&moe, 1).is_none(), "{moe}");
+}
+
+#[test]
 fn nothing_to_measure_on_is_wrong_usage() {
     ashlar!["bench", fixture("demo-moe"), "--rounds", "0"].expect(2);
+    ashlar!["bench", fixture("demo-moe"), "--batch", "0"].expect(2);
     ashlar!["bench", "/nonexistent-model"].expect(2);
+}
+
+#[test]
+fn a_shape_is_a_file_or_the_name_of_a_released_model_and_can_be_cut() {
+    let unknown = ashlar!["bench", "--shape", "no-such-model"].expect(2);
+    assert!(unknown.stderr.contains("--list-models"), "{}", unknown.stderr);
+    // The name is known, the number of layers is not; nothing of 0.6 billion weights is made.
+    let cut = ashlar!["bench", "--shape", "qwen3-0.6b", "--layers", "29"].expect(2);
+    assert!(cut.stderr.contains("1 to 28"), "{}", cut.stderr);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod eval;
 mod help;
 mod hub;
 mod parts;
+mod placement;
 mod recipe;
 mod robust;
 mod run;

@@ -144,11 +144,19 @@ pub struct CacheShape {
     pub sequences: usize,
     /// Positions per slot.
     pub capacity: usize,
+    /// Rows that one batch brings at most.
+    pub rows: usize,
     /// What they hold.
     pub stored: Stored,
 }
 
 impl CacheShape {
+    /// Bytes of all slots at full length: what a device reserves that takes memory once.
+    #[must_use]
+    pub fn reserved(&self) -> u64 {
+        self.bytes(self.capacity, self.rows.min(self.capacity)).saturating_mul(self.sequences as u64)
+    }
+
     /// Values per position that an op hands over.
     #[must_use]
     pub fn width(&self) -> usize {
@@ -276,7 +284,7 @@ mod tests {
     #[test]
     fn a_page_holds_keys_padded_values_and_scales() {
         let heads = KvHeads { count: 2, dim: 24, values_in_keys: false, window: None };
-        let shape = |stored| CacheShape { sequences: 1, capacity: 1000, stored };
+        let shape = |stored| CacheShape { sequences: 1, capacity: 1000, rows: 100, stored };
         assert_eq!(shape(Stored::Heads(heads, KvFormat::F16)).page_bytes(), 2 * 64 * (24 + 32) * 2);
         assert_eq!(shape(Stored::Heads(heads, KvFormat::Q8)).page_bytes(), 2 * 64 * (24 + 32 + 2 + 2));
         assert_eq!(shape(Stored::Heads(heads, KvFormat::F32)).bytes(65, 1), 2 * 2 * 64 * (24 + 32) * 4);
@@ -285,7 +293,7 @@ mod tests {
     #[test]
     fn a_window_bounds_what_is_kept_and_how_far_back_one_can_go() {
         let heads = KvHeads { count: 1, dim: 16, values_in_keys: false, window: Some(100) };
-        let shape = CacheShape { sequences: 1, capacity: 9000, stored: Stored::Heads(heads, KvFormat::F32) };
+        let shape = CacheShape { sequences: 1, capacity: 9000, rows: 64, stored: Stored::Heads(heads, KvFormat::F32) };
         let page = shape.page_bytes() as u64;
         assert!(shape.bytes(8000, 1) <= (100 + 256 + 128) / 64 * page);
         assert_eq!(shape.bytes(200, 1), 4 * page);

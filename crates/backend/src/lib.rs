@@ -4,18 +4,22 @@
 
 use ashlar_formats::Spec;
 
+mod arena;
 mod batch;
 pub mod conformance;
 mod gated;
 mod kv;
 mod observe;
 mod op;
+mod operands;
 mod reference;
 mod rope;
 mod round;
 mod route;
+mod virtual_device;
 mod weight;
 
+pub use arena::{ARENA_ALIGN, Arena, Reserved};
 pub use batch::{Batch, SequenceRows};
 pub use gated::gated;
 pub use kv::{
@@ -27,10 +31,12 @@ pub use op::{
     ActivationMode, AttentionOptions, Blocks, BufferId, CacheId, Entries, ExpertWeights, HeadNorm, HeadRope,
     HyperLanes, MoeOptions, Op, Projection, Support, WeightId,
 };
+pub use operands::{Access, Operand, Operands};
 pub use reference::Reference;
 pub use rope::RopeTable;
 pub use round::{INT8_GROUP, int8_scale, round_int8, round_row};
 pub use route::{check as check_routing, route, weights_of};
+pub use virtual_device::Virtual;
 pub use weight::Weight;
 
 /// Why a backend refuses or fails.
@@ -146,6 +152,11 @@ pub trait Backend: Send {
     /// Memory of the device besides weights.
     fn memory(&self) -> Memory;
 
+    /// The budget of a device that reserves all memory before the first token; `None` for one that takes it as it goes.
+    fn arena(&self) -> Option<&Arena> {
+        None
+    }
+
     /// Runs one op on the rows of `batch`. `observer`, for calibration, sees what its matmuls read.
     ///
     /// # Errors
@@ -157,4 +168,10 @@ pub trait Backend: Send {
     /// # Errors
     /// [`BackendError`].
     fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError>;
+
+    /// Replaces the rows of a buffer by `values` (rows × width, row-major): activations that come from another device.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if they are no whole rows, [`BackendError::Capacity`] if they are too many.
+    fn write(&mut self, buffer: BufferId, values: &[f32]) -> Result<(), BackendError>;
 }

@@ -4,12 +4,13 @@ use crate::args::Globals;
 use crate::exit::Failure;
 use crate::hub;
 use crate::model::check_path;
+use crate::placement::{self, PlacementArgs};
 use crate::progress::{Progress, Unit};
 use ashlar_arch::ArchError;
-use ashlar_runtime::{ActivationMode, DEVICES, KvFormat, Model, OpenOptions, RuntimeError};
+use ashlar_runtime::placement::PlaceError;
+use ashlar_runtime::{ActivationMode, KvFormat, Model, OpenOptions, RuntimeError};
 use ashlar_simd::Isa;
 use ashlar_tensor::Report;
-use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -56,9 +57,12 @@ impl From<Kv> for KvFormat {
 /// Where a model runs.
 #[derive(Args, Clone, Debug)]
 pub struct DeviceArgs {
-    /// Where to run: the reference is slow and exact, `auto` the fastest that works here
-    #[arg(long, value_name = "D", default_value = "auto", value_parser = PossibleValuesParser::new(DEVICES))]
+    /// Where to run: auto, cpu, cuda:0, reference (slow and exact), virtual:0 (a device that is not there, for rehearsing
+    /// placements). Beside --placement: the accelerator that it may fill
+    #[arg(long, value_name = "D", default_value = "auto", value_parser = word)]
     pub device: String,
+    #[command(flatten)]
+    pub placement: PlacementArgs,
     /// Threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -73,16 +77,28 @@ pub struct DeviceArgs {
 
 impl DeviceArgs {
     /// Options for [`Model::open`].
-    #[must_use]
-    pub fn options(&self) -> OpenOptions {
-        OpenOptions {
+    ///
+    /// # Errors
+    /// A placement that cannot be read is the user's mistake.
+    pub fn options(&self) -> Result<OpenOptions, Failure> {
+        Ok(OpenOptions {
             device: self.device.clone(),
+            placement: self.placement.read()?,
+            vram_limit: self.placement.vram_limit,
             threads: self.threads.map(NonZeroUsize::get),
             activations: self.activations.map(Into::into),
             kv: self.kv.map(Into::into),
             ..OpenOptions::default()
-        }
+        })
     }
+}
+
+/// Checks the name of a device; clap prints the message.
+///
+/// # Errors
+/// A sentence with the names there are.
+pub fn word(name: &str) -> Result<String, String> {
+    ashlar_runtime::device_named(name).map(|_| name.to_owned()).map_err(|e| e.to_string())
 }
 
 /// Opens and loads a model; with `--verbose` tells where it runs.
@@ -102,6 +118,9 @@ pub fn open(path: &Path, options: &OpenOptions, globals: Globals) -> Result<Mode
             model.device(),
             model.context()
         ));
+        if model.placement().devices.len() > 1 || options.placement.is_some() {
+            progress.note(&placement::shares(model.placement()));
+        }
     }
     Ok(model)
 }
@@ -114,9 +133,13 @@ pub fn failure(error: RuntimeError) -> Failure {
              convert goes by tensor names, which is no knowledge of how to compute with them)"
                 .to_owned(),
         ),
-        RuntimeError::Option { .. } | RuntimeError::Context { .. } | RuntimeError::KvBudget { .. } => {
-            Failure::usage(error)
-        }
+        RuntimeError::Option { .. }
+        | RuntimeError::Context { .. }
+        | RuntimeError::KvBudget { .. }
+        | RuntimeError::Recipe(_)
+        | RuntimeError::Resolved { .. } => Failure::usage(error),
+        RuntimeError::Place(PlaceError::Misfit(_)) | RuntimeError::Device { .. } => Failure::wanting(error),
+        RuntimeError::Place(_) => Failure::usage(error),
         error => error.into(),
     }
 }

@@ -11,6 +11,7 @@ mod hub;
 mod interrupt;
 mod model;
 mod output;
+mod placement;
 mod progress;
 mod recipe;
 mod resident;

@@ -1,7 +1,7 @@
 //! How much memory this process really takes, as the system counts it.
 
 use crate::units;
-use ashlar_runtime::Model;
+use ashlar_runtime::{Model, Residency};
 
 /// Bytes in memory: of mapped files, and of the process itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +33,9 @@ impl Resident {
 pub fn told(model: &Model) -> String {
     let memory = model.memory();
     let parts = format!(
-        "weights {}, keys and values {} ({}), activations {}",
+        "weights {} ({}), keys and values {} ({}), activations {}",
         units::bytes(model.weight_bytes()),
+        residency(model.residency()),
         units::bytes(memory.caches),
         model.kv().format().name(),
         units::bytes(memory.activations)
@@ -47,6 +48,13 @@ pub fn told(model: &Model) -> String {
             units::bytes(own)
         ),
         None => format!("memory: {parts}"),
+    }
+}
+
+fn residency(residency: Residency) -> String {
+    match residency {
+        Residency::Kept => "kept in memory".into(),
+        Residency::OnDemand { free } => format!("read as they are used: {} of memory are free", units::bytes(free)),
     }
 }
 

@@ -39,7 +39,8 @@ impl Bench {
         let [queries, count, dim] = heads;
         let mut cpu = Cpu::new(threads, Isa::detect()?);
         let kept = KvHeads { count, dim, values_in_keys: false, window: None };
-        let shape = CacheShape { sequences: 1, capacity: context + CHUNK, stored: Stored::Heads(kept, format) };
+        let shape =
+            CacheShape { sequences: 1, capacity: context + CHUNK, rows: CHUNK, stored: Stored::Heads(kept, format) };
         let caches = (0..LAYERS).map(|_| cpu.alloc_cache(&shape)).collect::<Result<_, _>>()?;
         let (q, kv) = (fill(&mut cpu, queries * dim)?, fill(&mut cpu, count * dim)?);
         let out = cpu.alloc(CHUNK, queries * dim)?;

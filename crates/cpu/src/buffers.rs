@@ -86,6 +86,28 @@ impl Buffers {
         Ok(std::mem::take(&mut buffer.values))
     }
 
+    /// Replaces the rows of a buffer.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if the values are no whole rows; [`BackendError::Capacity`] for too many rows.
+    pub fn write(&mut self, id: BufferId, values: &[f32]) -> Result<(), BackendError> {
+        let width = self.get(id, "write")?.width;
+        if !values.len().is_multiple_of(width.max(1)) {
+            let what = format!("{} values are no whole rows of {width}", values.len());
+            return Err(BackendError::Operand { op: "write", what });
+        }
+        let Some(buffer) = self.0.get_mut(id.0 as usize) else { return Ok(()) };
+        let rows = values.len() / width.max(1);
+        if rows > buffer.max_rows {
+            let what = "rows of a buffer (write)".into();
+            return Err(BackendError::Capacity { what, got: rows, capacity: buffer.max_rows });
+        }
+        buffer.most_rows = buffer.most_rows.max(rows);
+        buffer.values.clear();
+        buffer.values.extend_from_slice(values);
+        Ok(())
+    }
+
     /// Gives values back.
     pub fn put(&mut self, id: BufferId, values: Vec<f32>) {
         if let Some(buffer) = self.0.get_mut(id.0 as usize) {

@@ -210,4 +210,8 @@ impl Backend for Cpu {
     fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError> {
         Ok(self.buffers.get(buffer, "read")?.values.clone())
     }
+
+    fn write(&mut self, buffer: BufferId, values: &[f32]) -> Result<(), BackendError> {
+        self.buffers.write(buffer, values)
+    }
 }

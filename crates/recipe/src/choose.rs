@@ -48,7 +48,7 @@ impl Recipe {
         mut problems: Problems,
     ) -> Result<Choices, RecipeError> {
         let extent = Extent::of(tensors.iter().map(|(leaf, _)| *leaf));
-        self.check_usage(tensors, usage, &mut problems);
+        self.check_usage(self.rules.iter(), tensors, usage, &mut problems);
         let compiled: Vec<_> = self.rules.iter().map(|r| r.selector.compile(extent, usage)).collect();
         let mut decider = Decider::new(self, compiled, usage.is_some(), problems);
         let list = tensors.iter().map(|(leaf, source)| decider.one(leaf, source)).collect();
@@ -56,8 +56,14 @@ impl Recipe {
     }
 
     /// Rules that go by how often experts are used need statistics of every layer that has experts.
-    fn check_usage(&self, tensors: &[(&Leaf, &str)], usage: Option<&dyn ExpertUsage>, problems: &mut Problems) {
-        let mut rules = self.rules.iter().filter_map(|r| Some((r, r.selector.needs_usage()?))).peekable();
+    pub(crate) fn check_usage<'r>(
+        &self,
+        rules: impl Iterator<Item = &'r Rule>,
+        tensors: &[(&Leaf, &str)],
+        usage: Option<&dyn ExpertUsage>,
+        problems: &mut Problems,
+    ) {
+        let mut rules = rules.filter_map(|r| Some((r, r.selector.needs_usage()?))).peekable();
         if rules.peek().is_none() {
             return;
         }

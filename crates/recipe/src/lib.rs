@@ -1,8 +1,8 @@
 //! YAML recipes: which tensor gets which format.
 //!
 //! Owns: the vocabulary of `docs/recipes.md` (DESIGN §6), selectors, precedence, fallbacks, presets, the trace behind
-//! `plan --explain`, the resolved recipe behind `plan --emit`, which formats a budget may choose from, the catalogue of
-//! released models. Refuses: what
+//! `plan --explain`, the resolved recipe behind `plan --emit`, which formats a budget may choose from, placements
+//! and the machines they are made for, the catalogue of released models. Refuses: what
 //! formats mean (`formats`), how bits are chosen (`quantize`), offsets, sizes and the solver of budgets (`convert`). Reads headers only; never a weight.
 //!
 //! [`Recipe::parse`] checks what can be checked without a model, [`Recipe::choose`] the rest; both report every problem
@@ -13,10 +13,13 @@ mod budget;
 mod catalogue;
 mod choices;
 mod choose;
+mod device;
 mod emit;
 mod error;
 mod fit;
+mod hardware;
 mod hints;
+mod place;
 mod presets;
 mod range;
 mod read;
@@ -28,6 +31,7 @@ mod short;
 mod size;
 #[cfg(test)]
 mod tests;
+mod tiers;
 mod tree;
 mod usage;
 
@@ -35,10 +39,14 @@ pub use budget::{ALLOWED, Budget, Size};
 pub use catalogue::{CatalogueError, Release, catalogue, catalogued};
 pub use choices::{Action, Choice, Choices, NoSuchTensor, explain};
 pub use choose::stays_float;
+pub use device::{Device, EXAMPLES as DEVICE_EXAMPLES, parse as parse_device};
 pub use emit::{emit, same};
 pub use error::{Problem, RecipeError};
+pub use hardware::{DeviceShare, Hardware, Resolved};
+pub use place::{Place, Places};
 pub use presets::{preset, presets};
 pub use recipe::{Recipe, Validate};
 pub use set::METHODS;
-pub use size::parse_bytes;
+pub use size::{parse_bytes, parse_rate};
+pub use tiers::{tier, tiers};
 pub use usage::ExpertUsage;

@@ -2,6 +2,7 @@
 
 use crate::budget::{Budget, Size};
 use crate::error::{At, Problems};
+use crate::hardware::{Hardware, Resolved};
 use crate::selector::Selector;
 use crate::set::{Set, Want};
 use crate::{RecipeError, schema, tree};
@@ -18,6 +19,8 @@ pub struct Recipe {
     /// Whether it is in the short form, which tells what it does not name.
     pub(crate) short: bool,
     pub(crate) budget: Option<Budget>,
+    hardware: Option<Hardware>,
+    resolved: Option<Resolved>,
     validate: Validate,
     notes: Vec<String>,
 }
@@ -53,6 +56,8 @@ pub(crate) struct Parts {
     pub fallback: Vec<Want>,
     pub short: bool,
     pub budget: Option<Budget>,
+    pub hardware: Option<Hardware>,
+    pub resolved: Option<Resolved>,
     pub validate: Validate,
     pub notes: Vec<String>,
 }
@@ -71,9 +76,22 @@ impl Recipe {
                 Parts::default()
             }
         };
-        let Parts { defaults, defaults_at, rules, fallback, short, budget, validate, notes } = parts;
+        let Parts { defaults, defaults_at, rules, fallback, short, budget, hardware, resolved, validate, notes } =
+            parts;
         let file = file.to_owned();
-        problems.finish(Self { file, defaults, defaults_at, rules, fallback, short, budget, validate, notes })
+        problems.finish(Self {
+            file,
+            defaults,
+            defaults_at,
+            rules,
+            fallback,
+            short,
+            budget,
+            hardware,
+            resolved,
+            validate,
+            notes,
+        })
     }
 
     /// The size to be reached, and which rules' tensors a solver decides for it.
@@ -95,6 +113,18 @@ impl Recipe {
     #[must_use]
     pub fn validate(&self) -> Validate {
         self.validate
+    }
+
+    /// The machine that its placement is made for, if it says.
+    #[must_use]
+    pub fn hardware(&self) -> Option<Hardware> {
+        self.hardware
+    }
+
+    /// What its placement came to, if it is a resolved one.
+    #[must_use]
+    pub fn resolved(&self) -> Option<&Resolved> {
+        self.resolved.as_ref()
     }
 
     /// What a user should know about the recipe itself: fields that this version does not use.

@@ -1,8 +1,10 @@
 //! The keys of a recipe (DESIGN §6): `version`, `defaults`, `rules`, `fallback`, `budget`, `validate`, or the short
-//! form's `optimization_rules`.
+//! form's `optimization_rules`; of placements `hardware` and `resolved`.
 
 use crate::budget;
+use crate::device;
 use crate::error::{At, Problems};
+use crate::hardware;
 use crate::range::{self, Range};
 use crate::read;
 use crate::recipe::{Parts, Rule, Validate};
@@ -28,7 +30,8 @@ const REGEX_BYTES: usize = 64 << 10;
 /// Outlier slots where a recipe names none: 0.16 bits per weight.
 const DEFAULT_SHARE: f64 = 0.005;
 
-const TOP: &[&str] = &["version", "defaults", "rules", "fallback", "validate", "budget", "optimization_rules"];
+const TOP: &[&str] =
+    &["version", "defaults", "rules", "fallback", "validate", "budget", "optimization_rules", "hardware", "resolved"];
 /// Keys of the vocabulary that later versions will read.
 const LATER: &[&str] = &["expert_cache", "kv", "prefill", "calibration"];
 const RULE: &[&str] = &["id", "match", "set", "optional"];
@@ -69,6 +72,8 @@ pub fn read(root: &Node, problems: &mut Problems) -> Parts {
     if let Some(node) = read::get(top, "validate") {
         parts.validate = validate(node, problems);
     }
+    parts.hardware = read::get(top, "hardware").map(|node| hardware::read(node, problems));
+    parts.resolved = read::get(top, "resolved").map(|node| hardware::resolved(node, problems));
     parts.budget = read::get(top, "budget").and_then(|node| budget::read(node, &parts.rules, problems));
     parts
 }
@@ -352,15 +357,9 @@ fn outliers(node: &Node, problems: &mut Problems) -> Option<Option<OutlierRule>>
 /// `cpu`, `cuda:0`, `auto`.
 pub fn device(node: &Node, problems: &mut Problems) -> Option<String> {
     let name = read::text(node, "device", problems)?;
-    let gpu = name
-        .strip_prefix("cuda:")
-        .is_some_and(|n| !n.is_empty() && n.len() <= 3 && n.bytes().all(|b| b.is_ascii_digit()));
-    match name.as_str() {
-        AUTO | "cpu" | "cuda" => Some(name),
-        _ if gpu => Some(name),
-        _ => {
-            read::no_such(node.at, "device", &name, &[AUTO, "cpu", "cuda:0"], problems);
-            None
-        }
+    let known = if name == AUTO { Some(name.clone()) } else { device::parse(&name).map(|d| d.to_string()) };
+    if known.is_none() {
+        read::no_such(node.at, "device", &name, &device::EXAMPLES, problems);
     }
+    known
 }

@@ -43,6 +43,19 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads `760GB/s`: bytes per second, more than none.
+///
+/// # Errors
+/// As [`parse_bytes`].
+pub fn parse_rate(text: &str) -> Result<f64, String> {
+    let wrong = || format!("`{text}` is no bandwidth; write e.g. 760GB/s");
+    let bytes = text.trim().strip_suffix("/s").ok_or_else(wrong)?;
+    match parse_bytes(bytes) {
+        Ok(bytes) if bytes > 0 => Ok(bytes as f64),
+        _ => Err(wrong()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +72,14 @@ mod tests {
             ("2kb", 2000),
         ] {
             assert_eq!(parse_bytes(text), Ok(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn bandwidths_are_bytes_per_second() {
+        assert_eq!(parse_rate("760GB/s"), Ok(760e9));
+        for text in ["760GB", "0GB/s", "/s", "fast"] {
+            assert!(parse_rate(text).is_err(), "{text}");
         }
     }
 

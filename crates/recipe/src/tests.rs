@@ -136,6 +136,7 @@ rules:
 mod budget;
 mod emitted;
 mod errors;
+mod placements;
 mod precedence;
 mod presets_and_docs;
 mod releases;

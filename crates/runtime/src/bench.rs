@@ -5,6 +5,7 @@
 
 use crate::{Energy, Meter, Model, RuntimeError, Wanted};
 use ashlar_arch::{Class, Ffn, Leaf, ModelSpec};
+use ashlar_backend::{Batch, SequenceRows};
 use ashlar_tensor::{Report, TensorStore};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,8 @@ pub struct TokenCost {
     pub weight_bytes: f64,
     /// Multiply-adds with these weights.
     pub multiply_adds: f64,
+    /// Whether tokens choose which weights they read.
+    pub experts: bool,
 }
 
 impl TokenCost {
@@ -29,8 +32,15 @@ impl TokenCost {
             let products = if let [n, k] = *leaf.shape { (n as f64) * (k as f64) } else { 0.0 };
             cost.weight_bytes += share * store.entry(&leaf.name).map_or(0.0, |e| e.bytes() as f64);
             cost.multiply_adds += share * products;
+            cost.experts |= leaf.role.class == Class::Experts;
         }
         cost
+    }
+
+    /// Bytes of weights that a step of so many tokens reads; `None` where that depends on what they choose.
+    #[must_use]
+    pub fn step_bytes(&self, tokens: usize) -> Option<f64> {
+        (tokens == 1 || !self.experts).then_some(self.weight_bytes)
     }
 }
 
@@ -94,6 +104,8 @@ pub struct BenchOptions {
     pub gen_tokens: usize,
     /// Positions held before each measurement.
     pub depths: Vec<usize>,
+    /// Sequences that are decoded at the same time.
+    pub batches: Vec<usize>,
     /// Rounds, of which medians are taken.
     pub rounds: usize,
     /// Whether to time every op.
@@ -107,6 +119,12 @@ impl BenchOptions {
         let deepest = self.depths.iter().copied().max().unwrap_or(0);
         deepest.saturating_add(self.prompt_tokens.max(self.gen_tokens))
     }
+
+    /// Sequences that a model must hold.
+    #[must_use]
+    pub fn sequences(&self) -> usize {
+        self.batches.iter().copied().max().unwrap_or(1)
+    }
 }
 
 /// Tokens per second of one kind of work, one value per round.
@@ -114,11 +132,14 @@ impl BenchOptions {
 pub struct Rate {
     /// Positions held before.
     pub depth: usize,
-    /// Tokens of a round.
+    /// Sequences at the same time.
+    pub sequences: usize,
+    /// Tokens of a round and a sequence.
     pub tokens: usize,
-    /// Tokens per second, round by round.
+    /// Tokens per second of all sequences together, round by round.
     pub rounds: Vec<f64>,
-    /// Of the ceiling that the same round measured: multiply-adds for prefill, bytes of weights for decoding.
+    /// Of the ceiling that the same round measured: multiply-adds for prefill, bytes of weights for decoding, where
+    /// they are known ([`TokenCost::step_bytes`]).
     pub share: Option<f64>,
     /// Joules per token, median, where the machine tells.
     pub joules_per_token: Option<f64>,
@@ -159,7 +180,7 @@ pub struct BenchReport {
 /// Measures; `None` if cancelled.
 ///
 /// # Errors
-/// [`RuntimeError::Option`] if there are no rounds; what running the model reports.
+/// [`RuntimeError::Option`] if there are no rounds or a batch of none; what running the model reports.
 pub fn bench(
     model: &mut Model,
     meter: Option<&Meter>,
@@ -167,8 +188,10 @@ pub fn bench(
     cancel: &AtomicBool,
     report: &dyn Report,
 ) -> Result<Option<BenchReport>, RuntimeError> {
-    if options.rounds == 0 {
-        return Err(RuntimeError::Option { option: "--rounds", got: "0".into(), expected: "at least 1".into() });
+    for (option, value) in [("--rounds", Some(&options.rounds)), ("--batch", options.batches.iter().min())] {
+        if value == Some(&0) {
+            return Err(RuntimeError::Option { option, got: "0".into(), expected: "at least 1".into() });
+        }
     }
     let mut all = BenchReport { cost: model.token_cost(), ..BenchReport::default() };
     let mut ceilings = [Vec::new(), Vec::new()];
@@ -176,46 +199,34 @@ pub fn bench(
     let mut energy = Energy::start();
     report.begin("bench", (options.depths.len() * options.rounds) as u64);
     for &depth in &options.depths {
-        fill(model, depth)?;
-        let mut rounds = [Vec::new(), Vec::new()];
-        let mut shares = [Vec::new(), Vec::new()];
-        let mut joules = [Vec::new(), Vec::new()];
+        fill(model, depth, options.sequences())?;
+        let mut works = works(options);
         for _ in 0..options.rounds {
             let best = meter.map(|m| [m.int8(), m.read()]);
-            for (work, tokens) in [options.prompt_tokens, options.gen_tokens].into_iter().enumerate() {
+            for (work, series) in &mut works {
                 if cancel.load(Ordering::Relaxed) {
                     report.end();
                     return Ok(None);
                 }
-                if tokens == 0 {
-                    continue;
-                }
                 model.set_profile(options.profile);
                 energy.as_mut().and_then(Energy::joules);
-                let rate = measure(model, depth, tokens, work == 0)?;
-                joules[work].extend(energy.as_mut().and_then(Energy::joules).map(|j| j / tokens as f64));
+                let seconds = measure(model, depth, *work)?;
+                let (tokens, kind) = ((work.tokens * work.sequences) as f64, usize::from(!work.prompt));
+                series.joules.extend(energy.as_mut().and_then(Energy::joules).map(|j| j / tokens));
                 if let Some(profile) = model.set_profile(false) {
-                    profiles[work].add(&profile);
+                    profiles[kind].add(&profile);
                 }
-                rounds[work].push(rate);
+                series.rounds.push(tokens / seconds);
                 if let Some(best) = best {
-                    let cost = [all.cost.multiply_adds, all.cost.weight_bytes][work];
-                    shares[work].push(rate * cost / best[work]);
-                    ceilings[work].push(best[work]);
+                    series.shares.extend(work.demand(&all.cost).map(|demand| demand / seconds / best[kind]));
+                    ceilings[kind].push(best[kind]);
                 }
             }
             report.advance(1, "");
         }
-        let [prefill, decode] = rounds;
-        let some = |values: Vec<f64>| (!values.is_empty()).then(|| median(&values));
-        let ([computed, read], [by_prefill, by_decode]) = (shares.map(some), joules.map(some));
-        if !prefill.is_empty() {
-            let (tokens, share) = (options.prompt_tokens, computed);
-            all.prefill.push(Rate { depth, tokens, rounds: prefill, share, joules_per_token: by_prefill });
-        }
-        if !decode.is_empty() {
-            let (tokens, share) = (options.gen_tokens, read);
-            all.decode.push(Rate { depth, tokens, rounds: decode, share, joules_per_token: by_decode });
+        for (work, series) in works {
+            let rates = if work.prompt { &mut all.prefill } else { &mut all.decode };
+            rates.push(series.rate(depth, work));
         }
     }
     report.end();
@@ -223,6 +234,49 @@ pub fn bench(
     all.ceilings = meter.map(|_| Ceilings { read: median(&read), int8: median(&int8) });
     all.profile = options.profile.then_some(profiles);
     Ok(Some(all))
+}
+
+/// One thing to measure.
+#[derive(Clone, Copy)]
+struct Work {
+    prompt: bool,
+    sequences: usize,
+    tokens: usize,
+}
+
+impl Work {
+    /// What it asks of the machine: multiply-adds of a prompt, bytes read by decoding.
+    fn demand(&self, cost: &TokenCost) -> Option<f64> {
+        let tokens = self.tokens as f64;
+        if self.prompt {
+            return Some(tokens * cost.multiply_adds);
+        }
+        cost.step_bytes(self.sequences).map(|bytes| tokens * bytes)
+    }
+}
+
+/// What its rounds gave.
+#[derive(Default)]
+struct Series {
+    rounds: Vec<f64>,
+    shares: Vec<f64>,
+    joules: Vec<f64>,
+}
+
+impl Series {
+    fn rate(self, depth: usize, work: Work) -> Rate {
+        let some = |values: &[f64]| (!values.is_empty()).then(|| median(values));
+        let (share, joules_per_token) = (some(&self.shares), some(&self.joules));
+        let (sequences, tokens) = (work.sequences, work.tokens);
+        Rate { depth, sequences, tokens, rounds: self.rounds, share, joules_per_token }
+    }
+}
+
+fn works(options: &BenchOptions) -> Vec<(Work, Series)> {
+    let prompt = Work { prompt: true, sequences: 1, tokens: options.prompt_tokens };
+    let decode = |&sequences: &usize| Work { prompt: false, sequences, tokens: options.gen_tokens };
+    let all = std::iter::once(prompt).chain(options.batches.iter().map(decode));
+    all.filter(|work| work.tokens > 0).map(|work| (work, Series::default())).collect()
 }
 
 impl Profile {
@@ -235,24 +289,31 @@ impl Profile {
     }
 }
 
-/// Brings slot 0 to `depth` positions.
-fn fill(model: &mut Model, depth: usize) -> Result<(), RuntimeError> {
+/// Brings every slot to `depth` positions.
+fn fill(model: &mut Model, depth: usize, slots: usize) -> Result<(), RuntimeError> {
     let tokens = tokens(model, depth);
-    model.feed(0, 0, &tokens, Wanted::Last, &mut |_| {}, &mut |_| true).map(|_| ())
+    (0..slots).try_for_each(|slot| prompt(model, slot, 0, &tokens))
 }
 
-/// Tokens per second from `depth` on, in one prompt or one by one.
-fn measure(model: &mut Model, depth: usize, count: usize, at_once: bool) -> Result<f64, RuntimeError> {
-    let tokens = tokens(model, count);
+/// Seconds that a work takes from `depth` on.
+fn measure(model: &mut Model, depth: usize, work: Work) -> Result<f64, RuntimeError> {
+    let tokens = tokens(model, work.tokens * work.sequences);
     let begin = Instant::now();
-    if at_once {
-        model.feed(0, depth, &tokens, Wanted::Last, &mut |_| {}, &mut |_| true)?;
+    if work.prompt {
+        prompt(model, 0, depth, &tokens)?;
     } else {
-        for (i, token) in tokens.iter().enumerate() {
-            model.feed(0, depth + i, &[*token], Wanted::Last, &mut |_| {}, &mut |_| true)?;
+        for (i, step) in tokens.chunks(work.sequences).enumerate() {
+            let one = |slot| SequenceRows { slot, rows: slot..slot + 1, position: depth + i };
+            let sequences = (0..step.len()).map(one).collect();
+            let outputs = (0..step.len()).collect();
+            model.forward(&Batch { tokens: step.to_vec(), sequences, outputs, ..Batch::default() })?;
         }
     }
-    Ok(count as f64 / begin.elapsed().as_secs_f64())
+    Ok(begin.elapsed().as_secs_f64())
+}
+
+fn prompt(model: &mut Model, slot: usize, position: usize, tokens: &[u32]) -> Result<(), RuntimeError> {
+    model.feed(slot, position, tokens, Wanted::Last, &mut |_| {}, &mut |_| true).map(|_| ())
 }
 
 /// Tokens that are the same on every run and of no meaning: every expert is as likely as the router makes it.

@@ -1,50 +1,130 @@
-//! Devices by name. The only file that names device crates.
+//! Devices by name. The only file that names device crates: one line of [`REGISTRY`] per kind.
 
 use crate::RuntimeError;
-use ashlar_backend::{ActivationMode, Backend, KvFormat, Reference};
+use ashlar_backend::{ActivationMode, Backend, KvFormat, Reference, Virtual};
 use ashlar_cpu::Cpu;
+use ashlar_recipe::{DEVICE_EXAMPLES, Device, parse_device};
 use ashlar_simd::Isa;
 
 pub use ashlar_cpu::Meter;
 pub(crate) use ashlar_cpu::bench::{KernelBench, Scheme};
 
-/// What `--device` accepts.
-pub const DEVICES: &[&str] = &["auto", "cpu", "reference"];
+/// The kind of accelerators that `gpus` of a machine are.
+pub(crate) const ACCELERATOR: &str = "cuda";
 
-/// The device of that name; `auto` is the fastest one present. `activations` says how inputs of quantized weights are
-/// rounded; `None` leaves it to the device (int8 on the CPU, f32 on the reference).
+/// How a device is to be opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Settings {
+    /// Threads of a device that computes on the processor; `None` for all cores.
+    pub threads: Option<usize>,
+    /// How inputs of quantized weights are rounded; `None` for the device's own way.
+    pub activations: Option<ActivationMode>,
+    /// The most bytes that an accelerator may hold.
+    pub limit: Option<u64>,
+}
+
+/// Opens the device of a number.
+type Open = fn(usize, &Settings) -> Result<Box<dyn Backend>, RuntimeError>;
+
+/// A kind of devices.
+struct Kind {
+    name: &'static str,
+    open: Open,
+    /// How many bytes it can hold now; `None` where that is not bounded.
+    memory: fn(usize) -> Result<Option<u64>, RuntimeError>,
+}
+
+/// Every kind, alphabetical.
+const REGISTRY: &[Kind] = &[
+    Kind { name: "cpu", open: |_, settings| Ok(Box::new(cpu(settings)?)), memory: |_| Ok(None) },
+    Kind { name: "cuda", open: |index, _| Err(no_cuda(index)), memory: |index| Err(no_cuda(index)) },
+    Kind { name: "reference", open: |_, settings| Ok(Box::new(reference(settings))), memory: |_| Ok(None) },
+    Kind { name: "virtual", open: |_, settings| Ok(Box::new(virtual_device(settings)?)), memory: |_| Ok(None) },
+];
+
+fn cpu(settings: &Settings) -> Result<Cpu, RuntimeError> {
+    if settings.threads == Some(0) {
+        return Err(RuntimeError::Option { option: "--threads", got: "0".into(), expected: "at least 1".into() });
+    }
+    let isa = Isa::detect().map_err(|e| RuntimeError::Option {
+        option: "ASHLAR_ISA",
+        got: e.to_string(),
+        expected: "an instruction set of this machine".into(),
+    })?;
+    Ok(Cpu::with_mode(settings.threads, isa, activation_mode("cpu", settings.activations)))
+}
+
+fn reference(settings: &Settings) -> Reference {
+    Reference::new(activation_mode("reference", settings.activations))
+}
+
+fn virtual_device(settings: &Settings) -> Result<Virtual, RuntimeError> {
+    Ok(Virtual::new(Box::new(cpu(settings)?), settings.limit.unwrap_or(u64::MAX)))
+}
+
+fn no_cuda(index: usize) -> RuntimeError {
+    RuntimeError::Device {
+        device: format!("{ACCELERATOR}:{index}"),
+        why: "this build has no CUDA backend; use --device cpu, or rehearse the placement with --device virtual:0"
+            .into(),
+    }
+}
+
+/// Opens a device.
+///
+/// # Errors
+/// [`RuntimeError::Device`] if it is not there, [`RuntimeError::Option`] for bad settings.
+pub(crate) fn open(device: Device, settings: &Settings) -> Result<Box<dyn Backend>, RuntimeError> {
+    (kind(device)?.open)(device.index.unwrap_or(0), settings)
+}
+
+/// How many bytes a device can hold; `None` where that is not bounded.
+///
+/// # Errors
+/// [`RuntimeError::Device`] if it is not there.
+pub(crate) fn memory(device: Device) -> Result<Option<u64>, RuntimeError> {
+    (kind(device)?.memory)(device.index.unwrap_or(0))
+}
+
+/// Whether weights on that device are read where the file is mapped, and not from memory of its own.
+pub(crate) fn computes_from_the_mapping(device: Device) -> bool {
+    device.kind != ACCELERATOR
+}
+
+fn kind(device: Device) -> Result<&'static Kind, RuntimeError> {
+    let found = REGISTRY.iter().find(|k| k.name == device.kind);
+    found.ok_or_else(|| RuntimeError::Device { device: device.to_string(), why: "no backend of that kind".into() })
+}
+
+/// The device that a word of `--device` means; `None` for `auto`.
+///
+/// # Errors
+/// [`RuntimeError::Option`] for what is no device.
+pub fn device_named(name: &str) -> Result<Option<Device>, RuntimeError> {
+    let unknown = || RuntimeError::Option {
+        option: "--device",
+        got: format!("`{name}`"),
+        expected: format!("one of {}", DEVICE_EXAMPLES.join(", ")),
+    };
+    if name == "auto" { Ok(None) } else { parse_device(name).map(Some).ok_or_else(unknown) }
+}
+
+/// The device of that name; `auto` is the CPU. `activations` says how inputs of quantized weights are rounded; `None` leaves
+/// it to the device (int8 on the CPU, f32 on the reference).
 ///
 /// # Errors
 /// [`RuntimeError::Option`] for an unknown name, no threads, or an instruction set forced by `ASHLAR_ISA` that is not
-/// there.
+/// there; [`RuntimeError::Device`] for a device that is not there.
 pub fn device(
     name: &str,
     threads: Option<usize>,
     activations: Option<ActivationMode>,
 ) -> Result<Box<dyn Backend>, RuntimeError> {
-    if threads == Some(0) {
-        return Err(RuntimeError::Option { option: "--threads", got: "0".into(), expected: "at least 1".into() });
-    }
-    let mode = activation_mode(name, activations);
-    match name {
-        "auto" | "cpu" => {
-            let isa = Isa::detect().map_err(|e| RuntimeError::Option {
-                option: "ASHLAR_ISA",
-                got: e.to_string(),
-                expected: "an instruction set of this machine".into(),
-            })?;
-            Ok(Box::new(Cpu::with_mode(threads, isa, mode)))
-        }
-        "reference" => Ok(Box::new(Reference::new(mode))),
-        _ => Err(RuntimeError::Option {
-            option: "--device",
-            got: format!("`{name}`"),
-            expected: format!("one of {}", DEVICES.join(", ")),
-        }),
-    }
+    let device = device_named(name)?.unwrap_or(Device::CPU);
+    open(device, &Settings { threads, activations, limit: None })
 }
 
-/// What bounds the device of that name, if it is the CPU and there is memory to measure it.
+/// What bounds the device of that name, if it computes on the CPU and there is memory to measure it.
 #[must_use]
 pub fn meter(name: &str, threads: Option<usize>) -> Option<Meter> {
     Isa::detect().ok().filter(|_| name != "reference").and_then(|isa| Meter::new(threads, isa))
@@ -62,4 +142,28 @@ pub fn activation_mode(name: &str, asked: Option<ActivationMode>) -> ActivationM
 pub fn kv_format(name: &str, asked: Option<KvFormat>) -> KvFormat {
     let own = if name == "reference" { KvFormat::F32 } else { KvFormat::F16 };
     asked.unwrap_or(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_that_messages_show_is_a_device_of_the_registry() {
+        for name in DEVICE_EXAMPLES {
+            match device_named(name).unwrap() {
+                Some(device) => assert!(kind(device).is_ok(), "{name}"),
+                None => assert_eq!(name, "auto"),
+            }
+        }
+        let kinds: Vec<_> = REGISTRY.iter().map(|k| k.name).collect();
+        assert!(kinds.is_sorted() && kinds.contains(&ACCELERATOR));
+    }
+
+    #[test]
+    fn what_is_no_device_and_what_is_not_there_are_told_apart() {
+        let unknown = device("gpu", None, None).err().unwrap();
+        assert!(matches!(unknown, RuntimeError::Option { .. }), "{unknown}");
+        assert!(unknown.to_string().contains("virtual:0"), "{unknown}");
+    }
 }

@@ -51,6 +51,31 @@ pub enum RuntimeError {
         /// Reason and remedy.
         why: String,
     },
+    /// A placement that cannot be read, or whose rules match nothing.
+    #[error(transparent)]
+    Recipe(#[from] ashlar_recipe::RecipeError),
+    /// A placement that cannot be carried out.
+    #[error(transparent)]
+    Place(#[from] crate::placement::PlaceError),
+    /// A resolved placement that comes to something else here.
+    #[error(
+        "the placement was resolved for another model or other options: it says\n{was}and here it comes to\n{now}resolve it \
+         again with `ashlar plan --placement … --emit`"
+    )]
+    Resolved {
+        /// What it says.
+        was: String,
+        /// What it comes to.
+        now: String,
+    },
+    /// A device that is not there.
+    #[error("{device}: {why}")]
+    Device {
+        /// The device.
+        device: String,
+        /// What is missing and what to do.
+        why: String,
+    },
     /// An option out of its range.
     #[error("{option}: got {got}, expected {expected}")]
     Option {

@@ -146,7 +146,7 @@ mod tests {
     fn kv(budget: Option<u64>) -> KvUse {
         let heads = |window| KvHeads { count: 2, dim: 16, values_in_keys: false, window };
         let stored = |window| Stored::Heads(heads(window), KvFormat::F16);
-        let shape = |window| CacheShape { sequences: 2, capacity: 4096, stored: stored(window) };
+        let shape = |window| CacheShape { sequences: 2, capacity: 4096, rows: 256, stored: stored(window) };
         KvUse::new(&[shape(None), shape(Some(128))], KvFormat::F16, budget, 2)
     }
 

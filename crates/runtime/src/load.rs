@@ -5,7 +5,7 @@ use crate::program::Resources;
 use ashlar_arch::Leaf;
 use ashlar_backend::{Backend, BufferId, CacheId, CacheShape, KvFormat, KvHeads, Stored, Support, Weight, WeightId};
 use ashlar_formats::Spec;
-use ashlar_tensor::{Report, TensorStore};
+use ashlar_tensor::{Bytes, Report, TensorStore};
 
 /// Loads weights as a program asks for them.
 pub struct Loader<'a> {
@@ -43,7 +43,7 @@ impl<'a> Loader<'a> {
     }
 
     fn alloc(&mut self, capacity: usize, stored: Stored) -> Result<CacheId, RuntimeError> {
-        let shape = CacheShape { sequences: self.sequences, capacity, stored };
+        let shape = CacheShape { sequences: self.sequences, capacity, rows: self.rows, stored };
         self.caches.push(shape);
         Ok(self.backend.alloc_cache(&shape)?)
     }
@@ -53,26 +53,7 @@ impl Resources for Loader<'_> {
     type Error = RuntimeError;
 
     fn weight(&mut self, leaf: &Leaf) -> Result<WeightId, RuntimeError> {
-        let entry = self.store.entry(&leaf.name).ok_or_else(|| RuntimeError::Missing(leaf.name.clone()))?;
-        let (n, k) = match *leaf.shape.as_slice() {
-            [n, k] => (n, k),
-            [k] => (1, k),
-            _ => (0, 0),
-        };
-        let spec: Spec = entry.format.parse().map_err(|e| RuntimeError::Weight {
-            file: entry.file.clone(),
-            tensor: leaf.name.clone(),
-            format: entry.format.clone(),
-            source: Box::new(e),
-        })?;
-        if let Support::Unsupported(why) = self.backend.support(&spec) {
-            let (tensor, format) = (leaf.name.clone(), entry.format.clone());
-            return Err(RuntimeError::Unsupported { tensor, format, device: self.backend.describe(), why });
-        }
-        let planes = (0..entry.planes.len()).map(|p| self.store.map(entry, p)).collect::<Result<_, _>>()?;
-        let id = self.backend.load(Weight { name: leaf.name.clone(), spec, order: entry.order, n, k, planes })?;
-        self.report.advance(entry.bytes(), &leaf.name);
-        Ok(id)
+        load_weight(self.store, self.backend, leaf, self.report, None)
     }
 
     fn buffer(&mut self, width: usize) -> Result<BufferId, RuntimeError> {
@@ -86,4 +67,43 @@ impl Resources for Loader<'_> {
     fn entries(&mut self, width: usize, ratio: usize) -> Result<CacheId, RuntimeError> {
         self.alloc(self.context / ratio.max(1), Stored::Rows { width })
     }
+}
+
+/// Brings one weight onto a device. With `kept`, it is to stay in memory: huge pages are asked for, and its mapped planes are
+/// added there.
+///
+/// # Errors
+/// [`RuntimeError`] if it is missing, of a format that the device cannot run, or too large.
+pub(crate) fn load_weight(
+    store: &dyn TensorStore,
+    backend: &mut dyn Backend,
+    leaf: &Leaf,
+    report: &dyn Report,
+    kept: Option<&mut Vec<Bytes>>,
+) -> Result<WeightId, RuntimeError> {
+    let entry = store.entry(&leaf.name).ok_or_else(|| RuntimeError::Missing(leaf.name.clone()))?;
+    let (n, k) = match *leaf.shape.as_slice() {
+        [n, k] => (n, k),
+        [k] => (1, k),
+        _ => (0, 0),
+    };
+    let spec: Spec = entry.format.parse().map_err(|e| RuntimeError::Weight {
+        file: entry.file.clone(),
+        tensor: leaf.name.clone(),
+        format: entry.format.clone(),
+        source: Box::new(e),
+    })?;
+    if let Support::Unsupported(why) = backend.support(&spec) {
+        let (tensor, format) = (leaf.name.clone(), entry.format.clone());
+        return Err(RuntimeError::Unsupported { tensor, format, device: backend.describe(), why });
+    }
+    let planes = (0..entry.planes.len()).map(|p| store.map(entry, p)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(kept) = kept {
+        let mapped = planes.iter().filter(|plane| plane.is_mapped());
+        mapped.clone().for_each(Bytes::prefer_huge_pages);
+        kept.extend(mapped.cloned());
+    }
+    let id = backend.load(Weight { name: leaf.name.clone(), spec, order: entry.order, n, k, planes })?;
+    report.advance(entry.bytes(), &leaf.name);
+    Ok(id)
 }

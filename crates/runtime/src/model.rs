@@ -1,16 +1,19 @@
 //! [`Model`]: a program, loaded on a device, with its KV caches.
 //!
-//! Owns: loading, the one loop that runs ops, which positions each sequence holds. Refuses: text (`tokenizer`), choice
-//! of tokens (`sampler`), what a device is (`devices`).
+//! Owns: opening, feeding, which positions each sequence holds. Refuses: text (`tokenizer`), choice of tokens (`sampler`),
+//! where weights go (`placement`), what a device is (`devices`), running ops (`executor`).
 
 use crate::bench::{Profile, TokenCost};
+use crate::devices::Settings;
+use crate::executor::{Executor, Source};
 use crate::kv::KvUse;
-use crate::load::Loader;
 use crate::open::{Opened, open};
-use crate::program::{Program, build};
+use crate::placement::{Placement, PlacementText, Request};
+use crate::program::{Draft, Sizes};
+use crate::residency::{Populate, Residency, free_memory};
 use crate::{RuntimeError, devices};
 use ashlar_arch::ModelSpec;
-use ashlar_backend::{ActivationMode, Backend, Batch, KvFormat, Memory, Observer};
+use ashlar_backend::{ActivationMode, Batch, KvFormat, Memory, Observer};
 use ashlar_tensor::Report;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -24,8 +27,13 @@ pub const DEFAULT_CONTEXT: usize = 4096;
 /// How to open a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// A name from [`crate::DEVICES`].
+    /// The device that holds the whole model, such as `cpu`; `auto` for whatever has room. Beside a placement, the accelerator
+    /// that it may fill.
     pub device: String,
+    /// Where weights go; `None` for all on the device, or as a pack says.
+    pub placement: Option<PlacementText>,
+    /// The most bytes that an accelerator may hold; `None` for what it has.
+    pub vram_limit: Option<u64>,
     /// Threads of a CPU device; `None` for all cores.
     pub threads: Option<usize>,
     /// How inputs of quantized weights are rounded; `None` for the device's own way.
@@ -46,6 +54,8 @@ impl Default for OpenOptions {
     fn default() -> Self {
         Self {
             device: "auto".into(),
+            placement: None,
+            vram_limit: None,
             threads: None,
             activations: None,
             context: None,
@@ -62,14 +72,21 @@ pub struct Model {
     spec: ModelSpec,
     config: Value,
     dir: PathBuf,
-    backend: Box<dyn Backend>,
-    program: Program,
+    executor: Executor,
+    placement: Placement,
     context: usize,
     chunk: usize,
     kv: KvUse,
     token_cost: TokenCost,
-    weight_bytes: u64,
+    weights: Weights,
     profile: Option<Profile>,
+}
+
+struct Weights {
+    bytes: u64,
+    residency: Residency,
+    /// Held so that it stops with the model.
+    _populate: Populate,
 }
 
 impl Model {
@@ -79,40 +96,47 @@ impl Model {
     /// # Errors
     /// [`RuntimeError`] if the model or an option is bad, or memory is short.
     pub fn open(path: &Path, options: &OpenOptions, report: &dyn Report) -> Result<Self, RuntimeError> {
-        let opened = open(path, report)?;
-        let backend = devices::device(&options.device, options.threads, options.activations)?;
-        Self::load(opened, backend, options, report)
+        Self::load(open(path, report)?, options, report)
     }
 
-    /// Loads an opened model on a given device, which `options.device` only names (`options.threads` is not looked at).
+    /// Loads an opened model on its devices. What cannot fit is refused before a weight is read.
     ///
     /// # Errors
     /// As [`Model::open`].
-    pub fn load(
-        opened: Opened,
-        mut backend: Box<dyn Backend>,
-        options: &OpenOptions,
-        report: &dyn Report,
-    ) -> Result<Self, RuntimeError> {
-        let Opened { store, config, spec, dir, .. } = opened;
-        let context = context(options, &spec, report)?;
-        for (option, value) in [("chunk", options.chunk), ("sequences", options.sequences)] {
-            if value == 0 {
-                return Err(RuntimeError::Option { option, got: "0".into(), expected: "at least 1".into() });
-            }
+    pub fn load(opened: Opened, options: &OpenOptions, report: &dyn Report) -> Result<Self, RuntimeError> {
+        let Opened { store, config, spec, dir, placement: packed, .. } = opened;
+        let request = Request::new(options, packed.as_ref())?;
+        let sizes = request.sizes(&spec, options)?;
+        if sizes.context > spec.max_position {
+            let (asked, promised) = (sizes.context, spec.max_position);
+            report.note(&format!("context {asked} is longer than the {promised} positions the model was made for"));
         }
-        let chunk = options.chunk.min(context);
-        let format = devices::kv_format(&options.device, options.kv);
-        let mut loader = Loader::new(&*store, &mut *backend, report, [options.sequences, context, chunk]).kv(format);
-        let weight_bytes = spec.loaded().filter_map(|leaf| store.entry(&leaf.name)).map(|e| e.bytes()).sum();
+        let draft = Draft::new(&spec, sizes);
+        let bytes = |name: &str| store.entry(name).map(ashlar_tensor::Entry::bytes);
+        let mut placement = request.place(&draft, &bytes, &devices::memory)?;
+        placement.notes.iter().for_each(|note| report.note(note));
+        let (threads, activations) = (options.threads, options.activations);
+        let mut open = Vec::with_capacity(placement.devices.len());
+        for share in &placement.devices {
+            let settings = Settings { threads, activations, limit: share.offer.budget };
+            open.push(devices::open(share.offer.device, &settings)?);
+        }
+        let weight_bytes = spec.loaded().filter_map(|leaf| bytes(&leaf.name)).sum();
+        let residency = residency(&placement, report);
+        let kept = (residency == Residency::Kept).then(Vec::new);
+        let mut source = Source { store: &*store, report, kept };
         report.begin("load", weight_bytes);
-        let program = build(&spec, &mut loader);
+        let executor = Executor::load(&draft, &placement, open, &mut source);
         report.end();
-        let program = program?;
-        let kv = KvUse::new(loader.caches(), format, options.kv_budget, options.sequences);
-        backend.notes().iter().for_each(|note| report.note(note));
+        let executor = executor?;
+        let populate = Populate::start(source.kept.unwrap_or_default());
+        placement.steps.clear();
+        let kv = KvUse::new(&draft.caches, sizes.kv, options.kv_budget, sizes.sequences);
+        executor.notes().iter().for_each(|note| report.note(note));
         let token_cost = TokenCost::of(&spec, &*store);
-        Ok(Self { program, spec, config, dir, backend, context, chunk, kv, token_cost, weight_bytes, profile: None })
+        let (context, chunk) = (sizes.context, sizes.rows);
+        let weights = Weights { bytes: weight_bytes, residency, _populate: populate };
+        Ok(Self { spec, config, dir, executor, placement, context, chunk, kv, token_cost, weights, profile: None })
     }
 
     /// The model as data.
@@ -133,22 +157,34 @@ impl Model {
         &self.dir
     }
 
-    /// The device, for messages.
+    /// The devices, for messages.
     #[must_use]
     pub fn device(&self) -> String {
-        self.backend.describe()
+        self.executor.describe()
     }
 
-    /// What the device keeps besides weights.
+    /// What lies where; its steps are with the executor.
+    #[must_use]
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// What the devices keep besides weights.
     #[must_use]
     pub fn memory(&self) -> Memory {
-        self.backend.memory()
+        self.executor.memory()
     }
 
     /// Bytes of the weights, as they are stored.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
-        self.weight_bytes
+        self.weights.bytes
+    }
+
+    /// Whether they stay in memory.
+    #[must_use]
+    pub fn residency(&self) -> Residency {
+        self.weights.residency
     }
 
     /// Positions a sequence can have.
@@ -189,7 +225,7 @@ impl Model {
     /// Ends the sequence of a slot: its memory is free for others.
     pub fn release(&mut self, slot: usize) {
         self.kv.truncate(slot, 0);
-        self.backend.truncate(slot, 0);
+        self.executor.truncate(slot, 0);
     }
 
     /// What one token costs at least.
@@ -218,15 +254,7 @@ impl Model {
         batch.check()?;
         self.kv.allow(batch)?;
         self.kv.begin(batch);
-        for op in &self.program.ops {
-            // An option of a borrowed observer cannot be copied; each op gets a shorter borrow.
-            let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
-            match &mut self.profile {
-                None => self.backend.run(op, batch, observer)?,
-                Some(profile) => profile.time(op.name(), || self.backend.run(op, batch, observer))?,
-            }
-        }
-        let logits = self.backend.read(self.program.logits)?;
+        let logits = self.executor.run(batch, observer, &mut self.profile)?;
         self.kv.end(batch);
         Ok(logits)
     }
@@ -317,16 +345,30 @@ pub fn logits(model: &mut Model, tokens: &[u32]) -> Result<Vec<f32>, RuntimeErro
     Ok(all)
 }
 
-fn context(options: &OpenOptions, spec: &ModelSpec, report: &dyn Report) -> Result<usize, RuntimeError> {
-    match options.context {
-        Some(0) => Err(RuntimeError::Option { option: "--context", got: "0".into(), expected: "at least 1".into() }),
-        Some(asked) => {
-            if asked > spec.max_position {
-                let promised = spec.max_position;
-                report.note(&format!("context {asked} is longer than the {promised} positions the model was made for"));
-            }
-            Ok(asked)
-        }
-        None => Ok(DEFAULT_CONTEXT.min(spec.max_position)),
+/// Whether the weights that are to be in the host's memory can stay there.
+fn residency(placement: &Placement, report: &dyn Report) -> Residency {
+    let mapped = placement.devices.iter().filter(|s| devices::computes_from_the_mapping(s.offer.device));
+    let bytes = mapped.map(|s| s.bytes.weights - s.on_disk).sum();
+    let residency = Residency::of(bytes, free_memory());
+    if let Residency::OnDemand { free } = residency {
+        report.note(&format!(
+            "weights take {bytes} bytes, but only {free} bytes of memory are free: parts are read from disk again whenever \
+             they are used, which is slow; a smaller pack (--recipe) would stay in memory"
+        ));
     }
+    residency
+}
+
+/// How much a program must hold, as asked for; the context by default is [`DEFAULT_CONTEXT`] or what the model promises.
+///
+/// # Errors
+/// [`RuntimeError::Option`] where nothing is to be held.
+pub(crate) fn sizes(spec: &ModelSpec, options: &OpenOptions, kv: KvFormat) -> Result<Sizes, RuntimeError> {
+    let context = options.context.unwrap_or(DEFAULT_CONTEXT.min(spec.max_position));
+    for (option, value) in [("--context", context), ("chunk", options.chunk), ("sequences", options.sequences)] {
+        if value == 0 {
+            return Err(RuntimeError::Option { option, got: "0".into(), expected: "at least 1".into() });
+        }
+    }
+    Ok(Sizes { sequences: options.sequences, context, rows: options.chunk.min(context), kv })
 }

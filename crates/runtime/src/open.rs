@@ -1,6 +1,7 @@
 //! From a path to named weights and a config: a pack or a checkpoint, whichever it is.
 
 use crate::RuntimeError;
+use crate::placement::PlacementText;
 use ashlar_arch::ModelSpec;
 use ashlar_pack::Pack;
 use ashlar_source::Checkpoint;
@@ -22,6 +23,8 @@ pub struct Opened {
     pub is_pack: bool,
     /// A hash that the same model has wherever it lies.
     pub identity: String,
+    /// Where the recipe of a pack wants its weights, if it says.
+    pub placement: Option<PlacementText>,
 }
 
 /// Opens a pack or a checkpoint and checks its tensors against its config. Extra tensors that are known to be harmless
@@ -31,8 +34,10 @@ pub struct Opened {
 /// [`RuntimeError`] if it is neither, if a header is bad, or if the tensors are not those of the architecture.
 pub fn open(path: &Path, report: &dyn Report) -> Result<Opened, RuntimeError> {
     let is_pack = Pack::is_pack(path);
+    let mut placement = None;
     let (store, config, dir, identity): (Box<dyn TensorStore>, Value, PathBuf, String) = if is_pack {
         let pack = Pack::open(path)?;
+        placement = packed(&pack.manifest().recipe);
         let (config, identity) = (pack.config().clone(), pack.identity());
         (Box::new(pack), config, path.to_owned(), identity)
     } else {
@@ -49,5 +54,12 @@ pub fn open(path: &Path, report: &dyn Report) -> Result<Opened, RuntimeError> {
     for ignored in ashlar_arch::check(&spec, tensors()).map_err(arch)? {
         report.note(&format!("tensor `{ignored}` is not used by this architecture and is ignored"));
     }
-    Ok(Opened { store, config, spec, dir, is_pack, identity })
+    Ok(Opened { store, config, spec, dir, is_pack, identity, placement })
+}
+
+/// The recipe of a pack, if it places anything.
+fn packed(recipe: &str) -> Option<PlacementText> {
+    // Most say nothing, and some have thousands of rules.
+    let places = recipe.contains("device:") || recipe.contains("tier:");
+    places.then(|| PlacementText { name: "the pack's recipe".into(), text: recipe.to_owned() })
 }

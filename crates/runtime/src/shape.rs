@@ -19,7 +19,36 @@ pub fn random_model(config: Value, format: &str) -> Result<Opened, RuntimeError>
     let spec = ashlar_arch::model_spec(&config).map_err(arch)?;
     let store = RandomStore::new(&spec, format)?;
     let identity = format!("random {format}");
-    Ok(Opened { store: Box::new(store), config, spec, dir: PathBuf::new(), is_pack: true, identity })
+    Ok(Opened { store: Box::new(store), config, spec, dir: PathBuf::new(), is_pack: true, identity, placement: None })
+}
+
+/// Cuts a config to its first `layers` layers: the count, and every list that has a value per layer.
+///
+/// # Errors
+/// [`RuntimeError::Option`] if it has no such number of layers.
+pub fn first_layers(config: &mut Value, layers: usize) -> Result<(), RuntimeError> {
+    let has =
+        config.get("num_hidden_layers").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    let Some(fields) = config.as_object_mut().filter(|_| (1..=has).contains(&layers)) else {
+        return Err(RuntimeError::Option {
+            option: "--layers",
+            got: layers.to_string(),
+            expected: format!("1 to {has}"),
+        });
+    };
+    for field in fields.values_mut() {
+        // Some lists have entries for the next-token layers too.
+        if let Value::Array(list) = field
+            && list.len() >= has
+        {
+            list.truncate(layers);
+        }
+    }
+    fields.insert("num_hidden_layers".into(), layers.into());
+    if let Some(next) = fields.get_mut("num_nextn_predict_layers") {
+        *next = 0.into();
+    }
+    Ok(())
 }
 
 /// Weights that are made up when they are asked for.
@@ -97,7 +126,7 @@ impl TensorStore for RandomStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Model, OpenOptions, devices, logits};
+    use crate::{Model, OpenOptions, logits};
     use ashlar_tensor::Silent;
 
     fn config() -> Value {
@@ -109,12 +138,26 @@ mod tests {
     fn a_shape_runs_in_any_format_and_gives_finite_logits() {
         for format in ["q8", "k3", "bf16"] {
             let opened = random_model(config(), format).unwrap();
-            let backend = devices::device("cpu", Some(2), None).unwrap();
             let options = OpenOptions { context: Some(8), ..OpenOptions::default() };
-            let mut model = Model::load(opened, backend, &options, &Silent).unwrap();
+            let mut model = Model::load(opened, &options, &Silent).unwrap();
             let logits = logits(&mut model, &[1, 2, 3]).unwrap();
             assert!(logits.iter().all(|l| l.is_finite()), "{format}");
         }
+    }
+
+    #[test]
+    fn a_cut_shape_has_the_layers_asked_for_and_no_more_than_there_are() {
+        let mut config = config();
+        let has = config["num_hidden_layers"].as_u64().unwrap();
+        config["layer_types"] = vec!["full_attention"; has as usize].into();
+        first_layers(&mut config, 1).unwrap();
+        assert_eq!(
+            (config["num_hidden_layers"].as_u64(), config["layer_types"].as_array().unwrap().len()),
+            (Some(1), 1)
+        );
+        assert_eq!(random_model(config.clone(), "q8").unwrap().spec.layers.len(), 1);
+        assert!(first_layers(&mut config, 2).unwrap_err().to_string().contains("1 to 1"));
+        assert!(first_layers(&mut Value::Null, 1).is_err());
     }
 
     #[test]

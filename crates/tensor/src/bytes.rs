@@ -6,6 +6,7 @@ use std::fs::File;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const ALIGN: usize = 64;
 
@@ -57,7 +58,7 @@ impl std::ops::DerefMut for AlignedBytes {
 
 enum Owner {
     Heap(AlignedBytes),
-    Map(memmap2::Mmap),
+    Map { map: memmap2::Mmap, advised: AtomicBool },
 }
 
 /// Immutable shared bytes; clones and slices are cheap.
@@ -82,7 +83,7 @@ impl Bytes {
         // never modifies in place, and documents that others must not either (docs/format.md, "while in use").
         let map = unsafe { memmap2::Mmap::map(file)? };
         let len = map.len();
-        Ok(Self { owner: Arc::new(Owner::Map(map)), start: 0, len })
+        Ok(Self { owner: Arc::new(Owner::Map { map, advised: AtomicBool::new(false) }), start: 0, len })
     }
 
     /// The part `start..start + len`, sharing the same owner; `None` if it does not lie inside.
@@ -92,10 +93,37 @@ impl Bytes {
         (end <= self.len).then(|| Self { owner: Arc::clone(&self.owner), start: self.start + start, len })
     }
 
+    /// Asks for huge pages under the whole mapping these bytes are part of, once. Pages of a file that the system reads
+    /// from now on come 2 MiB at a time where the file system can, and are mapped with one entry each; what is in
+    /// memory already stays as it is. Nothing happens where there is no mapping or no such pages.
+    pub fn prefer_huge_pages(&self) {
+        #[cfg(target_os = "linux")]
+        if let Owner::Map { map, advised } = &*self.owner
+            && !advised.swap(true, Ordering::Relaxed)
+        {
+            // A wish: systems without huge pages refuse it, and all goes on with small ones.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+    }
+
+    /// Reads these bytes of a mapped file into memory and maps their pages, so that no access waits later. Blocks.
+    ///
+    /// # Errors
+    /// What the operating system reports, systems that cannot do this included (Linux before 5.14, others).
+    pub fn populate(&self) -> std::io::Result<()> {
+        match &*self.owner {
+            #[cfg(target_os = "linux")]
+            Owner::Map { map, .. } => map.advise_range(memmap2::Advice::PopulateRead, self.start, self.len),
+            #[cfg(not(target_os = "linux"))]
+            Owner::Map { .. } => Err(std::io::ErrorKind::Unsupported.into()),
+            Owner::Heap(_) => Ok(()),
+        }
+    }
+
     /// Whether the bytes are part of a mapped file.
     #[must_use]
     pub fn is_mapped(&self) -> bool {
-        matches!(*self.owner, Owner::Map(_))
+        matches!(*self.owner, Owner::Map { .. })
     }
 }
 
@@ -111,7 +139,7 @@ impl Deref for Bytes {
     fn deref(&self) -> &[u8] {
         let all: &[u8] = match &*self.owner {
             Owner::Heap(heap) => heap,
-            Owner::Map(map) => map,
+            Owner::Map { map, .. } => map,
         };
         all.get(self.start..self.start + self.len).unwrap_or_default()
     }
@@ -171,6 +199,25 @@ mod tests {
         assert_eq!((&*map, map.is_mapped()), (&b"ashlar"[..], true));
         assert_eq!(map.slice(3, 3).as_deref(), Some(&b"lar"[..]));
         assert!(!counted(1).is_mapped());
+        Ok(())
+    }
+
+    #[test]
+    fn populating_changes_no_byte_wherever_the_part_begins() -> Result {
+        let mut file = tempfile::tempfile()?;
+        let content: Vec<u8> = (0..20_000_u32).map(|i| i as u8).collect();
+        file.write_all(&content)?;
+        let map = Bytes::map_file(&file)?;
+        map.prefer_huge_pages();
+        map.prefer_huge_pages();
+        for (start, len) in [(0, 20_000), (4097, 1), (19_999, 1), (5, 0)] {
+            let part = map.slice(start, len).expect("inside");
+            if cfg!(target_os = "linux") {
+                part.populate()?;
+            }
+            assert_eq!(*part, content[start..start + len]);
+        }
+        counted(3).populate()?;
         Ok(())
     }
 

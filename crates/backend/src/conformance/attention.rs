@@ -118,7 +118,7 @@ impl Shape {
             k: b.buffer(rows, kv)?,
             v: b.buffer(rows, kv)?,
             out: b.buffer(rows, self.out())?,
-            cache: b.cache(&CacheShape { sequences: 2, capacity: self.capacity, stored })?,
+            cache: b.cache(&CacheShape { sequences: 2, capacity: self.capacity, rows, stored })?,
             sinks: if self.sinks { Some(b.vector(self.num_heads, 0.5)?) } else { None },
         })
     }

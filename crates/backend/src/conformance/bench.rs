@@ -71,16 +71,26 @@ impl Bench {
         Ok(buffer)
     }
 
-    /// Gives a buffer new random rows. There is no op that writes from the host, so an embedding does.
+    /// Gives a buffer new random rows.
     pub fn refill(&mut self, buffer: Pair<BufferId>, rows: usize, width: usize) -> Result<(), Stop> {
         let mut values = self.random.normals(rows * width);
         let outlier = self.random.below(values.len());
         if let Some(v) = values.get_mut(outlier) {
             *v *= 20.0;
         }
-        let table = self.table(rows.max(1), width, &values)?;
-        let tokens: Vec<u32> = (0..rows as u32).collect();
-        self.run(&Batch::of(0, 0, &tokens), |s| Op::Embed { table: table[s], out: buffer[s] })
+        self.write(buffer, &values)
+    }
+
+    /// Writes rows to both.
+    pub fn write(&mut self, buffer: Pair<BufferId>, values: &[f32]) -> Result<(), Stop> {
+        self.device.write(buffer[0], values)?;
+        Ok(self.reference.write(buffer[1], values)?)
+    }
+
+    /// Asserts that both refuse to be written.
+    pub fn refuses_values(&mut self, buffer: Pair<BufferId>, what: &str, values: &[f32]) -> Result<(), Stop> {
+        let results = [self.device.write(buffer[0], values), self.reference.write(buffer[1], values)];
+        both_refused(results, what)
     }
 
     /// Runs an op on both; `op` builds it from the side's operands.
@@ -93,11 +103,7 @@ impl Bench {
     pub fn refuses(&mut self, batch: &Batch, what: &str, op: impl Fn(usize) -> Op) -> Result<(), Stop> {
         let results: [Result<(), BackendError>; 2] =
             [self.device.run(&op(0), batch, None), self.reference.run(&op(1), batch, None)];
-        match results {
-            [Err(_), Err(_)] => Ok(()),
-            [Ok(()), _] => Err(Stop::Fail(format!("{what} was accepted"))),
-            [_, Ok(())] => Err(Stop::Fail(format!("{what} was accepted by the reference"))),
-        }
+        both_refused(results, what)
     }
 
     /// Compares a buffer of `width` on both sides.
@@ -121,5 +127,13 @@ impl Bench {
             }
         }
         Ok(())
+    }
+}
+
+fn both_refused(results: [Result<(), BackendError>; 2], what: &str) -> Result<(), Stop> {
+    match results {
+        [Err(_), Err(_)] => Ok(()),
+        [Ok(()), _] => Err(Stop::Fail(format!("{what} was accepted"))),
+        [_, Ok(())] => Err(Stop::Fail(format!("{what} was accepted by the reference"))),
     }
 }

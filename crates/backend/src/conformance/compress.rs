@@ -58,7 +58,7 @@ pub fn cases(suite: &mut Suite<'_>) {
 fn operands(b: &mut Bench, ratio: usize, overlap: bool) -> Result<Operands, Stop> {
     let wide = if overlap { 2 * WIDTH } else { WIDTH };
     let heads = KvHeads { count: 1, dim: WIDTH, values_in_keys: true, window: Some(6) };
-    let shape = |capacity, stored| CacheShape { sequences: 2, capacity, stored };
+    let shape = |capacity, stored| CacheShape { sequences: 2, capacity, rows: ROWS, stored };
     let f32 = Weights::plain("f32").ok_or_else(|| Stop::Fail("no f32".into()))?;
     Ok(Operands {
         kv: b.buffer(ROWS, wide)?,

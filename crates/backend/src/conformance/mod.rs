@@ -8,6 +8,7 @@ mod attention;
 mod bench;
 mod block_linear;
 mod compress;
+mod copies;
 mod embed;
 mod gated_linear;
 mod head_norm_rope;
@@ -128,6 +129,7 @@ pub fn run(make: &mut dyn FnMut() -> Box<dyn Backend>, tolerances: &Tolerances) 
     moe::tables(&mut suite);
     attention::stored(&mut suite);
     attention::long(&mut suite);
+    copies::cases(&mut suite);
     suite.report
 }
 
@@ -220,6 +222,9 @@ mod tests {
             }
             Ok(values)
         }
+        fn write(&mut self, buffer: BufferId, values: &[f32]) -> Result<(), BackendError> {
+            self.0.write(buffer, values)
+        }
     }
 
     #[test]
@@ -234,6 +239,7 @@ mod tests {
             "repeat",
             "hyper_mix",
             "compress",
+            "write",
         ]) {
             assert!(report.failures().iter().any(|f| f.starts_with(op)), "{op}");
         }

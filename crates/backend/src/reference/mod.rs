@@ -248,4 +248,13 @@ impl Backend for Reference {
     fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError> {
         Ok(self.buffer(buffer, "read")?.values.clone())
     }
+
+    fn write(&mut self, buffer: BufferId, values: &[f32]) -> Result<(), BackendError> {
+        let width = self.buffer(buffer, "write")?.width();
+        if !values.len().is_multiple_of(width.max(1)) {
+            let what = format!("{} values are no whole rows of {width}", values.len());
+            return Err(BackendError::Operand { op: "write", what });
+        }
+        self.store(buffer, width, values.to_vec(), "write")
+    }
 }

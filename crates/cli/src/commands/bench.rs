@@ -10,13 +10,13 @@ use crate::output;
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
 use anyhow::Context;
-use ashlar_runtime::bench::{BenchOptions, BenchReport, Profile, Rate, bench};
-use ashlar_runtime::{Model, OpenOptions, random_model};
+use ashlar_runtime::bench::{BenchOptions, BenchReport, Profile, Rate, TokenCost, bench};
+use ashlar_runtime::{Model, OpenOptions, first_layers, random_model};
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Measure how fast a model runs, and how much of what the machine can do that is
 ///
@@ -30,6 +30,8 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   ashlar bench Qwen3-0.6B-4bit
   ashlar bench --shape config.json --format k4
+  ashlar bench --shape llama-3.3-70b --layers 8 --format k4
+  ashlar bench Qwen3-0.6B-4bit --prompt-tokens 0 --batch 1,2,4,8
   ashlar bench --kernels --formats 'q8;i4:g32' --rows 1,64,512
   ashlar bench Qwen3-0.6B-4bit --depth 0,4096 --profile
   ashlar bench Qwen3-0.6B-4bit --json --quiet")]
@@ -37,9 +39,12 @@ pub struct Bench {
     /// A checkpoint folder or a pack
     #[arg(required_unless_present_any = ["kernels", "shape"], conflicts_with_all = ["kernels", "shape"])]
     pub src: Option<PathBuf>,
-    /// A config.json: measure random weights in its shape
-    #[arg(long, value_name = "CONFIG", conflicts_with = "kernels")]
+    /// A config.json, or a released model by name (`plan --list-models`): measure random weights in its shape
+    #[arg(long, value_name = "NAME|CONFIG", conflicts_with = "kernels")]
     pub shape: Option<PathBuf>,
+    /// The first N layers of the shape only
+    #[arg(long, value_name = "N", requires = "shape")]
+    pub layers: Option<NonZeroUsize>,
     /// The format of random weights; embedding, router and norms are bf16
     #[arg(long, value_name = "F", default_value = "q8", requires = "shape")]
     pub format: String,
@@ -61,6 +66,9 @@ pub struct Bench {
     /// Tokens that the cache holds before each measurement
     #[arg(long, value_name = "N,…", default_value = "0", value_delimiter = ',')]
     pub depth: Vec<usize>,
+    /// Sequences to decode at the same time; tokens per second are those of all together
+    #[arg(long, value_name = "N,…", default_value = "1", value_delimiter = ',')]
+    pub batch: Vec<usize>,
     /// Rounds
     #[arg(long, value_name = "N", default_value = "3")]
     pub rounds: NonZeroUsize,
@@ -90,11 +98,14 @@ impl Bench {
             prompt_tokens: self.prompt_tokens,
             gen_tokens: self.gen_tokens,
             depths: self.depth.clone(),
+            batches: self.batch.clone(),
             rounds: self.rounds.get(),
             profile: self.profile,
         };
         let context = Some(asked.context().max(1));
-        let options = OpenOptions { context, chunk: self.chunk.get(), ..self.device.options() };
+        let sequences = asked.sequences();
+        let chunk = self.chunk.get().max(sequences);
+        let options = OpenOptions { context, chunk, sequences, ..self.device.options()? };
         let mut model = self.model(&options, globals)?;
         let meter = ashlar_runtime::meter(&self.device.device, self.device.threads.map(NonZeroUsize::get));
         let interrupt = Interrupt::install()?;
@@ -118,14 +129,29 @@ impl Bench {
                 self.src.as_deref().ok_or_else(|| Failure::usage(anyhow::anyhow!("a model, --shape or --kernels")))?;
             return device::open(src, options, globals);
         };
-        let bytes = std::fs::read(shape).with_context(|| format!("{}: cannot be read", shape.display())).or_usage()?;
-        let config =
-            serde_json::from_slice(&bytes).with_context(|| format!("{}: no JSON", shape.display())).or_usage()?;
+        let mut config = config(shape).or_usage()?;
+        if let Some(layers) = self.layers {
+            first_layers(&mut config, layers.get()).or_usage()?;
+        }
         let opened = random_model(config, &self.format).or_usage()?;
-        let backend = ashlar_runtime::device(&options.device, options.threads, options.activations);
         let progress = Progress::new(globals.quiet, Unit::Bytes);
-        Model::load(opened, backend.map_err(device::failure)?, options, &progress).map_err(device::failure)
+        Model::load(opened, options, &progress).map_err(device::failure)
     }
+}
+
+/// A config: that of a file, or of a released model of that name.
+fn config(shape: &Path) -> anyhow::Result<Value> {
+    let released = shape.to_str().filter(|_| !shape.exists()).and_then(ashlar_recipe::catalogued);
+    if let Some(release) = released {
+        return Ok(release?.config);
+    }
+    let bytes = std::fs::read(shape).with_context(|| {
+        format!(
+            "{}: cannot be read, and no released model has that name (`ashlar plan --list-models`)",
+            shape.display()
+        )
+    })?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{}: no JSON", shape.display()))
 }
 
 const GIGA: f64 = 1e9;
@@ -140,9 +166,9 @@ fn json(report: &BenchReport, device: &str) -> Value {
     };
     let decode = |r: &Rate| {
         json!({
-            "depth": r.depth, "tokens": r.tokens, "tokens_per_s": r.tokens_per_s(), "rounds": r.rounds,
-            "bytes_per_token": report.cost.weight_bytes,
-            "gb_per_s": r.tokens_per_s() * report.cost.weight_bytes / GIGA, "read_share": r.share,
+            "depth": r.depth, "sequences": r.sequences, "tokens": r.tokens, "tokens_per_s": r.tokens_per_s(),
+            "rounds": r.rounds, "bytes_per_token": bytes_per_token(r, &report.cost),
+            "gb_per_s": bytes_per_token(r, &report.cost).map(|b| r.tokens_per_s() * b / GIGA), "read_share": r.share,
             "joules_per_token": r.joules_per_token,
         })
     };
@@ -159,20 +185,27 @@ fn json(report: &BenchReport, device: &str) -> Value {
     })
 }
 
+/// Bytes of weights that decoding reads for each token of a step; `None` where that depends on what tokens choose.
+fn bytes_per_token(rate: &Rate, cost: &TokenCost) -> Option<f64> {
+    cost.step_bytes(rate.sequences).map(|bytes| bytes / rate.sequences.max(1) as f64)
+}
+
 fn text(report: &BenchReport, device: &str) -> String {
     let mut out = format!("{device}\n");
-    let mut table = Table::new(&["work", ">depth", ">tokens", ">tokens/s", ">rate", ">of ceiling", ">J/token"]);
+    let columns = ["work", ">depth", ">sequences", ">tokens", ">tokens/s", ">rate", ">of ceiling", ">J/token"];
+    let mut table = Table::new(&columns);
     let share = |r: &Rate| r.share.map_or_else(String::new, |s| format!("{:.0} %", 100.0 * s));
-    let mut rows = |name: &str, rates: &[Rate], cost: f64, unit: &str| {
+    let mut rows = |name: &str, rates: &[Rate], cost: &dyn Fn(&Rate) -> Option<f64>, unit: &str| {
         for r in rates {
-            let rate = format!("{:.1} {unit}", r.tokens_per_s() * cost / GIGA);
+            let rate = cost(r).map_or_else(String::new, |c| format!("{:.1} {unit}", r.tokens_per_s() * c / GIGA));
             let joules = r.joules_per_token.map_or_else(|| "not told".to_owned(), |j| format!("{j:.2}"));
             let speed = format!("{:.1}", r.tokens_per_s());
-            table.row([name.to_owned(), r.depth.to_string(), r.tokens.to_string(), speed, rate, share(r), joules]);
+            let [depth, sequences, tokens] = [r.depth, r.sequences, r.tokens].map(|n| n.to_string());
+            table.row([name.to_owned(), depth, sequences, tokens, speed, rate, share(r), joules]);
         }
     };
-    rows("prefill", &report.prefill, report.cost.multiply_adds, "GMAC/s");
-    rows("decode", &report.decode, report.cost.weight_bytes, "GB/s");
+    rows("prefill", &report.prefill, &|_| Some(report.cost.multiply_adds), "GMAC/s");
+    rows("decode", &report.decode, &|r| bytes_per_token(r, &report.cost), "GB/s");
     out.push_str(&table.render());
     if let Some(c) = report.ceilings {
         let (read, int8) = (c.read / GIGA, c.int8 / GIGA);

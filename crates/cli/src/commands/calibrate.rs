@@ -13,10 +13,8 @@ use ashlar_calibrate::{
     CalibrateError, Input, Options, SensitivityOptions, Starved, calibrate, default_texts, measure_sensitivity, starved,
 };
 use ashlar_convert::stats::{StatsFile, merge, merge_origins};
-use ashlar_runtime::DEVICES;
 use ashlar_tensor::Report;
 use clap::Args;
-use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::num::NonZeroUsize;
@@ -72,8 +70,8 @@ pub struct Calibrate {
     /// Tokens for --sensitivity: each part of each layer takes a run of these through the layers that follow
     #[arg(long, value_name = "N", default_value_t = 4096, requires = "sensitivity")]
     pub sensitivity_tokens: usize,
-    /// Where to run
-    #[arg(long, value_name = "D", default_value = "auto", value_parser = PossibleValuesParser::new(DEVICES))]
+    /// Where to run: auto, cpu or reference
+    #[arg(long, value_name = "D", default_value = "auto", value_parser = device::word)]
     pub device: String,
     /// Threads [default: one per core]
     #[arg(long, value_name = "N")]

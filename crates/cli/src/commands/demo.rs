@@ -124,7 +124,7 @@ fn verify(src: &Path, out: &Path, args: &Demo, globals: Globals) -> Result<bool,
 }
 
 fn open(path: &Path, args: &Demo, context: usize, globals: Globals) -> Result<Model, Failure> {
-    let options = OpenOptions { context: Some(context), ..args.device.options() };
+    let options = OpenOptions { context: Some(context), ..args.device.options()? };
     // What the bundled model falls back to is of no interest here, unless asked for.
     device::open(path, &options, Globals { quiet: globals.quiet || !globals.verbose, ..globals })
 }

@@ -150,7 +150,7 @@ impl Eval {
         let written = self.continuations.map_or(0, |_| PROMPT + self.continuation_tokens);
         Ok(Session {
             args: self,
-            options: OpenOptions { context: Some(windows.ctx().max(written)), ..self.device.options() },
+            options: OpenOptions { context: Some(windows.ctx().max(written)), ..self.device.options()? },
             windows,
             text_hash: blake3::hash(text.as_bytes()).to_hex().to_string(),
             interrupt: Interrupt::install()?,

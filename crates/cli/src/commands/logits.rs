@@ -40,7 +40,7 @@ impl Logits {
     /// If the input is no such file, the model cannot run, or the output cannot be written.
     pub fn run(&self, globals: Globals) -> CommandResult {
         let ids = read_ids(&self.input)?;
-        let options = ashlar_runtime::OpenOptions { context: Some(ids.len()), ..self.device.options() };
+        let options = ashlar_runtime::OpenOptions { context: Some(ids.len()), ..self.device.options()? };
         let mut model = device::open(&self.src, &options, globals)?;
         let vocab = model.spec().vocab_size;
         check_ids(&ids, vocab).map_err(|e| Failure::usage(e.context(self.input.display().to_string())))?;

@@ -3,18 +3,22 @@
 use super::convert::{open_stats, weigh};
 use crate::allocation::{Decided, Request, ShardArgs, TargetArgs};
 use crate::args::{Globals, MemoryArgs};
-use crate::exit::{CommandResult, OrUsage, Outcome};
+use crate::device;
+use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
 use crate::model::{Model, SourceArgs, format_list};
+use crate::placement::PlanPlacementArgs;
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
-use crate::{allocation, output, recipe, units};
+use crate::{allocation, output, placement, recipe, units};
 use ashlar_arch::Leaf;
 use ashlar_calibrate::PartKnowledge;
 use ashlar_convert::{ConvertError, Knowledge, Plan};
 use ashlar_recipe::{catalogue, catalogued};
+use ashlar_runtime::placement::Planned;
 use ashlar_tensor::{Entry, TensorStore};
 use clap::Args;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +27,8 @@ use std::sync::Arc;
 ///
 /// Reads headers only, unless there is a target or --stats: then formats are tried on a sample of rows, and the mean KL
 /// divergence from the original is predicted. Everything that is wrong with the recipe is told at once, with line and
-/// nearest valid name. Exit code 3 if the conversion does not fit into --memory, or the target cannot be reached.
+/// nearest valid name. With --placement (or --device), what the result takes of the memory of each device. Exit code 3 if the
+/// conversion does not fit into --memory, the target cannot be reached, or the placement does not fit.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   ashlar plan --list-recipes
@@ -31,14 +36,17 @@ use std::sync::Arc;
   ashlar plan deepseek-v4-flash --recipe v4-flash-2bit-experts
   ashlar plan Qwen3-30B-A3B --recipe my.yaml --explain model.layers.0.self_attn.q_proj.weight
   ashlar plan Qwen3-30B-A3B --recipe my.yaml --emit resolved.yaml
+  ashlar plan qwen3-30b-a3b --recipe 4bit-experts --placement rtx3080-10gb-64gb --emit placed.yaml
   ashlar plan Qwen3-30B-A3B --target-size 12GB --stats qwen.stats --emit solved.yaml")]
 pub struct PlanCommand {
     /// A checkpoint folder, a pack, hf:ORG/NAME (of which only headers are read), or a model of the catalogue such as
     /// deepseek-v4-flash (`--list-models`)
-    #[arg(required_unless_present_any = ["list_recipes", "list_models"])]
+    #[arg(required_unless_present_any = ["list_recipes", "list_models", "list_tiers"])]
     pub src: Option<PathBuf>,
-    /// A recipe file, or the name of a preset
-    #[arg(long, value_name = "R", required_unless_present_any = ["list_recipes", "list_models", "target_size", "target_bpw"])]
+    /// A recipe file, or the name of a preset; with a placement `keep` if absent
+    #[arg(long, value_name = "R", required_unless_present_any = [
+        "list_recipes", "list_models", "list_tiers", "target_size", "target_bpw", "placement", "device"
+    ])]
     pub recipe: Option<String>,
     #[command(flatten)]
     pub target: TargetArgs,
@@ -63,12 +71,17 @@ pub struct PlanCommand {
     pub shards: ShardArgs,
     #[command(flatten)]
     pub memory: MemoryArgs,
+    #[command(flatten)]
+    pub place: PlanPlacementArgs,
     /// Show the presets, and nothing else
     #[arg(long, exclusive = true)]
     pub list_recipes: bool,
     /// Show the models of the catalogue, which are planned without a download, and nothing else
     #[arg(long, exclusive = true)]
     pub list_models: bool,
+    /// Show the kinds of machines that there are placements for, and nothing else
+    #[arg(long, exclusive = true)]
+    pub list_tiers: bool,
 }
 
 impl PlanCommand {
@@ -78,13 +91,21 @@ impl PlanCommand {
     /// A recipe that cannot be carried out is the user's mistake.
     pub fn run(&self, globals: Globals) -> CommandResult {
         let Some(src) = &self.src else {
-            output::print(&if self.list_models { list_models()? } else { recipe::list() })?;
+            output::print(&match (self.list_models, self.list_tiers) {
+                (true, _) => list_models()?,
+                (_, true) => placement::list(),
+                _ => recipe::list(),
+            })?;
             return Ok(Outcome::Done);
         };
         let model = Model::look_at(src, self.source)?;
         let stats = open_stats(self.stats.as_deref(), &model)?.map(Arc::new);
         let request = Request {
-            recipe: self.recipe.as_deref(),
+            recipe: self.recipe.as_deref().or(self
+                .place
+                .asked()
+                .then_some("keep")
+                .filter(|_| self.target.size().is_none())),
             target: self.target,
             stats: stats.as_deref(),
             hessians: self.calibrate,
@@ -108,19 +129,36 @@ impl PlanCommand {
         let (own, warnings) = (model.notes(), allocation::warnings(&plan));
         let notes: Vec<&String> = own.iter().chain(&decided.choices.notes).chain(&unknown).chain(&warnings).collect();
         let fits = plan.check_memory(self.memory.memory);
+        let placed = if self.place.asked() { Some(self.placed(&model, &plan)?) } else { None };
         if let Some(path) = &self.emit {
-            output::write_atomic(path, plan.recipe().as_bytes())?;
+            let text = match &placed {
+                Some(placed) => placement::emit(decided.choices.clone(), placed),
+                None => plan.recipe().to_owned(),
+            };
+            output::write_atomic(path, text.as_bytes())?;
         }
         if self.json {
             let mut json = json(&plan, &decided, &notes, fits.is_ok());
             if let Value::Object(all) = &mut json {
                 all.insert("total_bytes_without_mtp".into(), without_mtp.into());
+                all.extend(placed.iter().map(|placed| ("placement".to_owned(), placement::json(placed))));
             }
             output::print_json(&json)?;
         } else {
             output::print(&text(&plan, without_mtp, &decided, &notes, fits.as_ref().err()))?;
+            if let Some(placed) = &placed {
+                output::print(&format!("\n{}", placement::text(placed)))?;
+            }
         }
-        Ok(if fits.is_ok() { Outcome::Done } else { Outcome::Wanting })
+        let placed = placed.is_none_or(|placed| placed.misfit.is_none());
+        Ok(if fits.is_ok() && placed { Outcome::Done } else { Outcome::Wanting })
+    }
+
+    /// Where the planned pack would lie.
+    fn placed(&self, model: &Model, plan: &Plan) -> Result<Planned, Failure> {
+        let bytes: HashMap<&str, u64> = plan.tensors.iter().map(|t| (t.name.as_str(), t.bytes)).collect();
+        let of = |name: &str| bytes.get(name).copied();
+        ashlar_runtime::placement::plan(model.spec()?, &of, &self.place.options()?).map_err(device::failure)
     }
 }
 

@@ -76,7 +76,7 @@ impl Run {
             context: self.context,
             chunk: self.chunk.get(),
             kv_budget: self.kv_budget,
-            ..self.device.options()
+            ..self.device.options()?
         };
         let model = device::open(&self.src, &options, globals)?;
         let template = self.template(&model, globals)?;

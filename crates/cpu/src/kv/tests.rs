@@ -4,7 +4,7 @@ use crate::pool::Pool;
 fn caches(window: Option<usize>, format: KvFormat) -> (Caches, CacheId) {
     let heads = KvHeads { count: 2, dim: 20, values_in_keys: false, window };
     let mut caches = Caches::default();
-    let shape = CacheShape { sequences: 2, capacity: 2000, stored: Stored::Heads(heads, format) };
+    let shape = CacheShape { sequences: 2, capacity: 2000, rows: 2000, stored: Stored::Heads(heads, format) };
     let id = caches.alloc(&shape).unwrap();
     (caches, id)
 }
@@ -73,7 +73,7 @@ fn values_of_q8_have_a_scale_per_group() {
     let heads = KvHeads { count: 1, dim: 80, values_in_keys: false, window: None };
     let mut caches = Caches::default();
     let stored = Stored::Heads(heads, KvFormat::Q8);
-    let id = caches.alloc(&CacheShape { sequences: 1, capacity: 100, stored }).unwrap();
+    let id = caches.alloc(&CacheShape { sequences: 1, capacity: 100, rows: 100, stored }).unwrap();
     let values: Vec<f32> = (0..80).map(|i| (i as f32).cos() * (i / 32 + 1) as f32).collect();
     let (kv, pages) = caches.heads_mut(id, "test").unwrap();
     let rows = NewRows { keys: &values, values: &values };
@@ -108,7 +108,7 @@ fn a_window_forgets_and_refuses_to_go_back_further() {
         store(&mut caches, id, 0, position, 64).unwrap();
     }
     let heads = caches.heads(id, "test").unwrap().0.heads;
-    let shape = CacheShape { sequences: 2, capacity: 2000, stored: Stored::Heads(heads, KvFormat::F32) };
+    let shape = CacheShape { sequences: 2, capacity: 2000, rows: 2000, stored: Stored::Heads(heads, KvFormat::F32) };
     assert!(caches.pages.used() <= shape.bytes(1920, 64), "{} {}", caches.pages.used(), shape.bytes(1920, 64));
     assert!(store(&mut caches, id, 0, 1600, 1).unwrap_err().to_string().contains("forgotten"));
     store(&mut caches, id, 0, 1700, 1).unwrap();

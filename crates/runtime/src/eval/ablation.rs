@@ -5,7 +5,7 @@
 
 use super::figures::Estimate;
 use super::{Windows, compare};
-use crate::{Model, OpenOptions, Opened, Overlay, RuntimeError, devices, open};
+use crate::{Model, OpenOptions, Opened, Overlay, RuntimeError, open};
 use ashlar_arch::{Leaf, ModelSpec, Role};
 use ashlar_tensor::{Report, TensorStore};
 use std::collections::BTreeMap;
@@ -120,7 +120,6 @@ pub fn ablate(
     let (base, over): (Arc<dyn TensorStore>, Arc<dyn TensorStore>) = (Arc::from(store), Arc::from(over.store));
     let mix = |names: &[String]| {
         let overlay = Overlay::new(Arc::clone(&base), Arc::clone(&over), names.iter().map(String::as_str))?;
-        let backend = devices::device(&options.device, options.threads, options.activations)?;
         let mixed = Opened {
             store: Box::new(overlay),
             config: config.clone(),
@@ -128,8 +127,9 @@ pub fn ablate(
             dir: dir.clone(),
             is_pack: false,
             identity: String::new(),
+            placement: None,
         };
-        Model::load(mixed, backend, options, report)
+        Model::load(mixed, options, report)
     };
     let total = parts.len();
     let (mut costs, mut tokens) = (Vec::new(), 0);

@@ -1,0 +1,201 @@
+//! [`Executor`]: a placed program on open devices. One loop runs every model on any mix of backends.
+//!
+//! Owns: loading weights onto their devices, the operands of each, the loop, copies between devices. Refuses: deciding
+//! where anything goes (`placement`), positions and budgets of sequences (`kv`).
+
+use crate::bench::Profile;
+use crate::load::load_weight;
+use crate::placement::{Placement, Step, Tier};
+use crate::program::Draft;
+use crate::{RuntimeError, devices};
+use ashlar_backend::{Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Operand, WeightId};
+use ashlar_tensor::{Bytes, Report, TensorStore};
+
+/// Where weights come from.
+pub(crate) struct Source<'a> {
+    pub store: &'a dyn TensorStore,
+    pub report: &'a dyn Report,
+    /// The mapped planes that are to stay in memory, in the order in which they are loaded; `None` if none are.
+    pub kept: Option<Vec<Bytes>>,
+}
+
+/// A program whose operands are loaded.
+pub(crate) struct Executor {
+    devices: Vec<Box<dyn Backend>>,
+    steps: Vec<Ready>,
+    /// Device and buffer.
+    logits: (usize, BufferId),
+}
+
+/// A step with the devices' own operands.
+enum Ready {
+    Run { device: usize, op: Op },
+    Copy { from: (usize, BufferId), to: (usize, BufferId) },
+}
+
+/// The devices' own names of a draft's operands.
+struct Operands {
+    weights: Vec<WeightId>,
+    caches: Vec<CacheId>,
+    /// By device, then by number.
+    buffers: Vec<Vec<Option<BufferId>>>,
+}
+
+impl Executor {
+    /// Loads a placed program; `devices` are those of the placement, fresh.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if a weight is missing or of a format that its device cannot run, or memory is short.
+    pub fn load(
+        draft: &Draft,
+        placement: &Placement,
+        mut devices: Vec<Box<dyn Backend>>,
+        source: &mut Source<'_>,
+    ) -> Result<Self, RuntimeError> {
+        let mut operands = Operands {
+            weights: Vec::with_capacity(draft.leaves.len()),
+            caches: Vec::with_capacity(draft.caches.len()),
+            buffers: vec![vec![None; draft.widths.len()]; devices.len()],
+        };
+        for (leaf, &(device, tier)) in draft.leaves.iter().zip(&placement.weights) {
+            let mapped =
+                tier != Tier::Nvme && devices::computes_from_the_mapping(placement.devices[device].offer.device);
+            let kept = source.kept.as_mut().filter(|_| mapped);
+            operands.weights.push(load_weight(source.store, &mut *devices[device], leaf, source.report, kept)?);
+        }
+        for (shape, &device) in draft.caches.iter().zip(&placement.caches) {
+            operands.caches.push(devices[device].alloc_cache(shape)?);
+        }
+        let mut steps = Vec::with_capacity(placement.steps.len());
+        for step in &placement.steps {
+            steps.push(operands.step(step, draft, &mut devices)?);
+        }
+        let logits = operands.buffer(placement.logits, draft.program.logits, draft, &mut devices)?;
+        check(placement, &devices)?;
+        Ok(Self { devices, steps, logits: (placement.logits, logits) })
+    }
+
+    /// Runs all steps on a batch and returns its logits.
+    ///
+    /// # Errors
+    /// [`BackendError`].
+    pub fn run(
+        &mut self,
+        batch: &Batch,
+        observer: &mut Option<&mut dyn Observer>,
+        profile: &mut Option<Profile>,
+    ) -> Result<Vec<f32>, BackendError> {
+        for step in &self.steps {
+            // An option of a borrowed observer cannot be copied; each op gets a shorter borrow.
+            let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+            let devices = &mut self.devices;
+            match profile {
+                None => step.run(devices, batch, observer)?,
+                Some(profile) => profile.time(step.name(), || step.run(devices, batch, observer))?,
+            }
+        }
+        let (device, buffer) = self.logits;
+        self.devices[device].read(buffer)
+    }
+
+    /// Cuts a slot back on all devices.
+    pub fn truncate(&mut self, slot: usize, positions: usize) {
+        self.devices.iter_mut().for_each(|device| device.truncate(slot, positions));
+    }
+
+    /// What all devices keep besides weights.
+    pub fn memory(&self) -> Memory {
+        let add = |sum: Memory, one: Memory| Memory {
+            activations: sum.activations + one.activations,
+            caches: sum.caches + one.caches,
+        };
+        self.devices.iter().map(|device| device.memory()).fold(Memory::default(), add)
+    }
+
+    /// The devices, for messages.
+    pub fn describe(&self) -> String {
+        self.devices.iter().map(|device| device.describe()).collect::<Vec<_>>().join(" + ")
+    }
+
+    /// What devices have to tell of their weights.
+    pub fn notes(&self) -> Vec<String> {
+        self.devices.iter().flat_map(|device| device.notes()).collect()
+    }
+}
+
+/// Whether devices that reserve their memory reserved what was planned.
+fn check(placement: &Placement, devices: &[Box<dyn Backend>]) -> Result<(), BackendError> {
+    for (share, device) in placement.devices.iter().zip(devices) {
+        let Some(arena) = device.arena() else { continue };
+        let (planned, reserved) = (share.bytes, arena.reserved());
+        if planned != reserved {
+            let what = format!("{}: planned {planned:?}, reserved {reserved:?}", share.offer.device);
+            return Err(BackendError::Operand { op: "placement", what });
+        }
+    }
+    Ok(())
+}
+
+impl Ready {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Run { op, .. } => op.name(),
+            Self::Copy { .. } => "copy",
+        }
+    }
+
+    fn run(
+        &self,
+        devices: &mut [Box<dyn Backend>],
+        batch: &Batch,
+        observer: Option<&mut dyn Observer>,
+    ) -> Result<(), BackendError> {
+        match self {
+            Self::Run { device, op } => devices[*device].run(op, batch, observer),
+            Self::Copy { from, to } => {
+                let values = devices[from.0].read(from.1)?;
+                devices[to.0].write(to.1, &values)
+            }
+        }
+    }
+}
+
+impl Operands {
+    /// The buffer of that number on a device, which gets one when it is first asked for.
+    fn buffer(
+        &mut self,
+        device: usize,
+        buffer: BufferId,
+        draft: &Draft,
+        devices: &mut [Box<dyn Backend>],
+    ) -> Result<BufferId, BackendError> {
+        let number = buffer.0 as usize;
+        if let Some(id) = self.buffers[device][number] {
+            return Ok(id);
+        }
+        let id = devices[device].alloc(draft.sizes.rows, draft.widths[number])?;
+        self.buffers[device][number] = Some(id);
+        Ok(id)
+    }
+
+    fn step(&mut self, step: &Step, draft: &Draft, devices: &mut [Box<dyn Backend>]) -> Result<Ready, BackendError> {
+        match step {
+            Step::Copy { from, to, buffer } => Ok(Ready::Copy {
+                from: (*from, self.buffer(*from, *buffer, draft, devices)?),
+                to: (*to, self.buffer(*to, *buffer, draft, devices)?),
+            }),
+            Step::Run { device, op } => {
+                for (buffer, _) in op.operands().buffers {
+                    self.buffer(*device, buffer, draft, devices)?;
+                }
+                let mut op = op.clone();
+                op.visit(&mut |operand| match operand {
+                    Operand::Weight(id) => *id = self.weights[id.0 as usize],
+                    Operand::Cache(id) => *id = self.caches[id.0 as usize],
+                    Operand::Buffer(id, _) => *id = self.buffers[*device][id.0 as usize].unwrap_or(*id),
+                });
+                Ok(Ready::Run { device: *device, op })
+            }
+        }
+    }
+}

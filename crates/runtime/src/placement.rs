@@ -1,0 +1,302 @@
+//! Placement: which device holds each weight and computes each op of a model, as rules say and as memory allows.
+//!
+//! [`place`] is a pure function from a [`Draft`], the bytes of its weights, what rules say and what devices are offered, to
+//! a [`Placement`]: bytes per device, and steps with a copy wherever activations cross. The cast: `wish` (rules to
+//! devices), `group` (what must lie together), `assign` (who gets what), `schedule` (steps), `misfit` (what to do where it
+//! does not fit), `request` (from options to offers). Nothing here opens a device or reads a weight.
+
+mod assign;
+mod group;
+mod misfit;
+mod request;
+mod schedule;
+mod wish;
+
+use crate::program::Draft;
+use ashlar_backend::Reserved;
+use ashlar_recipe::{Device, DeviceShare, Place, Resolved};
+use assign::{Assignment, Placer};
+use group::Groups;
+use wish::Wish;
+
+pub use misfit::Misfit;
+pub(crate) use request::Request;
+pub use request::{PlacementText, Planned, plan};
+pub use schedule::Step;
+
+/// A device that a placement may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The device.
+    pub device: Device,
+    /// The most bytes it may hold; `None` where nothing bounds it.
+    pub budget: Option<u64>,
+}
+
+/// Where bytes lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Memory of an accelerator.
+    Vram,
+    /// Memory of the host.
+    Ram,
+    /// On disk, read as they are used.
+    Nvme,
+}
+
+impl Tier {
+    /// The word of recipes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vram => "vram",
+            Self::Ram => "ram",
+            Self::Nvme => "nvme",
+        }
+    }
+}
+
+/// What a device holds of a placed model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The device, and the most it may hold.
+    pub offer: Offer,
+    /// What it holds.
+    pub bytes: Reserved,
+    /// Of its weights, those that stay on disk.
+    pub on_disk: u64,
+}
+
+/// Where everything of a model is.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// The devices in use, the host first if it is.
+    pub devices: Vec<Share>,
+    /// Of every weight of the draft: its device, by number, and where there.
+    pub weights: Vec<(usize, Tier)>,
+    /// The device of every cache.
+    pub caches: Vec<usize>,
+    /// What runs, in order.
+    pub steps: Vec<Step>,
+    /// The device that has the logits in the end.
+    pub logits: usize,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Why a model cannot be placed as asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlaceError {
+    /// A rule asks for what there is not.
+    #[error("{by}: tensor `{tensor}`: {what}")]
+    Rule {
+        /// The first tensor it is about.
+        tensor: String,
+        /// Which rule.
+        by: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// A device that is not among those offered.
+    #[error("{device} is not among the devices of this placement")]
+    NotOffered {
+        /// The device.
+        device: Device,
+    },
+    /// Matrices that one op reads, wished on two devices.
+    #[error(transparent)]
+    Apart(Box<Apart>),
+    /// Too much for a device.
+    #[error(transparent)]
+    Misfit(Box<Misfit>),
+}
+
+/// Matrices that one op reads, wished on two devices.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "tensor `{}` is to be on {} ({}) and `{}` on {} ({}), but one operation reads both; place them together",
+    tensors[0], devices[0], by[0], tensors[1], devices[1], by[1]
+)]
+pub struct Apart {
+    /// The tensors.
+    pub tensors: [String; 2],
+    /// Their devices.
+    pub devices: [Device; 2],
+    /// Who said so.
+    pub by: [String; 2],
+}
+
+/// What [`place`] goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The model.
+    pub draft: &'a Draft,
+    /// Bytes of its weights, as they are stored.
+    pub bytes: &'a [u64],
+    /// What rules say of its weights, if there are rules.
+    pub places: Option<&'a [Place]>,
+    /// Where all of it goes, if there are no rules and not wherever there is room.
+    pub home: Option<Device>,
+    /// The host first, then accelerators, in the order in which they are filled.
+    pub offers: &'a [Offer],
+    /// Bytes of disk that weights may stay on; 0 for none.
+    pub disk: u64,
+}
+
+/// Places a model.
+///
+/// # Errors
+/// [`PlaceError`]: rules that contradict each other or the devices, or too much for a device.
+pub fn place(wanted: &Wanted<'_>) -> Result<Placement, PlaceError> {
+    let Wanted { draft, bytes, places, home, offers, .. } = *wanted;
+    let wishes = wish::wishes(&draft.leaves, places, offers, home)?;
+    let groups = Groups::new(draft, bytes);
+    let placer = Placer { draft, groups: &groups, offers };
+    let mut notes = Vec::new();
+    let asked = placer.decided(&wishes, &mut notes)?;
+    let mut decided = asked.clone();
+    placer.fill(&mut decided, &|_, _| true);
+    let found = finish(wanted, &groups, &wishes, &placer.follow(&decided), notes);
+    let Some(over) = found.over() else { return Ok(found) };
+    Err(PlaceError::Misfit(Box::new(misfit::explain(wanted, &groups, &asked, &found, over))))
+}
+
+/// The nearest placement that fits: as [`place`], but what an accelerator has no room for stays on the host, from the last
+/// layer on.
+///
+/// # Errors
+/// As [`place`]; too much for the host too.
+pub fn nearest(wanted: &Wanted<'_>) -> Result<Placement, PlaceError> {
+    let Wanted { draft, bytes, places, home, offers, .. } = *wanted;
+    let wishes = wish::wishes(&draft.leaves, places, offers, home)?;
+    let groups = Groups::new(draft, bytes);
+    let placer = Placer { draft, groups: &groups, offers };
+    let mut notes = Vec::new();
+    let asked = placer.decided(&wishes, &mut notes)?;
+    let accelerated = |g: usize| asked[g].filter(|d| offers[*d].device.is_accelerator());
+    let mut decided: Vec<_> = (0..asked.len()).map(|g| asked[g].filter(|_| accelerated(g).is_none())).collect();
+    placer.fill(&mut decided, &|group, device| accelerated(group).is_none_or(|d| d == device));
+    let found = finish(wanted, &groups, &wishes, &placer.follow(&decided), notes);
+    let Some(over) = found.over() else { return Ok(found) };
+    Err(PlaceError::Misfit(Box::new(misfit::explain(wanted, &groups, &asked, &found, over))))
+}
+
+/// Tiers, steps and sums of an assignment; devices that hold nothing are left out.
+fn finish(
+    wanted: &Wanted<'_>,
+    groups: &Groups,
+    wishes: &[Wish],
+    assignment: &Assignment,
+    notes: Vec<String>,
+) -> Placement {
+    let Wanted { draft, bytes, offers, .. } = *wanted;
+    let placer = Placer { draft, groups, offers };
+    let usage = placer.usage(assignment);
+    let (steps, logits) = schedule::schedule(draft, groups, assignment);
+    let used: Vec<usize> = (0..offers.len()).filter(|d| usage[*d] != Reserved::default()).collect();
+    let number = |device: usize| used.iter().position(|d| *d == device).unwrap_or(0);
+    let mut weights: Vec<(usize, Tier)> = Vec::with_capacity(draft.leaves.len());
+    let mut on_disk = vec![0u64; offers.len()];
+    for (i, group) in groups.of_weight.iter().enumerate() {
+        let device = assignment.groups[*group];
+        let tier = match wishes[i].tier {
+            _ if offers[device].device.is_accelerator() => Tier::Vram,
+            Some(Tier::Nvme) => Tier::Nvme,
+            _ => Tier::Ram,
+        };
+        if tier == Tier::Nvme {
+            on_disk[device] += bytes[i];
+        }
+        weights.push((device, tier));
+    }
+    overflow(wanted, wishes, &usage, &mut weights, &mut on_disk);
+    let mut caches = vec![0; draft.caches.len()];
+    for (group, &device) in groups.list.iter().zip(&assignment.groups) {
+        group.caches.iter().for_each(|c| caches[*c] = number(device));
+    }
+    let renumbered = steps.into_iter().map(|step| match step {
+        Step::Run { device, op } => Step::Run { device: number(device), op },
+        Step::Copy { from, to, buffer } => Step::Copy { from: number(from), to: number(to), buffer },
+    });
+    Placement {
+        devices: used.iter().map(|d| Share { offer: offers[*d], bytes: usage[*d], on_disk: on_disk[*d] }).collect(),
+        weights: weights.into_iter().map(|(device, tier)| (number(device), tier)).collect(),
+        caches,
+        steps: renumbered.collect(),
+        logits: number(logits),
+        notes,
+    }
+}
+
+/// What the host has no memory for stays on disk, where there is one: experts first, of which a token reads a few, from the
+/// last layer on. Rules that say `ram` hold.
+fn overflow(
+    wanted: &Wanted<'_>,
+    wishes: &[Wish],
+    usage: &[Reserved],
+    weights: &mut [(usize, Tier)],
+    on_disk: &mut [u64],
+) {
+    let Wanted { draft, bytes, offers, disk, .. } = *wanted;
+    for (device, offer) in offers.iter().enumerate().filter(|(_, o)| !o.device.is_accelerator()) {
+        let Some(budget) = offer.budget else { continue };
+        let mut over = usage[device].total().saturating_sub(on_disk[device]).saturating_sub(budget);
+        let mut last: Vec<usize> = (0..weights.len())
+            .filter(|w| {
+                weights[*w] == (device, Tier::Ram) && wishes[*w].tier.is_none() && group::leads(&draft.leaves[*w])
+            })
+            .collect();
+        last.sort_by_key(|w| (draft.leaves[*w].role.expert.is_some(), draft.leaves[*w].role.layer));
+        while let (true, Some(weight)) = (over > 0, last.pop()) {
+            if on_disk[device] + bytes[weight] > disk {
+                break;
+            }
+            weights[weight].1 = Tier::Nvme;
+            on_disk[device] += bytes[weight];
+            over = over.saturating_sub(bytes[weight]);
+        }
+    }
+}
+
+impl Placement {
+    /// The first device that holds more than it may.
+    fn over(&self) -> Option<usize> {
+        self.devices.iter().position(|s| s.offer.budget.is_some_and(|b| s.in_memory() > b))
+    }
+
+    /// What it came to: a run of the same placement must come to the same.
+    #[must_use]
+    pub fn resolved(&self, draft: &Draft) -> Resolved {
+        let share = |s: &Share| DeviceShare {
+            device: s.offer.device.to_string(),
+            budget: s.offer.budget,
+            weights: s.bytes.weights,
+            caches: s.bytes.caches,
+            activations: s.bytes.activations,
+        };
+        Resolved {
+            context: draft.sizes.context,
+            chunk: draft.sizes.rows,
+            sequences: draft.sizes.sequences,
+            kv: draft.sizes.kv.name().to_owned(),
+            devices: self.devices.iter().map(share).collect(),
+        }
+    }
+
+    /// Copies per batch, and the bytes that they move for every row of it.
+    #[must_use]
+    pub fn crossings(&self, draft: &Draft) -> (usize, u64) {
+        let copies =
+            self.steps.iter().filter_map(|s| if let Step::Copy { buffer, .. } = s { Some(buffer) } else { None });
+        copies.fold((0, 0), |(n, bytes), b| (n + 1, bytes + 4 * draft.widths[b.0 as usize] as u64))
+    }
+}
+
+impl Share {
+    /// Bytes in the device's memory.
+    #[must_use]
+    pub fn in_memory(&self) -> u64 {
+        self.bytes.total().saturating_sub(self.on_disk)
+    }
+}

@@ -1,0 +1,219 @@
+//! From options to a placement: the rules of a file, of a pack or of nobody; the devices they speak of; what these may
+//! hold.
+
+use super::{Offer, PlaceError, Placement, Wanted, nearest, place};
+use crate::program::{Draft, Sizes};
+use crate::{OpenOptions, RuntimeError, devices, model};
+use ashlar_arch::{Leaf, ModelSpec};
+use ashlar_backend::KvFormat;
+use ashlar_recipe::{Device, Hardware, Place, Recipe, Resolved};
+use std::collections::BTreeSet;
+
+/// Memory that the host's system and programs keep: this share, at least this much.
+const HOST_SHARE: u64 = 12;
+const HOST_LEAST: u64 = 4 << 30;
+/// Memory of an accelerator that its driver and other programs take: this share, and this much.
+const CARD_SHARE: u64 = 33;
+const CARD_LEAST: u64 = 768 << 20;
+
+/// A placement as it was given: a file, one that comes with the program, or what a pack carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacementText {
+    /// What messages call it.
+    pub name: String,
+    /// YAML.
+    pub text: String,
+}
+
+/// A placement and what it was made of.
+#[derive(Debug)]
+pub struct Planned {
+    /// The program with its sizes.
+    pub draft: Draft,
+    /// Where everything goes.
+    pub placement: Placement,
+    /// The machine it is made for, where the rules say.
+    pub hardware: Option<Hardware>,
+    /// Whether rules or the user asked for more than fits, so that it is only the nearest that does.
+    pub misfit: Option<PlaceError>,
+}
+
+/// Places a model of which only shapes and sizes are known, without looking for devices. Where it does not fit, the result
+/// is the nearest placement that does, and says so.
+///
+/// # Errors
+/// [`RuntimeError::Recipe`], [`RuntimeError::Place`] for rules that cannot be, or where nothing fits.
+pub fn plan(
+    spec: &ModelSpec,
+    bytes: &dyn Fn(&str) -> Option<u64>,
+    options: &OpenOptions,
+) -> Result<Planned, RuntimeError> {
+    let request = Request::new(options, None)?;
+    let draft = Draft::new(spec, request.sizes(spec, options)?);
+    let ready = Ready::new(&request, &draft, bytes, &|_| Ok(None))?;
+    let wanted = ready.wanted(&draft, &request);
+    let (placement, misfit) = match place(&wanted) {
+        Ok(placement) => (placement, None),
+        Err(misfit @ PlaceError::Misfit(_)) => match nearest(&wanted) {
+            Ok(placement) => (placement, Some(misfit)),
+            Err(_) => return Err(misfit.into()),
+        },
+        Err(error) => return Err(error.into()),
+    };
+    let placement = ready.told(placement);
+    Ok(Planned { placement, misfit, hardware: request.recipe.as_ref().and_then(Recipe::hardware), draft })
+}
+
+/// Options, read.
+pub(crate) struct Request {
+    pub recipe: Option<Recipe>,
+    /// `--device`, unless it is `auto`.
+    device: Option<Device>,
+    vram_limit: Option<u64>,
+}
+
+impl Request {
+    /// `packed`: the placement that a pack carries, which counts if the user says nothing else.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Option`] for an unknown device, [`RuntimeError::Recipe`] for a placement that cannot be read.
+    pub fn new(options: &OpenOptions, packed: Option<&PlacementText>) -> Result<Self, RuntimeError> {
+        let device = devices::device_named(&options.device)?;
+        let text = options.placement.as_ref().or(packed.filter(|_| device.is_none()));
+        let recipe = text.map(|t| Recipe::parse(&t.text, &t.name)).transpose()?;
+        Ok(Self { recipe, device, vram_limit: options.vram_limit })
+    }
+
+    /// How much the program must hold: as asked, else as a resolved placement says.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Option`].
+    pub fn sizes(&self, spec: &ModelSpec, options: &OpenOptions) -> Result<Sizes, RuntimeError> {
+        let resolved = self.recipe.as_ref().and_then(Recipe::resolved);
+        let context = options.context.or(resolved.map(|r| r.context));
+        let kv = options.kv.or(resolved.and_then(|r| KvFormat::ALL.into_iter().find(|f| f.name() == r.kv)));
+        let reference = self.recipe.is_none() && self.device.is_some_and(|d| d.kind == "reference");
+        let kv = devices::kv_format(if reference { "reference" } else { "cpu" }, kv);
+        model::sizes(spec, &OpenOptions { context, ..options.clone() }, kv)
+    }
+
+    /// Where the model is to be.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Recipe`], [`RuntimeError::Place`]; what `memory` says of a device that is not there.
+    pub fn place(
+        &self,
+        draft: &Draft,
+        bytes: &dyn Fn(&str) -> Option<u64>,
+        memory: &dyn Fn(Device) -> Result<Option<u64>, RuntimeError>,
+    ) -> Result<Placement, RuntimeError> {
+        let ready = Ready::new(self, draft, bytes, memory)?;
+        let placement = place(&ready.wanted(draft, self))?;
+        if let Some(resolved) = self.recipe.as_ref().and_then(Recipe::resolved) {
+            let (was, now) = (unbounded(resolved), unbounded(&placement.resolved(draft)));
+            if was != now {
+                return Err(RuntimeError::Resolved { was: was.text(), now: now.text() });
+            }
+        }
+        Ok(ready.told(placement))
+    }
+
+    /// The accelerators that rules and options speak of.
+    fn accelerators(&self, places: Option<&[Place]>) -> Vec<Device> {
+        let named = places.unwrap_or_default().iter().filter_map(|p| p.device);
+        let mut all: BTreeSet<Device> = named.chain(self.device).filter(Device::is_accelerator).collect();
+        let wanted = self.hardware().filter(|_| self.device.is_none() && all.is_empty());
+        all.extend((0..wanted.map_or(0, |h| h.gpus)).map(|i| Device { kind: devices::ACCELERATOR, index: Some(i) }));
+        all.into_iter().collect()
+    }
+
+    fn hardware(&self) -> Option<Hardware> {
+        self.recipe.as_ref().and_then(Recipe::hardware)
+    }
+
+    /// The most that a device may hold, of what it has.
+    fn budget(&self, device: Device, has: Option<u64>) -> Option<u64> {
+        let resolved = self.recipe.as_ref().and_then(Recipe::resolved).map(|r| &r.devices);
+        let resolved = resolved.into_iter().flatten().find(|s| s.device == device.to_string());
+        let described = match self.hardware() {
+            _ if resolved.is_some() => resolved.and_then(|s| s.budget),
+            Some(h) if device.is_accelerator() && h.unified => Some(usable_ram(h.ram)),
+            Some(h) if device.is_accelerator() && h.vram > 0 => Some(usable_vram(h.vram)),
+            Some(h) if !device.is_accelerator() => Some(usable_ram(h.ram)),
+            _ => None,
+        };
+        let limit = self.vram_limit.filter(|_| device.is_accelerator());
+        [described, limit, has].into_iter().flatten().min()
+    }
+}
+
+/// What a placement came to, whatever its devices might have held besides.
+fn unbounded(resolved: &Resolved) -> Resolved {
+    let mut all = resolved.clone();
+    all.devices.iter_mut().for_each(|share| share.budget = None);
+    all
+}
+
+fn usable_ram(bytes: u64) -> u64 {
+    bytes.saturating_sub(HOST_LEAST.max(bytes / HOST_SHARE))
+}
+
+fn usable_vram(bytes: u64) -> u64 {
+    bytes.saturating_sub(bytes / CARD_SHARE).saturating_sub(CARD_LEAST)
+}
+
+/// A request against one model.
+struct Ready {
+    bytes: Vec<u64>,
+    places: Option<Vec<Place>>,
+    offers: Vec<Offer>,
+    notes: Vec<String>,
+}
+
+impl Ready {
+    fn new(
+        request: &Request,
+        draft: &Draft,
+        bytes: &dyn Fn(&str) -> Option<u64>,
+        memory: &dyn Fn(Device) -> Result<Option<u64>, RuntimeError>,
+    ) -> Result<Self, RuntimeError> {
+        let of = |leaf: &Leaf| bytes(&leaf.name).ok_or_else(|| RuntimeError::Missing(leaf.name.clone()));
+        let bytes = draft.leaves.iter().map(of).collect::<Result<_, _>>()?;
+        let leaves: Vec<&Leaf> = draft.leaves.iter().collect();
+        let placed = request.recipe.as_ref().map(|r| r.place(&leaves, None)).transpose()?;
+        let (places, notes) = placed.map_or((None, Vec::new()), |p| (Some(p.list), p.notes));
+        let mut offers = Vec::new();
+        let host = match request.device {
+            Some(device) if !device.is_accelerator() => device,
+            _ => Device::CPU,
+        };
+        let named = places.iter().flatten().filter_map(|p| p.device).filter(|d| !d.is_accelerator());
+        let hosts: BTreeSet<Device> = named.filter(|d| *d != host).collect();
+        for device in [host].into_iter().chain(hosts).chain(request.accelerators(places.as_deref())) {
+            offers.push(Offer { device, budget: request.budget(device, memory(device)?) });
+        }
+        Ok(Self { bytes, places, offers, notes })
+    }
+
+    fn wanted<'a>(&'a self, draft: &'a Draft, request: &Request) -> Wanted<'a> {
+        Wanted {
+            draft,
+            bytes: &self.bytes,
+            places: self.places.as_deref(),
+            home: request.device.filter(|_| self.places.is_none()),
+            offers: &self.offers,
+            disk: request.hardware().map_or(0, |h| h.nvme),
+        }
+    }
+
+    /// The placement with what the user should know of the request.
+    fn told(self, mut placement: Placement) -> Placement {
+        placement.notes.extend(self.notes);
+        if self.places.iter().flatten().any(|p| p.tier == Some("cached")) {
+            let what = "`tier: cached` fills accelerators with whole layers, fixed at the start, as far as there is room; the rest \
+                        is computed where it lies";
+            placement.notes.push(what.to_owned());
+        }
+        placement
+    }
+}
