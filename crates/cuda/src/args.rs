@@ -114,3 +114,33 @@ args! {
         heads: u32, ratio: u32, listed: u32, most: u32,
     }
 }
+
+const fn bytes<A>() -> u32 {
+    size_of::<A>() as u32
+}
+
+/// A kernel of every argument struct, and how large it is here.
+pub const ARGUMENTS: &[(&str, u32)] = &[
+    ("small_1_q8", bytes::<LinearArgs>()),
+    ("pairs_q8", bytes::<PairArgs>()),
+    ("groups_64_q8", bytes::<GroupArgs>()),
+    ("blocks_q8", bytes::<BlockArgs>()),
+    ("embed_q8", bytes::<EmbedArgs>()),
+    ("add_outliers", bytes::<OutlierArgs>()),
+    ("round_rows", bytes::<RoundArgs>()),
+    ("rms_norm", bytes::<NormArgs>()),
+    ("angles", bytes::<AnglesArgs>()),
+    ("heads", bytes::<HeadsArgs>()),
+    ("gated", bytes::<GatedArgs>()),
+    ("copy_rows", bytes::<RowsArgs>()),
+    ("sigmoid_gate", bytes::<SigmoidArgs>()),
+    ("hyper_mix", bytes::<HyperMixArgs>()),
+    ("hyper_add", bytes::<HyperAddArgs>()),
+    ("route", bytes::<RouteArgs>()),
+    ("group_pairs", bytes::<SortArgs>()),
+    ("combine", bytes::<CombineArgs>()),
+    ("store_kv", bytes::<StoreArgs>()),
+    ("merge_splits", bytes::<AttentionArgs>()),
+    ("pool_windows", bytes::<PoolArgs>()),
+    ("choose_entries", bytes::<SelectArgs>()),
+];

@@ -54,12 +54,7 @@ impl Caches {
     ///
     /// # Errors
     /// [`BackendError::Capacity`], [`BackendError::Operand`], [`BackendError::Memory`].
-    pub fn advance(
-        &mut self,
-        core: &mut Core,
-        id: CacheId,
-        parts: &[SequenceRows],
-    ) -> Result<(), BackendError> {
+    pub fn advance(&mut self, core: &mut Core, id: CacheId, parts: &[SequenceRows]) -> Result<(), BackendError> {
         let missing = || BackendError::Operand { op: "cache", what: format!("no cache {}", id.0) };
         let cache = self.0.get_mut(id.0 as usize).ok_or_else(missing)?;
         let mut helds = Vec::with_capacity(parts.len());
@@ -116,11 +111,8 @@ impl Cache {
             let what = format!("positions of cache slot {}", part.slot);
             return Err(BackendError::Capacity { what, got: end, capacity });
         }
-        let missing = || BackendError::Capacity {
-            what: "cache slots".into(),
-            got: part.slot + 1,
-            capacity: self.slots.len(),
-        };
+        let missing =
+            || BackendError::Capacity { what: "cache slots".into(), got: part.slot + 1, capacity: self.slots.len() };
         let mut held = self.slots.get(part.slot).ok_or_else(missing)?.held;
         held.advance(part.slot, part.position, part.rows.len(), self.window().is_some())?;
         Ok(held)

@@ -6,15 +6,16 @@ use crate::caches::Caches;
 use crate::device::{Device, KernelId, Launch};
 use crate::error::{Error, NAME};
 use crate::modules::{Module, module};
+use crate::ops;
 use crate::pool::Pool;
+use crate::replay::Replay;
 use crate::rope::Ropes;
 use crate::step::Step;
 use crate::table::{self, Kind};
 use crate::weights::{self, Weights};
-use crate::ops;
 use ashlar_backend::{
-    ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Memory, Observer, Op, Support, Weight,
-    WeightId,
+    ActivationMode, Arena, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Memory, Observer, Op, Support,
+    Weight, WeightId,
 };
 use ashlar_formats::Spec;
 use std::collections::HashMap;
@@ -64,13 +65,14 @@ pub struct Core {
     pool: Pool,
     scratch: HashMap<Use, (u64, u64)>,
     kernels: HashMap<(&'static str, String), KernelId>,
+    replay: Replay,
 }
 
 impl Core {
     fn new(mut device: Box<dyn Device>, bytes: u64) -> Result<Self, Error> {
         let base = device.reserve(bytes)?;
-        let (scratch, kernels) = (HashMap::new(), HashMap::new());
-        Ok(Self { device, pool: Pool::new(base, bytes), scratch, kernels })
+        let (scratch, kernels, replay) = (HashMap::new(), HashMap::new(), Replay::default());
+        Ok(Self { device, pool: Pool::new(base, bytes), scratch, kernels, replay })
     }
 
     /// So many bytes of the pool.
@@ -78,6 +80,8 @@ impl Core {
     /// # Errors
     /// [`BackendError::Memory`].
     pub fn take(&mut self, bytes: u64, what: impl FnOnce() -> String) -> Result<u64, BackendError> {
+        // Memory that changes hands may still be wanted by kernels that are held back.
+        self.replay.in_order(&mut *self.device)?;
         let free = self.pool.free();
         self.pool.take(bytes).ok_or_else(|| BackendError::Memory {
             backend: NAME,
@@ -92,7 +96,7 @@ impl Core {
     /// runs later.
     pub fn give(&mut self, address: u64) {
         if address != 0 {
-                self.pool.give(address);
+            self.pool.give(address);
         }
     }
 
@@ -108,11 +112,21 @@ impl Core {
         Ok(unsafe { self.device.upload(to, bytes) }?)
     }
 
+    /// Copies bytes into memory that kernels started before may still read as it was.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn upload_in_order(&mut self, to: u64, bytes: &[u8]) -> Result<(), BackendError> {
+        self.replay.in_order(&mut *self.device)?;
+        self.upload(to, bytes)
+    }
+
     /// Waits, and copies floats back.
     ///
     /// # Errors
     /// [`BackendError::Device`].
     pub fn download(&mut self, from: u64, values: &mut [f32]) -> Result<(), BackendError> {
+        self.replay.finish(&mut *self.device)?;
         if values.is_empty() {
             return Ok(());
         }
@@ -212,17 +226,28 @@ impl Core {
         };
         let launch = Launch { kernel, grid: grid.map(|g| g as u32), threads, shared };
         // SAFETY: the args struct is the kernel's own (a test compares sizes); ops check every operand's shape before
-        // they build it from addresses of live allocations.
-        Ok(unsafe { self.device.launch(launch, bytemuck::bytes_of(args)) }?)
+        // they build it from addresses of live allocations
+        Ok(unsafe { self.replay.launch(&mut *self.device, launch, bytemuck::bytes_of(args)) }?)
     }
 }
 
 /// Inputs that were rounded last: which buffer, at which version.
 pub type Rounded = Option<(BufferId, u64)>;
 
+/// The part of a pool that weights, caches and buffers are planned for. The rest is for intermediate results and lists.
+pub fn budget_of(pool: u64) -> u64 {
+    pool - (pool / 16).clamp(pool.min(64 << 20) / 2, 2 << 30)
+}
+
+/// The pool whose budget is at least so large.
+pub fn pool_for(budget: u64) -> u64 {
+    budget.saturating_add((budget / 8).clamp(64 << 20, 2 << 30))
+}
+
 /// The CUDA backend. See the crate's description.
 pub struct Cuda {
     mode: ActivationMode,
+    arena: Arena,
     pub(crate) core: Core,
     pub(crate) weights: Weights,
     pub(crate) buffers: Buffers,
@@ -243,6 +268,7 @@ impl Cuda {
     pub fn new(device: Box<dyn Device>, bytes: u64, mode: ActivationMode) -> Result<Self, Error> {
         Ok(Self {
             mode,
+            arena: Arena::new(NAME, budget_of(bytes)),
             core: Core::new(device, bytes)?,
             weights: Weights::default(),
             buffers: Buffers::default(),
@@ -296,14 +322,17 @@ impl Backend for Cuda {
     }
 
     fn load(&mut self, weight: Weight) -> Result<WeightId, BackendError> {
+        self.arena.weight(&weight)?;
         weights::load(&mut self.core, &mut self.weights, weight, self.mode)
     }
 
     fn alloc(&mut self, rows: usize, width: usize) -> Result<BufferId, BackendError> {
+        self.arena.buffer(rows, width)?;
         self.buffers.alloc(&mut self.core, rows, width)
     }
 
     fn alloc_cache(&mut self, shape: &CacheShape) -> Result<CacheId, BackendError> {
+        self.arena.cache(shape)?;
         self.caches.alloc(&mut self.core, shape)
     }
 
@@ -313,6 +342,10 @@ impl Backend for Cuda {
 
     fn memory(&self) -> Memory {
         Memory { activations: self.buffers.bytes(), caches: self.caches.bytes() }
+    }
+
+    fn arena(&self) -> Option<&Arena> {
+        Some(&self.arena)
     }
 
     fn run(&mut self, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {
@@ -329,5 +362,18 @@ impl Backend for Cuda {
         let mut values = vec![0.0; buffer.rows * buffer.width];
         self.core.download(buffer.address, &mut values)?;
         Ok(values)
+    }
+
+    fn write(&mut self, buffer: BufferId, values: &[f32]) -> Result<(), BackendError> {
+        let width = self.buffers.get(buffer, "write")?.width;
+        if width == 0 || !values.len().is_multiple_of(width) {
+            let what = format!("{} values are no rows of {width}", values.len());
+            return Err(BackendError::Operand { op: "write", what });
+        }
+        let rows = values.len() / width;
+        let to = self.buffers.output(buffer, [rows, width], None, "write")?;
+        self.core.upload_in_order(to.address, bytemuck::cast_slice(values))?;
+        self.buffers.wrote(buffer, rows);
+        Ok(())
     }
 }

@@ -11,14 +11,16 @@ pub const NAME: &str = "cuda";
 pub enum Error {
     /// There is no NVIDIA driver.
     #[error(
-        "cuda: no NVIDIA driver on this machine (libcuda was not found); install the driver, at least version {least}, or use --device cpu"
+        "no NVIDIA driver on this machine (libcuda was not found); install the driver, at least version {least}, or use --device cpu"
     )]
     NoDriver {
         /// The least driver that loads the kernels.
         least: &'static str,
     },
     /// The driver is older than the kernels.
-    #[error("cuda: the driver speaks CUDA {got}, the kernels need {needed}; install driver {least} or newer, or use --device cpu")]
+    #[error(
+        "the driver speaks CUDA {got}, the kernels need {needed}; install driver {least} or newer, or use --device cpu"
+    )]
     TooOld {
         /// What the driver speaks.
         got: String,
@@ -28,7 +30,7 @@ pub enum Error {
         least: &'static str,
     },
     /// There is no device of that number.
-    #[error("cuda:{index}: there {}; use --device cpu or another number", if *count == 1 { "is 1 device, cuda:0".to_owned() } else { format!("are {count} devices") })]
+    #[error("there {}; use --device cpu or another number", if *count == 1 { "is 1 device, cuda:0".to_owned() } else { format!("are {count} devices") })]
     NoDevice {
         /// Asked for.
         index: usize,
@@ -36,7 +38,7 @@ pub enum Error {
         count: usize,
     },
     /// The device lacks instructions that the kernels use.
-    #[error("cuda:{index} ({name}): compute capability {got}, the kernels need {needed} or more; use --device cpu")]
+    #[error("{name}: compute capability {got}, the kernels need {needed} or more; use --device cpu")]
     Capability {
         /// Which device.
         index: usize,
@@ -48,7 +50,9 @@ pub enum Error {
         needed: &'static str,
     },
     /// Not enough memory.
-    #[error("cuda: {needed} bytes of device memory are needed, {free} are free; close what uses the device, or use --device cpu")]
+    #[error(
+        "{needed} bytes of device memory are needed, {free} are free; close what uses the device, or use --device cpu"
+    )]
     Memory {
         /// Bytes needed.
         needed: u64,
@@ -56,7 +60,7 @@ pub enum Error {
         free: u64,
     },
     /// A call of the driver, or of the host shim, failed.
-    #[error("cuda: {what}: {why}")]
+    #[error("{what}: {why}")]
     Driver {
         /// What was tried.
         what: String,
@@ -64,7 +68,7 @@ pub enum Error {
         why: String,
     },
     /// The host shim cannot be built.
-    #[error("cuda-host: {why}; it needs a C++17 compiler (`c++`, or what CXX names)")]
+    #[error("{why}; it needs a C++17 compiler (`c++`, or what CXX names)")]
     Compiler {
         /// What the compiler says.
         why: String,

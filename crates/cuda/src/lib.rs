@@ -18,29 +18,41 @@ pub mod modules;
 pub mod nvrtc;
 mod ops;
 mod pool;
+mod replay;
 mod rope;
 mod step;
 mod table;
 mod weights;
 
+#[doc(hidden)]
+pub use args::ARGUMENTS;
+pub use ashlar_backend::ActivationMode;
 pub use cuda::Cuda;
 pub use error::Error;
-
-use ashlar_backend::ActivationMode;
 
 /// Bytes of the shim's pool.
 const HOST_POOL: u64 = 1 << 30;
 
 /// Device number `index`, with a pool of nearly all memory that is free; inputs of quantized weights are rounded as `mode`
-/// says.
+/// says. `limit`: the most bytes that weights, caches and activations may take.
 ///
 /// # Errors
 /// [`Error`]: no driver, too old a driver, no such device, one that lacks instructions, no memory.
-pub fn open(index: usize, mode: ActivationMode) -> Result<Cuda, Error> {
+pub fn open(index: usize, mode: ActivationMode, limit: Option<u64>) -> Result<Cuda, Error> {
     let device = device::driver::Driver::open(index)?;
     let room = device::Device::room(&device)?;
     let bytes = device::driver::pool_bytes(room);
+    let bytes = limit.map_or(bytes, |limit| bytes.min(cuda::pool_for(limit)));
     Cuda::new(Box::new(device), bytes, mode)
+}
+
+/// The bytes that weights, caches and activations may take on a device that nothing else uses more of meanwhile.
+///
+/// # Errors
+/// As [`open`].
+pub fn budget(index: usize) -> Result<u64, Error> {
+    let device = device::driver::Driver::open(index)?;
+    Ok(cuda::budget_of(device::driver::pool_bytes(device::Device::room(&device)?)))
 }
 
 /// How many devices there are, without opening one; 0 without a driver.

@@ -42,7 +42,12 @@ macro_rules! files {
 
 macro_rules! module {
     ($name:literal, $source:literal, $format:expr) => {
-        Module { name: $name, source: $source, format: $format, ptx: include_str!(concat!("../../../kernels/ptx/", $name, ".ptx")) }
+        Module {
+            name: $name,
+            source: $source,
+            format: $format,
+            ptx: include_str!(concat!("../../../kernels/ptx/", $name, ".ptx")),
+        }
     };
 }
 

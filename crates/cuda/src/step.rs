@@ -18,7 +18,7 @@ impl List {
             self.address = core.take(4 * room as u64, || "a batch's positions".into())?;
             self.room = room;
         }
-        core.upload(self.address, bytemuck::cast_slice(values))
+        core.upload_in_order(self.address, bytemuck::cast_slice(values))
     }
 }
 
@@ -111,7 +111,9 @@ impl Step {
         let ends: Vec<usize> = batch.sequences.iter().map(|s| s.rows.end).collect();
         let key = (group, rows, single);
         let at = match self.tilings.iter().position(|t| t.key == key) {
-            Some(at) if self.tilings[at].ends == ends => return Ok((self.tilings[at].list.address, self.tilings[at].count)),
+            Some(at) if self.tilings[at].ends == ends => {
+                return Ok((self.tilings[at].list.address, self.tilings[at].count));
+            }
             Some(at) => at,
             None => {
                 self.tilings.push(Tiling { key, list: List::default(), count: 0, ends: Vec::new() });
@@ -120,7 +122,8 @@ impl Step {
         };
         let mut tiles = Vec::new();
         for sequence in &batch.sequences {
-            let parts = if single { sequence.rows.clone().map(|r| r..r + 1).collect() } else { vec![sequence.rows.clone()] };
+            let parts =
+                if single { sequence.rows.clone().map(|r| r..r + 1).collect() } else { vec![sequence.rows.clone()] };
             for part in parts {
                 let (mut first, end) = (part.start * group, part.end * group);
                 while first < end {

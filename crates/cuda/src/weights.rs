@@ -47,13 +47,7 @@ impl Weights {
     ///
     /// # Errors
     /// [`BackendError::Operand`].
-    pub fn matrix(
-        &self,
-        id: WeightId,
-        n: Option<usize>,
-        k: usize,
-        op: &'static str,
-    ) -> Result<&Loaded, BackendError> {
+    pub fn matrix(&self, id: WeightId, n: Option<usize>, k: usize, op: &'static str) -> Result<&Loaded, BackendError> {
         let loaded = self.get(id, op)?;
         let w = &loaded.weight;
         if w.k == k && n.is_none_or(|n| n == w.n) {
@@ -193,13 +187,7 @@ impl Weights {
     ///
     /// # Errors
     /// [`BackendError::Operand`] for another length, [`BackendError::Format`] for values that cannot be decoded.
-    pub fn vector(
-        &mut self,
-        core: &mut Core,
-        id: WeightId,
-        len: usize,
-        op: &'static str,
-    ) -> Result<u64, BackendError> {
+    pub fn vector(&mut self, core: &mut Core, id: WeightId, len: usize, op: &'static str) -> Result<u64, BackendError> {
         let missing = || BackendError::Operand { op, what: format!("no weight {}", id.0) };
         let loaded = self.loaded.get_mut(id.0 as usize).ok_or_else(missing)?;
         let w = &loaded.weight;

@@ -2,8 +2,8 @@
 
 #![allow(clippy::print_stdout, reason = "skips must be seen")]
 
-use ashlar_backend::{ActivationMode, Backend};
 use ashlar_backend::conformance::{self, Tolerances};
+use ashlar_backend::{ActivationMode, Backend};
 use ashlar_cuda::{Error, open_host};
 
 /// A skip, or a failure where the environment asks for this device.
@@ -11,6 +11,30 @@ fn skipped(error: &Error) {
     let required = std::env::var("ASHLAR_REQUIRE").is_ok_and(|r| r.split(',').any(|name| name == "cuda"));
     assert!(!required, "ASHLAR_REQUIRE names cuda, but: {error}");
     println!("SKIPPED cuda conformance: {error}");
+}
+
+#[test]
+fn the_gpu_conforms() {
+    for mode in [ActivationMode::Int8, ActivationMode::F32] {
+        // Small pools: every case opens the device anew.
+        let open = || ashlar_cuda::open(0, mode, Some(256 << 20));
+        if let Err(error) = open() {
+            return skipped(&error);
+        }
+        let report = conformance::run(&mut || Box::new(open().unwrap()), &Tolerances::default());
+        println!("cuda:0, {mode:?}: {report}");
+        assert!(report.failures().is_empty() && report.skips().is_empty(), "{report}");
+    }
+}
+
+#[test]
+fn argument_structs_are_as_large_as_the_kernels_say() {
+    if let Err(error) = open_host(ActivationMode::Int8, false) {
+        return skipped(&error);
+    }
+    for (kernel, bytes) in ashlar_cuda::ARGUMENTS {
+        assert_eq!(ashlar_cuda::argument_bytes(kernel).unwrap(), Some(*bytes), "{kernel}");
+    }
 }
 
 fn conforms(mode: ActivationMode, reversed: bool) {

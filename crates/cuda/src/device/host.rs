@@ -13,7 +13,8 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What warnings and optimisations the sources are compiled with. Products and sums stay apart, as in the reference.
-const FLAGS: &[&str] = &["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-DASHLAR_HOST", "-w"];
+const FLAGS: &[&str] =
+    &["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-DASHLAR_HOST", "-w"];
 
 /// Where the pool starts: a multiple of this, as a GPU's allocations do.
 const ALIGN: usize = 256;
@@ -200,7 +201,8 @@ impl Host {
     fn range(&mut self, address: u64, bytes: usize) -> Result<&mut [u8], Error> {
         let memory = &mut self.memory;
         let start = (address as usize).wrapping_sub(memory.as_ptr() as usize);
-        let outside = || Error::Driver { what: "copy".into(), why: format!("{bytes} bytes at {address:#x} are not ours") };
+        let outside =
+            || Error::Driver { what: "copy".into(), why: format!("{bytes} bytes at {address:#x} are not ours") };
         start.checked_add(bytes).and_then(|end| memory.get_mut(start..end)).ok_or_else(outside)
     }
 

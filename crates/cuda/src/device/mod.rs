@@ -18,7 +18,7 @@ pub struct KernelId(pub u32);
 pub struct GraphId(pub u32);
 
 /// How a kernel is started.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launch {
     /// Which.
     pub kernel: KernelId,

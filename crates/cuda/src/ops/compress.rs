@@ -48,10 +48,11 @@ pub fn run(
     let made: Vec<SequenceRows> = batch.sequences.iter().map(made).collect();
     cuda.caches.advance(&mut cuda.core, tokens, &batch.sequences)?;
     cuda.caches.advance(&mut cuda.core, entries, &made)?;
-    let numbers = |s: &SequenceRows| s.rows.clone().map(|i| [s.slot as u32, (s.position + i) as u32]).collect::<Vec<_>>();
+    let numbers =
+        |s: &SequenceRows| s.rows.clone().map(|i| [s.slot as u32, (s.position + i) as u32]).collect::<Vec<_>>();
     let windows: Vec<[u32; 2]> = made.iter().flat_map(numbers).collect();
     let list = cuda.core.scratch(Use::Windows, 8 * windows.len().max(1) as u64)?;
-    cuda.core.upload(list, bytemuck::cast_slice(&windows))?;
+    cuda.core.upload_in_order(list, bytemuck::cast_slice(&windows))?;
     let turns = cuda.ropes.turns(&mut cuda.core, &pool.rope.rope, turned)?;
     let args = PoolArgs {
         tokens: cuda.caches.get(tokens, wide, OP)?.descriptor(),

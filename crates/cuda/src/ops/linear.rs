@@ -121,12 +121,7 @@ fn from_row(args: &GatedArgs, first: usize, n: usize) -> GatedArgs {
     }
 }
 
-pub fn blocks(
-    cuda: &mut Cuda,
-    [x, out]: [BufferId; 2],
-    weight: WeightId,
-    blocks: Blocks,
-) -> Result<(), BackendError> {
+pub fn blocks(cuda: &mut Cuda, [x, out]: [BufferId; 2], weight: WeightId, blocks: Blocks) -> Result<(), BackendError> {
     const OP: &str = "block_linear";
     let (kind, k) = check(cuda, weight, blocks, OP)?;
     let input = cuda.buffers.input(x, blocks.count * k, None, OP)?;

@@ -40,22 +40,14 @@ pub fn run(cuda: &mut Cuda, op: &Op, batch: &Batch) -> Result<(), BackendError> 
             let router = moe::Router { weight: *router, routing: *routing, options: *options };
             moe::run(cuda, [*x, *out], &router, experts, *activation, batch)
         }
-        Op::HeadNormRope { x, head_dim, norm, rope } => {
-            heads::pairs(cuda, *x, *head_dim, *norm, rope.as_ref(), batch)
-        }
+        Op::HeadNormRope { x, head_dim, norm, rope } => heads::pairs(cuda, *x, *head_dim, *norm, rope.as_ref(), batch),
         Op::BlockLinear { x, weight, blocks, out } => linear::blocks(cuda, [*x, *out], *weight, *blocks),
         Op::BlockLinearTransposed { x, weight, blocks, meets, out } => {
             linear::transposed(cuda, [*x, *meets, *out], *weight, *blocks)
         }
         Op::Compress { kv, gate, position, norm, eps, rope, ratio, overlap, tokens, entries } => {
-            let pool = compress::Pool {
-                place: *position,
-                norm: *norm,
-                eps: *eps,
-                rope,
-                ratio: *ratio,
-                overlap: *overlap,
-            };
+            let pool =
+                compress::Pool { place: *position, norm: *norm, eps: *eps, rope, ratio: *ratio, overlap: *overlap };
             compress::run(cuda, [*kv, *gate], &pool, [*tokens, *entries], batch)
         }
         Op::SelectEntries { q, weights, entries, ratio, num_heads, out } => {

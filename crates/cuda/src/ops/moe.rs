@@ -211,13 +211,7 @@ fn route(
 }
 
 /// The table that names experts by token id, after checking what it says of the batch's ids.
-fn named(
-    cuda: &mut Cuda,
-    id: WeightId,
-    top_k: usize,
-    experts: usize,
-    batch: &Batch,
-) -> Result<u64, BackendError> {
+fn named(cuda: &mut Cuda, id: WeightId, top_k: usize, experts: usize, batch: &Batch) -> Result<u64, BackendError> {
     let table = &cuda.weights.matrix(id, None, top_k, OP)?.weight;
     let mut names = vec![0.0f32; top_k];
     for id in batch.ids() {
@@ -285,14 +279,40 @@ fn multiply(
             None => {
                 let (chosen, pairs) = (pairs.chosen, count as u32);
                 let (k, n, kind32, reserved) = (k32, n32, number, 0);
-                let args = PairArgs { weights, ids, out, chosen, codes, scales, x, pairs, per_row, k, n, kind: kind32, reserved };
+                let args = PairArgs {
+                    weights,
+                    ids,
+                    out,
+                    chosen,
+                    codes,
+                    scales,
+                    x,
+                    pairs,
+                    per_row,
+                    k,
+                    n,
+                    kind: kind32,
+                    reserved,
+                };
                 let name = if kind.rounds() && !rounds { "pairs_exact" } else { "pairs" };
                 cuda.core.run_kind(kind, name, [(n as usize).div_ceil(16), count, which], &args)?;
             }
             Some(([order, tiles, number_of], most, tile)) => {
                 let (k, n, kind32) = (k32, n32, number);
                 let args = GroupArgs {
-                    weights, ids, out, order, tiles, count: number_of, codes, scales, x, per_row, k, n, kind: kind32,
+                    weights,
+                    ids,
+                    out,
+                    order,
+                    tiles,
+                    count: number_of,
+                    codes,
+                    scales,
+                    x,
+                    per_row,
+                    k,
+                    n,
+                    kind: kind32,
                 };
                 let (outputs, name) = match (rounds, tile) {
                     (true, 16) => (LARGE_TILE[0], "groups_16"),
@@ -307,9 +327,8 @@ fn multiply(
         for (ids, out) in ids.into_iter().zip(out).take(which) {
             let (chosen, m) = (pairs.chosen, count as u32);
             let (k, n) = (k32, n32);
-            let args = OutlierArgs {
-                weights, codes, scales, x, out, chosen, ids, weight: 0, m, k, n, per_row, reserved: 0,
-            };
+            let args =
+                OutlierArgs { weights, codes, scales, x, out, chosen, ids, weight: 0, m, k, n, per_row, reserved: 0 };
             cuda.core.run(ROWS, "add_outliers", [(n as usize).div_ceil(8), count, 1], 256, &args)?;
         }
     }

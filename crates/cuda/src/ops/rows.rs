@@ -10,8 +10,7 @@ pub fn embed(cuda: &mut Cuda, table: WeightId, out: BufferId, batch: &Batch) -> 
     let loaded = cuda.weights.get(table, "embed")?;
     let (w, kind) = (&loaded.weight, loaded.kind);
     if let Some(token) = batch.tokens.iter().find(|t| **t as usize >= w.n) {
-        let what =
-            format!("token {token}, but `{}` has {} rows; was the tokenizer made for this model?", w.name, w.n);
+        let what = format!("token {token}, but `{}` has {} rows; was the tokenizer made for this model?", w.name, w.n);
         return Err(BackendError::Operand { op: "embed", what });
     }
     let (k, rows) = (w.k, batch.rows());
@@ -28,13 +27,7 @@ pub fn embed(cuda: &mut Cuda, table: WeightId, out: BufferId, batch: &Batch) -> 
     Ok(())
 }
 
-pub fn rms_norm(
-    cuda: &mut Cuda,
-    x: BufferId,
-    weight: WeightId,
-    eps: f32,
-    out: BufferId,
-) -> Result<(), BackendError> {
+pub fn rms_norm(cuda: &mut Cuda, x: BufferId, weight: WeightId, eps: f32, out: BufferId) -> Result<(), BackendError> {
     const OP: &str = "rms_norm";
     let input = cuda.buffers.get(x, OP)?;
     let weight = cuda.weights.vector(&mut cuda.core, weight, input.width, OP)?;
@@ -62,8 +55,7 @@ pub fn sigmoid_gate(cuda: &mut Cuda, x: BufferId, weight: WeightId, y: BufferId)
     let to = cuda.buffers.get(y, OP)?;
     cuda.buffers.input(y, to.width, Some(input.rows), OP)?;
     let weight = cuda.weights.vector(&mut cuda.core, weight, input.width, OP)?;
-    let args =
-        SigmoidArgs { x: input.address, weight, y: to.address, k: input.width as u32, n: to.width as u32 };
+    let args = SigmoidArgs { x: input.address, weight, y: to.address, k: input.width as u32, n: to.width as u32 };
     cuda.core.run(ROWS, "sigmoid_gate", [input.rows, 1, 1], 256, &args)?;
     cuda.buffers.wrote(y, input.rows);
     Ok(())
@@ -75,7 +67,11 @@ pub fn select(cuda: &mut Cuda, x: BufferId, out: BufferId, batch: &Batch) -> Res
     cuda.buffers.input(x, input.width, Some(batch.rows()), OP)?;
     let rows = batch.outputs.len();
     let to = cuda.buffers.output(out, [rows, input.width], Some(x), OP)?;
-    copy(cuda, RowsArgs { x: input.address, index: cuda.step.outputs(), out: to.address, width: input.width as u32, times: 1 }, rows)?;
+    copy(
+        cuda,
+        RowsArgs { x: input.address, index: cuda.step.outputs(), out: to.address, width: input.width as u32, times: 1 },
+        rows,
+    )?;
     cuda.buffers.wrote(out, rows);
     Ok(())
 }
