@@ -1,7 +1,7 @@
 // Paged caches. A page has 64 positions; `table[slot · pages + p]` is the address of page p of a slot.
 //
-// A page of heads: for every head keys [64][dim], values [64][value_width], then f16 scales of keys [64] and of values
-// [64][⌈dim / 32⌉] where the format has them. A page of rows: [64][width], and a second [64][width].
+// A page of heads: for every head keys [64][key_width], values [64][value_width], then f16 scales of keys [64] and of values
+// [64][⌈dim / 32⌉] where the format has them. A page of tokens: [64][width], and a second [64][width]; of entries: the first only.
 #pragma once
 #include "ptx.cuh"
 
@@ -12,21 +12,21 @@ struct Cache {
     u64 table;
     // Pages of a slot.
     u32 pages;
-    u32 heads, dim, value_width, format;
+    u32 heads, dim, key_width, value_width, format;
     // Bytes of a head in a page.
-    u32 region;
+    u32 region, reserved;
 };
 
 DEVICE u64 page_of(const Cache& c, u32 slot, u32 position) { return ((const u64*)c.table)[(u64)slot * c.pages + position / PAGE]; }
 DEVICE u32 code_bytes(const Cache& c) { return c.format == KV_F32 ? 4 : c.format == KV_F16 ? 2 : 1; }
 // Of one head at one position: codes of the key or of the value, and their first scale.
 DEVICE u64 codes_of(const Cache& c, u32 slot, u32 position, u32 head, bool value) {
-    const u32 keys = PAGE * c.dim, at = position % PAGE;
-    return page_of(c, slot, position) + (u64)head * c.region + (u64)code_bytes(c) * (value ? keys + at * c.value_width : at * c.dim);
+    const u32 keys = PAGE * c.key_width, at = position % PAGE;
+    return page_of(c, slot, position) + (u64)head * c.region + (u64)code_bytes(c) * (value ? keys + at * c.value_width : at * c.key_width);
 }
 DEVICE u64 scales_of(const Cache& c, u32 slot, u32 position, u32 head, bool value) {
     const u32 at = position % PAGE, groups = (c.dim + 31) / 32;
-    const u64 codes = (u64)code_bytes(c) * PAGE * (c.dim + c.value_width);
+    const u64 codes = (u64)code_bytes(c) * PAGE * (c.key_width + c.value_width);
     return page_of(c, slot, position) + (u64)head * c.region + codes + 2 * (value ? PAGE + at * groups : at);
 }
 

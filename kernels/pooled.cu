@@ -1,5 +1,6 @@
 // Pooled entries: windows of tokens become one key each, and tokens choose among them.
 #include "cache.cuh"
+#include "native.cuh"
 
 static const u32 THREADS = 256;
 
@@ -16,7 +17,8 @@ struct PoolArgs {
     u32 ratio, overlap, turned, inverse;
     double multiplier;
     float eps;
-    u32 reserved;
+    // How entries are stored: `EntryFormat`, and its first values.
+    u32 format, plain, reserved;
 };
 
 // grid: (256 columns, rows)
@@ -70,6 +72,18 @@ KERNEL(pool_windows, PoolArgs, 256) {
         turned[2 * i] = u * c - v * s;
         turned[2 * i + 1] = v * c + u * s;
     }
+    sync_threads();
+    if (a.format != ENTRY_F32) round_vector(out, out, width, a.format, a.plain);
+}
+
+struct NativeArgs {
+    u64 x, out;
+    u32 width, format, plain, reserved;
+};
+// What storing would keep of keys, or of the queries that they meet. grid: vectors
+KERNEL(round_native, NativeArgs, 256) {
+    const u64 at = (u64)block_x() * a.width;
+    round_vector(f32_at(a.x) + at, f32_at(a.out) + at, a.width, a.format, a.plain);
 }
 
 struct SelectArgs {

@@ -206,3 +206,23 @@ fn cut(data: &[u8], lengths: impl Iterator<Item = usize>) -> Vec<Vec<u8>> {
     let mut source = data.iter().copied().chain(std::iter::once(0)).cycle();
     lengths.map(|len| source.by_ref().take(len).collect()).collect()
 }
+
+/// A GGUF file, up to the checkpoint and the tokenizer that its metadata describe.
+pub fn gguf(data: &[u8]) {
+    let Ok(header) = ashlar_source::GgufHeader::parse("f.gguf", data) else { return };
+    let mut ranges: Vec<_> = header.tensors.iter().map(|t| (t.offset, t.offset + t.bytes)).collect();
+    ranges.sort_unstable();
+    let end = ranges.iter().fold(0, |cursor, &(begin, end)| {
+        assert!(begin >= cursor && begin <= end, "ranges do not overlap");
+        end
+    });
+    assert!(end <= data.len() as u64, "ranges lie inside");
+    let shapes: Vec<_> = header.tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
+    assert!(shapes.iter().all(|(_, shape)| shape.iter().product::<usize>() > 0));
+    let file = ashlar_arch::Gguf { metadata: &header.metadata, tensors: &shapes, rope_factors: &[1.0, 8.0] };
+    if let Ok(model) = ashlar_arch::gguf(file) {
+        assert_eq!(model.weights.len(), shapes.len());
+        let _ = ashlar_arch::model_spec(&model.config);
+    }
+    let _ = ashlar_arch::tokenizer(&header.metadata);
+}

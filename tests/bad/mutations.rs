@@ -167,6 +167,39 @@ fn safetensors_headers() {
 }
 
 #[test]
+fn gguf_files() {
+    // The headers alone take several kilobytes; what follows is mutated too, which tells of truncation.
+    let seeds: Vec<_> = ["llama-q8_0.gguf", "gpt_oss-mxfp4.gguf", "llama-split/llama-bf16-00002-of-00002.gguf"]
+        .iter()
+        .map(|name| std::fs::read(root().join("tests/fixtures/gguf").join(name)).expect("a fixture"))
+        .collect();
+    run_with(targets::gguf, &seeds, 16 << 10, |_| {});
+    // Small ones, so that most mutants are plausible.
+    let text = |t: &str| [&(t.len() as u64).to_le_bytes()[..], t.as_bytes()].concat();
+    let key = |k: &str, kind: u32, value: &[u8]| [&text(k)[..], &kind.to_le_bytes(), value].concat();
+    let tensor = |name: &str, dims: &[u64], kind: u32, offset: u64| {
+        let dims_bytes: Vec<u8> = dims.iter().flat_map(|d| d.to_le_bytes()).collect();
+        [&text(name)[..], &(dims.len() as u32).to_le_bytes(), &dims_bytes, &kind.to_le_bytes(), &offset.to_le_bytes()]
+            .concat()
+    };
+    let list = |texts: &[&str]| {
+        let head = [&8u32.to_le_bytes()[..], &(texts.len() as u64).to_le_bytes()].concat();
+        texts.iter().fold(head, |all, t| [all, text(t)].concat())
+    };
+    let mut small = [&b"GGUF\x03\0\0\0"[..], &2u64.to_le_bytes(), &5u64.to_le_bytes()].concat();
+    small.extend(key("general.architecture", 8, &text("qwen3")));
+    small.extend(key("qwen3.block_count", 4, &1u32.to_le_bytes()));
+    small.extend(key("tokenizer.ggml.model", 8, &text("gpt2")));
+    small.extend(key("tokenizer.ggml.pre", 8, &text("qwen2")));
+    small.extend(key("tokenizer.ggml.tokens", 9, &list(&["a", "b", "ab"])));
+    small.extend(tensor("token_embd.weight", &[32, 3], 8, 0));
+    small.extend(tensor("output_norm.weight", &[32], 0, 128));
+    small.resize(small.len().next_multiple_of(32) + 256, 0);
+    targets::gguf(&small);
+    run(targets::gguf, &[small]);
+}
+
+#[test]
 fn shard_indexes() {
     let pairs = [("a", "model-00001-of-00002.safetensors"), ("b.weight", "model-00002-of-00002.safetensors")];
     run(targets::safetensors_index, &[index(&pairs).into_bytes(), index(&[]).into_bytes()]);
@@ -329,10 +362,10 @@ fn tokenizers() {
 #[test]
 fn chat_templates() {
     fn open(dir: &std::path::Path) {
-        let Ok(template) = ashlar_runtime::ChatTemplate::open(dir) else { return };
+        let Ok(chat) = ashlar_runtime::Chat::open(dir, &serde_json::Value::Null) else { return };
         let messages = [("system", "Be brief."), ("user", "Hi {{ x }}"), ("assistant", "Hi."), ("user", "Bye.")];
         let messages = messages.map(|(role, content)| ashlar_runtime::Message::new(role, content));
-        let _ = template.render(&messages, true);
+        let _ = chat.render(&ashlar_runtime::Conversation::of(messages.to_vec()));
     }
     run_in_folder("demo-moe", "tokenizer_config.json", ROUNDS, open);
 }

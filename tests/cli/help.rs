@@ -2,8 +2,22 @@
 
 use crate::support::{ashlar, finish};
 
-const COMMANDS: &[&str] =
-    &["demo", "pull", "inspect", "plan", "calibrate", "convert", "verify", "eval", "logits", "run", "bench"];
+const COMMANDS: &[&str] = &[
+    "demo",
+    "pull",
+    "inspect",
+    "plan",
+    "calibrate",
+    "convert",
+    "verify",
+    "eval",
+    "logits",
+    "run",
+    "serve",
+    "bench",
+    "trace",
+    "simulate",
+];
 
 #[test]
 fn help_lists_every_command_and_nothing_else() {

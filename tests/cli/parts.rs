@@ -117,3 +117,56 @@ fn a_merge_that_was_killed_goes_on() -> Test {
     run(&src, &out, &["--merge"]).expect(2).says(&["no part"]);
     Ok(())
 }
+
+/// Moves are killed for real, at whatever point the first shard has moved and the last has not.
+#[test]
+fn a_merge_that_is_killed_while_shards_move_is_started_again() -> Test {
+    let dir = tempfile::tempdir()?;
+    let (src, whole, kept) = (dir.path().join("src"), dir.path().join("whole"), dir.path().join("kept"));
+    write_checkpoint(&src, Shape::MEDIUM)?;
+    run(&src, &whole, &[]).expect(0);
+    for part in ["1/2", "2/2"] {
+        run(&src, &kept, &["--part", part]).expect(0);
+    }
+    let shards = |at: &Path| {
+        let names = std::fs::read_dir(at).into_iter().flatten().filter_map(|e| e.ok()?.file_name().into_string().ok());
+        names.filter(|n| n.ends_with(".safetensors")).count()
+    };
+    let all = shards(&whole);
+    let mut midway = 0;
+    for attempt in 0..30 {
+        let out = dir.path().join(format!("out-{attempt}"));
+        for index in [1, 2] {
+            let (from, to) = (part_dir(&kept, index, 2), part_dir(&out, index, 2));
+            std::fs::create_dir(&to)?;
+            for (name, bytes) in crate::support::listing(&from) {
+                std::fs::write(to.join(name), bytes)?;
+            }
+        }
+        let partial = dir.path().join(format!("out-{attempt}.partial"));
+        let mut merge = ashlar();
+        merge.arg("convert").arg(&src).arg("-o").arg(&out).args([
+            "--recipe",
+            "4bit",
+            "--shard-size",
+            "1MiB",
+            "--merge",
+            "-q",
+        ]);
+        let mut child = merge.spawn()?;
+        while child.try_wait()?.is_none() && shards(&partial) == 0 {}
+        child.kill()?;
+        child.wait()?;
+        let moved = shards(&partial);
+        midway += usize::from(moved > 0 && moved < all);
+        if !out.exists() {
+            run(&src, &out, &["--merge"]).expect(0);
+        }
+        assert_same_files(&whole, &out);
+        assert!(!partial.exists() && (1..=2).all(|i| !part_dir(&out, i, 2).exists()));
+        if midway >= 2 {
+            return Ok(());
+        }
+    }
+    panic!("no kill hit a merge of {all} shards on its way");
+}

@@ -12,7 +12,7 @@ use std::path::Path;
 
 const RULES: &str = "version: 1
 rules:
-  - {id: core, match: {class: [attn, norm, lm_head]}, set: {tier: vram}}
+  - {id: core, match: {class: [attn, norm, lm_head, router]}, set: {tier: vram}}
   - {id: experts, match: {class: experts}, set: {device: cpu}}
   - {id: first, match: {class: experts, layers: 0}, set: {device: 'virtual:0'}}
 ";
@@ -163,13 +163,15 @@ fn check(planned: &Planned, bytes: &HashMap<String, u64>, name: &str) {
 }
 
 #[test]
-fn every_machine_is_planned_for_every_model_of_the_catalogue() -> Test {
+fn machines_are_planned_for_the_models_of_the_catalogue() -> Test {
     let (mut fit, mut not) = (0, Vec::new());
-    for model in catalogue() {
+    for (i, model) in catalogue().enumerate() {
         let release = catalogued(model).ok_or("a release")??;
         let bytes = packed(&release);
         let total: u64 = bytes.values().sum();
-        for machine in tiers() {
+        let routed = release.spec.loaded().any(|leaf| leaf.role.expert.is_some());
+        // A third of all pairs: every machine and every model, in a few seconds.
+        for machine in tiers().skip(i % 3).step_by(3) {
             let text = tier(machine).ok_or("a tier")?;
             let hardware = Recipe::parse(text, machine)?.hardware().ok_or("hardware")?;
             let options = OpenOptions {
@@ -184,7 +186,9 @@ fn every_machine_is_planned_for_every_model_of_the_catalogue() -> Test {
                     fit += 1;
                 }
                 Err(RuntimeError::Place(PlaceError::Misfit(misfit))) => {
-                    let has = hardware.ram + hardware.vram * hardware.gpus as u64 + hardware.nvme;
+                    // Only experts may stay on the disk of a machine without accelerators.
+                    let disk = if routed { hardware.nvme } else { 0 };
+                    let has = hardware.ram + hardware.vram * hardware.gpus as u64 + disk;
                     assert!(total > has / 4 * 3, "{name}: {misfit}");
                     assert!(misfit.missing() > 0, "{name}: {misfit}");
                     not.push(name);
@@ -193,6 +197,6 @@ fn every_machine_is_planned_for_every_model_of_the_catalogue() -> Test {
             }
         }
     }
-    assert!(fit > 400 && not.len() > 40, "{fit} fit, {not:?}");
+    assert!(fit > 130 && not.len() > 15, "{fit} fit, {not:?}");
     Ok(())
 }

@@ -68,3 +68,35 @@ fn an_unknown_architecture_converts_by_names_alone_and_does_not_run() -> Test {
     ashlar!["run", out, "-p", "x"].expect(1).says(&["MysteryForCausalLM", "no program that could run it"]);
     Ok(())
 }
+
+/// Architectures that keep all experts of a layer in one tensor `[experts, rows, columns]`.
+#[test]
+fn experts_in_one_tensor_are_quantized_like_others() -> Test {
+    let dir = tempfile::tempdir()?;
+    let (src, out) = (dir.path().join("fused"), dir.path().join("out"));
+    std::fs::create_dir(&src)?;
+    let values = |n: usize| -> Vec<u8> {
+        (0..n).flat_map(|i| (((i as f32 * 0.37).sin().to_bits() >> 16) as u16).to_le_bytes()).collect()
+    };
+    let shapes: [(&str, &[usize]); 4] = [
+        ("model.embed_tokens.weight", &[96, 64]),
+        ("model.layers.0.mlp.experts.gate_up_proj", &[3, 80, 64]),
+        ("model.layers.0.mlp.experts.down_proj", &[3, 64, 64]),
+        ("model.layers.0.input_layernorm.weight", &[64]),
+    ];
+    let data: Vec<Vec<u8>> = shapes.iter().map(|(_, s)| values(s.iter().product())).collect();
+    let views = shapes.iter().zip(&data).map(|((name, shape), data)| {
+        safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape.to_vec(), data).map(|view| (*name, view))
+    });
+    let views: Vec<_> = views.collect::<Result<_, _>>()?;
+    std::fs::write(src.join("model.safetensors"), safetensors::serialize(views, None)?)?;
+    std::fs::write(src.join("config.json"), r#"{"architectures": ["MysteryForCausalLM"]}"#)?;
+    ashlar!["convert", src, "-o", out, "--recipe", "4bit-experts", "--generic"].expect(0);
+    let inspected = ashlar!["inspect", out, "--generic", "--json"].expect(0).json();
+    let classes = inspected["classes"].as_array().ok_or("classes")?;
+    let experts = classes.iter().find(|c| c["class"] == "experts").ok_or("experts")?;
+    let bpw = experts["bpw"].as_f64().ok_or("bpw")?;
+    assert!((4.0..5.0).contains(&bpw), "{experts}");
+    assert_eq!(ashlar!["verify", out, "--against", src, "--generic", "--json"].expect(0).json()["ok"], true);
+    Ok(())
+}

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod blocks;
+mod chat;
 mod check;
 mod config;
 mod counts;
@@ -17,9 +18,13 @@ mod rope;
 mod spec;
 mod tensors;
 
+pub use chat::{ChatEncoding, Efforts};
 pub use check::check;
 pub use error::{ArchError, TensorProblem};
-pub use families::{families, model_spec};
+pub use families::gguf::{
+    Gguf, GgufError, GgufModel, GgufWeight, ROPE_FACTORS, TokenizerFiles, gguf, gguf_architectures, tokenizer,
+};
+pub use families::{chat_encoding, families, model_spec};
 pub use generic::generic;
 pub use nearest::nearest;
 pub use spec::{

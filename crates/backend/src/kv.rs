@@ -3,7 +3,7 @@
 //! Owns: [`KvFormat`] and its rounding, the size of pages, which positions a sliding window may forget. Refuses: where
 //! pages lie, which is each backend's own.
 
-use crate::BackendError;
+use crate::{BackendError, EntryFormat};
 use half::f16;
 
 /// Positions of a page. A sequence takes memory page by page.
@@ -123,15 +123,28 @@ pub struct KvHeads {
     pub values_in_keys: bool,
     /// Keys visible to a query, itself included: what lies further back may be forgotten.
     pub window: Option<usize>,
+    /// Keys are rounded by [`crate::round_key`] before they are stored: so many of their first values to E4M3.
+    pub native: Option<usize>,
 }
 
 /// What the positions of a cache hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
-    /// Two rows of `width` f32, or the first one only: what [`crate::Op::Compress`] and its entries need.
-    Rows {
+    /// Two rows of `width` f32 per position: what [`crate::Op::Compress`] pools, until no window needs it.
+    Tokens {
         /// Values per row.
         width: usize,
+        /// Positions before the next one that a window may still need.
+        kept: usize,
+    },
+    /// Pooled entries.
+    Entries {
+        /// Values of an entry.
+        width: usize,
+        /// Positions of an entry.
+        ratio: usize,
+        /// How they are stored.
+        format: EntryFormat,
     },
     /// Keys and values for [`crate::Op::Attention`].
     Heads(KvHeads, KvFormat),
@@ -154,41 +167,57 @@ impl CacheShape {
     /// Bytes of all slots at full length: what a device reserves that takes memory once.
     #[must_use]
     pub fn reserved(&self) -> u64 {
-        self.bytes(self.capacity, self.rows.min(self.capacity)).saturating_mul(self.sequences as u64)
+        let positions = match self.stored {
+            Stored::Entries { ratio, .. } => self.capacity.saturating_mul(ratio),
+            Stored::Tokens { .. } | Stored::Heads(..) => self.capacity,
+        };
+        self.bytes(positions, self.rows.min(positions)).saturating_mul(self.sequences as u64)
     }
 
     /// Values per position that an op hands over.
     #[must_use]
     pub fn width(&self) -> usize {
         match self.stored {
-            Stored::Rows { width } => width,
+            Stored::Tokens { width, .. } | Stored::Entries { width, .. } => width,
             Stored::Heads(heads, _) => heads.count.saturating_mul(heads.dim),
         }
     }
 
-    /// Bytes of a page of [`KV_PAGE`] positions. Values are padded to a multiple of 16 per head.
+    /// Bytes of a page of [`KV_PAGE`] positions of keys and values, which are padded to a multiple of 16 per head; 0 for what
+    /// is not stored in pages.
     #[must_use]
     pub fn page_bytes(&self) -> usize {
         match self.stored {
-            Stored::Rows { width } => width.saturating_mul(2 * 4 * KV_PAGE),
+            Stored::Tokens { .. } | Stored::Entries { .. } => 0,
             Stored::Heads(heads, format) => heads.count.saturating_mul(heads.region_bytes(format)),
         }
     }
 
-    /// Bytes that a slot takes at most while it holds `positions`, of which the last `rows` came in one batch. More
+    /// Bytes that a slot takes at most while its sequence has `positions`, of which the last `rows` came in one batch. More
     /// positions never take less.
     #[must_use]
     pub fn bytes(&self, positions: usize, rows: usize) -> u64 {
-        let all = positions.div_ceil(KV_PAGE);
-        let pages = match self.stored {
-            // What is forgotten ends at a page and begins behind one: two pages may be kept for a position each.
-            Stored::Heads(KvHeads { window: Some(window), .. }, _) => {
-                let kept = rows.saturating_add(window).saturating_add(KV_KEPT);
-                all.min(kept.saturating_add(2 * KV_PAGE - 3) / KV_PAGE)
+        let (count, bytes) = match self.stored {
+            Stored::Tokens { width, kept } => {
+                (positions.min(tokens_held(kept).saturating_add(rows)), width.saturating_mul(8))
             }
-            _ => all,
+            Stored::Entries { width, ratio, format } => (positions / ratio.max(1), format.bytes(width)),
+            Stored::Heads(heads, _) => {
+                let all = positions.div_ceil(KV_PAGE);
+                // What is forgotten ends at a page and begins behind one: two pages may be kept for a position each.
+                let kept = heads.window.map_or(usize::MAX, |window| {
+                    rows.saturating_add(window).saturating_add(KV_KEPT + 2 * KV_PAGE - 3) / KV_PAGE
+                });
+                (all.min(kept), self.page_bytes())
+            }
         };
-        (pages as u64).saturating_mul(self.page_bytes() as u64)
+        (count as u64).saturating_mul(bytes as u64)
+    }
+
+    /// Whether a sequence can only be cut back a little.
+    #[must_use]
+    pub fn forgets(&self) -> bool {
+        matches!(self.stored, Stored::Tokens { .. } | Stored::Heads(KvHeads { window: Some(_), .. }, _))
     }
 }
 
@@ -199,10 +228,16 @@ impl KvHeads {
         if self.values_in_keys { 0 } else { self.dim.next_multiple_of(16) }
     }
 
+    /// Width of a stored key: 8-bit codes are padded to a multiple of 4, which kernels multiply at once.
+    #[must_use]
+    pub fn key_width(&self, format: KvFormat) -> usize {
+        if format == KvFormat::Q8 { self.dim.next_multiple_of(4) } else { self.dim }
+    }
+
     /// Bytes of one head in a page.
     #[must_use]
     pub fn region_bytes(&self, format: KvFormat) -> usize {
-        let codes = self.dim.saturating_add(self.value_width()).saturating_mul(format.code_bytes());
+        let codes = self.key_width(format).saturating_add(self.value_width()).saturating_mul(format.code_bytes());
         let [key, value] = format.scales(self.dim);
         let scales = key + if self.values_in_keys { 0 } else { value };
         codes.saturating_add(2 * scales).saturating_mul(KV_PAGE)
@@ -213,6 +248,12 @@ impl KvHeads {
 #[must_use]
 pub fn forgotten(positions: usize, window: usize) -> usize {
     (positions + 1).saturating_sub(window.saturating_add(KV_KEPT)) / KV_PAGE * KV_PAGE
+}
+
+/// Positions whose rows [`Stored::Tokens`] holds between two batches, at most.
+#[must_use]
+pub fn tokens_held(kept: usize) -> usize {
+    kept.saturating_add(KV_KEPT + KV_PAGE)
 }
 
 /// Whether a sequence that once held `reached` positions can go on at `position` though layers with windows forget.
@@ -283,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_page_holds_keys_padded_values_and_scales() {
-        let heads = KvHeads { count: 2, dim: 24, values_in_keys: false, window: None };
+        let heads = KvHeads { count: 2, dim: 24, values_in_keys: false, window: None, native: None };
         let shape = |stored| CacheShape { sequences: 1, capacity: 1000, rows: 100, stored };
         assert_eq!(shape(Stored::Heads(heads, KvFormat::F16)).page_bytes(), 2 * 64 * (24 + 32) * 2);
         assert_eq!(shape(Stored::Heads(heads, KvFormat::Q8)).page_bytes(), 2 * 64 * (24 + 32 + 2 + 2));
@@ -292,8 +333,8 @@ mod tests {
 
     #[test]
     fn a_window_bounds_what_is_kept_and_how_far_back_one_can_go() {
-        let heads = KvHeads { count: 1, dim: 16, values_in_keys: false, window: Some(100) };
-        let shape = CacheShape { sequences: 1, capacity: 9000, rows: 64, stored: Stored::Heads(heads, KvFormat::F32) };
+        let heads = KvHeads { count: 1, dim: 16, values_in_keys: false, window: Some(100), native: None };
+        let shape = CacheShape { sequences: 1, capacity: 9000, rows: 100, stored: Stored::Heads(heads, KvFormat::F32) };
         let page = shape.page_bytes() as u64;
         assert!(shape.bytes(8000, 1) <= (100 + 256 + 128) / 64 * page);
         assert_eq!(shape.bytes(200, 1), 4 * page);

@@ -9,6 +9,7 @@ mod batch;
 pub mod conformance;
 mod gated;
 mod kv;
+mod native;
 mod observe;
 mod op;
 mod operands;
@@ -24,8 +25,9 @@ pub use batch::{Batch, SequenceRows};
 pub use gated::gated;
 pub use kv::{
     CacheShape, Held, KV_KEPT, KV_PAGE, KvFormat, KvHeads, Q8_VALUE_GROUP, Stored, can_go_on, forgotten, round_q8,
-    to_f16,
+    to_f16, tokens_held,
 };
+pub use native::{EntryFormat, round_key};
 pub use observe::{MatmulInput, Observer, Routed, first_columns};
 pub use op::{
     ActivationMode, AttentionOptions, Blocks, BufferId, CacheId, Entries, ExpertWeights, HeadNorm, HeadRope,

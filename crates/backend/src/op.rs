@@ -331,7 +331,8 @@ pub enum Op {
         entries: CacheId,
     },
     /// The `top_k` visible entries (see [`Entries`]) of the greatest Σ over heads of weight · relu(q · entry), equal ones by
-    /// the lower number. Ascending, −1 where there are fewer.
+    /// the lower number. Ascending, −1 where there are fewer. Queries are first rounded as the cache rounds its entries, by
+    /// [`crate::EntryFormat::round_query`].
     SelectEntries {
         /// m × (num_heads · head_dim)
         q: BufferId,

@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn everything_is_reserved_before_the_first_token() {
         let mut b = device(10_000);
-        let heads = KvHeads { count: 1, dim: 16, values_in_keys: false, window: None };
+        let heads = KvHeads { count: 1, dim: 16, values_in_keys: false, window: None, native: None };
         let stored = Stored::Heads(heads, KvFormat::F16);
         b.alloc(4, 16).unwrap();
         b.alloc_cache(&CacheShape { sequences: 2, capacity: 64, rows: 4, stored }).unwrap();

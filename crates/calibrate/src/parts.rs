@@ -5,7 +5,7 @@ use crate::tally::{Want, Wanted};
 use ashlar_arch::{Class, Leaf, ModelSpec, Proj};
 use ashlar_backend::{BufferId, CacheId, KvHeads, Op, WeightId};
 use ashlar_convert::stats::upper_values;
-use ashlar_runtime::program::{Part, Resources, build_part};
+use ashlar_runtime::program::{Part, Pooled, Resources, build_part};
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 
@@ -38,7 +38,11 @@ impl Resources for List {
         Ok(CacheId(0))
     }
 
-    fn entries(&mut self, _width: usize, _ratio: usize) -> Result<CacheId, Infallible> {
+    fn tokens(&mut self, _pooled: Pooled) -> Result<CacheId, Infallible> {
+        Ok(CacheId(0))
+    }
+
+    fn entries(&mut self, _pooled: Pooled) -> Result<CacheId, Infallible> {
         Ok(CacheId(0))
     }
 }

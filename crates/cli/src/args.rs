@@ -45,7 +45,10 @@ pub enum Command {
     Eval(commands::eval::Eval),
     Logits(commands::logits::Logits),
     Run(commands::run::Run),
+    Serve(Box<commands::serve::Serve>),
     Bench(commands::bench::Bench),
+    Trace(commands::trace::Trace),
+    Simulate(commands::simulate::Simulate),
 }
 
 impl Command {
@@ -66,7 +69,10 @@ impl Command {
             Self::Eval(c) => c.run(globals),
             Self::Logits(c) => c.run(globals),
             Self::Run(c) => c.run(globals),
+            Self::Serve(c) => c.run(globals),
             Self::Bench(c) => c.run(globals),
+            Self::Trace(c) => c.run(globals),
+            Self::Simulate(c) => c.run(globals),
         }
     }
 }

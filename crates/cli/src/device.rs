@@ -42,14 +42,17 @@ pub enum Kv {
     F16,
     /// 8 bits, one scale per position and head
     Q8,
+    /// As the release rounds them, where it does (DeepSeek-V4: FP8, bf16 and FP4)
+    Native,
 }
 
-impl From<Kv> for KvFormat {
+impl From<Kv> for ashlar_runtime::Kv {
     fn from(kv: Kv) -> Self {
         match kv {
-            Kv::F32 => Self::F32,
-            Kv::F16 => Self::F16,
-            Kv::Q8 => Self::Q8,
+            Kv::F32 => KvFormat::F32.into(),
+            Kv::F16 => KvFormat::F16.into(),
+            Kv::Q8 => KvFormat::Q8.into(),
+            Kv::Native => Self::Native,
         }
     }
 }
@@ -70,7 +73,8 @@ pub struct DeviceArgs {
     /// f32 on the reference]
     #[arg(long, value_name = "A", value_enum)]
     pub activations: Option<Activations>,
-    /// How keys and values of earlier tokens are stored [default: f16 on the CPU, f32 on the reference]
+    /// How keys and values of earlier tokens are stored [default: f32 on the reference; on the CPU native where the model has
+    /// that, else f16]
     #[arg(long, value_name = "K", value_enum)]
     pub kv: Option<Kv>,
 }

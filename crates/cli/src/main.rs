@@ -9,6 +9,7 @@ mod device;
 mod exit;
 mod hub;
 mod interrupt;
+mod license;
 mod model;
 mod output;
 mod placement;

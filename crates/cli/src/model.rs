@@ -11,7 +11,7 @@ use ashlar_recipe::{Release, catalogue, catalogued};
 use ashlar_source::Checkpoint;
 use ashlar_tensor::TensorStore;
 use clap::{Args, ValueEnum};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Where a model's weights come from.
@@ -225,6 +225,23 @@ impl Model {
         }
         totals.into_values().collect()
     }
+
+    /// Totals per format, the largest first.
+    #[must_use]
+    pub fn formats(&self) -> Vec<FormatTotals> {
+        let taken: HashSet<&str> = self.leaves.iter().map(|l| l.name.as_str()).collect();
+        let mut totals: BTreeMap<&str, FormatTotals> = BTreeMap::new();
+        for entry in self.store().entries().iter().filter(|e| taken.contains(e.name.as_str())) {
+            let new = || FormatTotals { format: entry.format.clone(), tensors: 0, parameters: 0, bytes: 0 };
+            let total = totals.entry(&entry.format).or_insert_with(new);
+            total.tensors += 1;
+            total.parameters += entry.elements();
+            total.bytes += entry.bytes();
+        }
+        let mut totals: Vec<FormatTotals> = totals.into_values().collect();
+        totals.sort_by_key(|t| std::cmp::Reverse(t.bytes));
+        totals
+    }
 }
 
 /// Refuses weights whose dtype holds no weights, such as integers. It is the file that is wrong, not the recipe.
@@ -326,6 +343,15 @@ impl ClassTotals {
     fn new(class: Class) -> Self {
         Self { class, tensors: 0, parameters: 0, bytes: 0, formats: BTreeMap::new() }
     }
+}
+
+/// What the tensors of one format add up to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormatTotals {
+    pub format: String,
+    pub tensors: u64,
+    pub parameters: u64,
+    pub bytes: u64,
 }
 
 /// Bits per weight; 0 where there is none.

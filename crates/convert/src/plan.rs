@@ -27,7 +27,7 @@ pub struct Origin {
     pub recipe: String,
     /// Files to be copied along.
     pub side_files: Vec<PathBuf>,
-    /// The directory it lies in; the output must lie elsewhere.
+    /// The directory it lies in, or the file it is; the output must lie elsewhere.
     pub dir: PathBuf,
     /// The files that hold the weights; they must not change while they are converted.
     pub weights: Vec<PathBuf>,
@@ -44,7 +44,7 @@ impl Origin {
             config: checkpoint.config().clone(),
             recipe,
             side_files: checkpoint.side_files(),
-            dir: checkpoint.dir().to_owned(),
+            dir: checkpoint.place_on_disk(),
             weights: checkpoint.files().map(|(name, _)| checkpoint.dir().join(name)).collect(),
             source_blake3: BTreeMap::new(),
         }

@@ -207,10 +207,7 @@ impl<'a> Check<'a> {
         expected: Option<Hash>,
         class: &'static str,
     ) -> Result<Self, ConvertError> {
-        let (n, k) = match entry.shape.as_slice() {
-            [n, k] => (*n, *k),
-            _ => (1, entry.elements() as usize),
-        };
+        let (n, k) = ashlar_recipe::extents(&entry.shape);
         let (stored, rows) = (Form::new(entry, entry.order, n, k)?, Form::new(entry, Order::Rows, n, k)?);
         stored.check(entry)?;
         let source = match source {

@@ -1,7 +1,11 @@
-//! How fast attention decodes behind a long context, beside streaming reads of the same memory size: the share of the
-//! bandwidth that its keys and values demand. Also the multiply-adds per second of attention at prefill.
+//! How fast attention decodes behind a long context, beside streaming reads: the share of the bandwidth that its keys
+//! and values demand. Also the multiply-adds per second of attention over a prompt's last chunk.
 //!
-//! `cargo run --release -p ashlar-cpu --example attention_bandwidth -- [context] [threads] [query heads/key heads/width]`
+//! `cargo run --release -p ashlar-cpu --example attention_bandwidth -- [context] [threads] [query heads/key heads/width]
+//! [formats of keys and values, with commas] [rounds]`
+//!
+//! The cache is filled by a prompt whose tokens see only themselves, which takes seconds instead of minutes: decoding
+//! reads the same bytes, whatever the prompt saw.
 
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
@@ -16,7 +20,7 @@ use std::error::Error;
 use std::time::Instant;
 
 /// Layers, so that what they hold does not stay in a cache of the processor.
-const LAYERS: usize = 8;
+const LAYERS: usize = 4;
 /// Rows of a prompt's chunk.
 const CHUNK: usize = 512;
 
@@ -38,7 +42,7 @@ impl Bench {
     ) -> Result<Self, Box<dyn Error>> {
         let [queries, count, dim] = heads;
         let mut cpu = Cpu::new(threads, Isa::detect()?);
-        let kept = KvHeads { count, dim, values_in_keys: false, window: None };
+        let kept = KvHeads { count, dim, values_in_keys: false, window: None, native: None };
         let shape =
             CacheShape { sequences: 1, capacity: context + CHUNK, rows: CHUNK, stored: Stored::Heads(kept, format) };
         let caches = (0..LAYERS).map(|_| cpu.alloc_cache(&shape)).collect::<Result<_, _>>()?;
@@ -48,7 +52,7 @@ impl Bench {
     }
 
     /// One batch through all layers; seconds.
-    fn run(&mut self, position: usize, rows: usize) -> Result<f64, Box<dyn Error>> {
+    fn run(&mut self, position: usize, rows: usize, window: Option<usize>) -> Result<f64, Box<dyn Error>> {
         let batch = Batch::of(0, position, &vec![0; rows]);
         let [num_heads, num_kv_heads, head_dim] = self.heads;
         for (buffer, width) in [(self.q, num_heads * head_dim), (self.kv, num_kv_heads * head_dim)] {
@@ -65,7 +69,7 @@ impl Bench {
                 num_kv_heads,
                 head_dim,
                 scale: 0.1,
-                window: None,
+                window,
                 options: AttentionOptions::default(),
                 out: self.out,
             };
@@ -100,35 +104,42 @@ fn main() -> Result<(), Box<dyn Error>> {
     let heads = args.next().unwrap_or_else(|| "32/8/128".into());
     let heads: Vec<usize> = heads.split('/').map(str::parse).collect::<Result<_, _>>()?;
     let heads: [usize; 3] = heads.try_into().map_err(|_| "heads are QUERIES/KEYS/WIDTH")?;
+    let formats: Vec<String> = args.next().map(|f| f.split(',').map(str::to_owned).collect()).unwrap_or_default();
+    let rounds: usize = args.next().map_or(Ok(15), |a| a.parse())?;
     let meter = Meter::new(threads, Isa::detect()?).ok_or("no memory to measure reads with")?;
     println!("{context} positions, {heads:?} (query heads, key heads, width), {LAYERS} layers");
-    for format in KvFormat::ALL {
+    for format in KvFormat::ALL.into_iter().filter(|f| formats.is_empty() || formats.iter().any(|n| n == f.name())) {
         let mut bench = Bench::new(threads, heads, format, context)?;
         let mut prefill = 0.0;
         for position in (0..context).step_by(CHUNK) {
-            prefill += bench.run(position, CHUNK.min(context - position))?;
+            let rows = CHUNK.min(context - position);
+            let window = (position + rows < context).then_some(1);
+            prefill = bench.run(position, rows, window)?;
         }
         let scales: usize = format.scales(heads[2]).iter().sum();
         let per_position = heads[1] * 2 * (heads[2] * format.code_bytes() + scales);
         let bytes = (context * per_position * LAYERS) as f64;
-        let mut rounds: Vec<[f64; 2]> = Vec::new();
-        for _ in 0..15 {
+        let mut measured: Vec<[f64; 2]> = Vec::new();
+        for _ in 0..rounds {
             let ceiling = meter.read();
-            rounds.push([bench.run(context, 1)?, ceiling]);
+            measured.push([bench.run(context, 1, None)?, ceiling]);
         }
-        let best = rounds.iter().map(|r| r[0]).fold(f64::INFINITY, f64::min);
-        let ceiling = rounds.iter().map(|r| r[1]).fold(0.0, f64::max);
-        let mut shares: Vec<f64> = rounds.iter().map(|[time, ceiling]| bytes / time / ceiling).collect();
+        let best = measured.iter().map(|r| r[0]).fold(f64::INFINITY, f64::min);
+        let ceiling = measured.iter().map(|r| r[1]).fold(0.0, f64::max);
+        let mut shares: Vec<f64> = measured.iter().map(|[time, ceiling]| bytes / time / ceiling).collect();
         shares.sort_by(f64::total_cmp);
-        let macs = (context as f64).powi(2) * (heads[0] * heads[2] * LAYERS) as f64;
+        let last = CHUNK.min(context);
+        let pairs = last as f64 * (context as f64 - (last as f64 - 1.0) / 2.0);
+        let macs = pairs * 2.0 * (heads[0] * heads[2] * LAYERS) as f64;
         println!(
-            "{:>4}: decode {:.2} ms, {:.1} GB/s at best, reads {:.1} GB/s at best, share {:.0} % (median of rounds); \
-             prefill {:.0} G multiply-adds/s",
+            "{:>4}: decode {:.2} ms, {:.1} GB/s at best, reads {:.1} GB/s at best, share {:.0} % (median of rounds), \
+             {:.0} % (best of each); prefill {:.0} G multiply-adds/s",
             format.name(),
             best * 1e3,
             bytes / best / 1e9,
             ceiling / 1e9,
             shares[shares.len() / 2] * 100.0,
+            bytes / best / ceiling * 100.0,
             macs / prefill / 1e9
         );
     }

@@ -77,6 +77,12 @@ impl KernelBench {
         self.weights.first().and_then(Loaded::family)
     }
 
+    /// Whether products are integer dot products, rather than f32 multiply-adds.
+    #[must_use]
+    pub fn is_integer(&self) -> bool {
+        self.weights.first().is_some_and(|w| w.form() == Form::Int8)
+    }
+
     /// The schemes that can multiply these weights.
     #[must_use]
     pub fn schemes(&self) -> &'static [Scheme] {
@@ -86,7 +92,7 @@ impl KernelBench {
     /// The scheme that is taken for so many rows.
     #[must_use]
     pub fn chosen(&self, rows: usize) -> Scheme {
-        self.weights.first().map_or(Scheme::Direct, |w| table::scheme(w.form(), rows))
+        self.weights.first().map_or(Scheme::Direct, |w| w.scheme(self.isa, w.form(), rows))
     }
 
     /// Bytes of one weight.
@@ -117,7 +123,7 @@ impl KernelBench {
         let Some(weight) = self.weights.get(self.next) else { return Ok(Duration::ZERO) };
         self.next = (self.next + 1) % self.weights.len();
         let inputs = Inputs::new(&self.x, k, Some(&self.rounded));
-        let tasks = tasks(&[(weight.panels(), weight.panel_bytes())], self.pool.threads());
+        let tasks = tasks(&[(weight.panels(), weight.panel_bytes())], rows, self.pool.threads());
         let job = Job { isa: self.isa, weight, inputs, form: weight.form(), rows: RowSet::First(rows), scheme };
         let out = Output::new(&mut self.out, n);
         let errors = FirstError::default();

@@ -4,6 +4,7 @@ use crate::buffers::Buffers;
 use crate::inputs::Rounded;
 use crate::kv::Caches;
 use crate::loaded::{self, Loaded};
+use crate::ops::attention::Partials;
 use crate::pool::Pool;
 use crate::shards::Shards;
 use crate::{cores, gemv, ops};
@@ -39,6 +40,8 @@ pub struct Cpu {
     angles: Vec<Angles>,
     /// Rounded inputs of the op at work.
     pub(crate) rounded: Rounded,
+    /// Of attention behind long contexts.
+    pub(crate) partials: Partials,
     /// (format, why it is decoded) and the number of tensors.
     decoded: BTreeMap<(String, &'static str), usize>,
 }
@@ -64,6 +67,7 @@ impl Cpu {
             ropes: Vec::new(),
             angles: Vec::new(),
             rounded: Rounded::default(),
+            partials: Partials::default(),
             decoded: BTreeMap::new(),
         }
     }
@@ -199,7 +203,7 @@ impl Backend for Cpu {
     }
 
     fn memory(&self) -> Memory {
-        Memory { activations: self.buffers.bytes(), caches: self.caches.bytes() }
+        Memory { activations: self.buffers.bytes() + self.partials.bytes(), caches: self.caches.bytes() }
     }
 
     fn run(&mut self, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {

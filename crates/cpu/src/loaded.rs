@@ -2,10 +2,11 @@
 
 use crate::gemv::levels::Levels;
 use crate::gemv::table::{self, Entry};
-use crate::gemv::{Multiply, PANEL, any};
+use crate::gemv::{Multiply, PANEL, Scheme, any};
 use crate::inputs::Form;
 use ashlar_backend::{ActivationMode, BackendError, Weight};
 use ashlar_formats::{Layout, Spec};
+use ashlar_simd::Isa;
 use ashlar_tensor::Order;
 
 /// A loaded weight.
@@ -76,6 +77,12 @@ impl Loaded {
     /// Whether it reads rounded inputs as f32 values.
     pub fn reads_rounded_values(&self) -> bool {
         self.form() == Form::Rounded || (self.form() == Form::Int8 && self.weight.spec.outlier_slots > 0)
+    }
+
+    /// How so many rows of inputs in that form walk over it.
+    pub fn scheme(&self, isa: Isa, form: Form, rows: usize) -> Scheme {
+        let tiled = |entry: &Entry| form == Form::Int8 && rows >= (entry.tiled_from)(isa);
+        if self.entry.is_some_and(tiled) { Scheme::Tiled } else { Scheme::Direct }
     }
 
     /// The kernel for inputs of that form.

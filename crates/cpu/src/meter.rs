@@ -1,5 +1,5 @@
 //! What this machine can do at best, measured with the threads and the instruction set that the kernels use: streaming
-//! reads, which bound decoding, and int8 dot products in registers, which bound prefill.
+//! reads, which bound decoding, and int8 dot products or f32 multiply-adds in registers, which bound prefill.
 
 use crate::cores;
 use crate::pool::Pool;
@@ -55,6 +55,18 @@ impl Meter {
         // Each dot product: 16 lanes of 4.
         (threads * STEPS * CHAINS * 64) as f64 / begin.elapsed().as_secs_f64()
     }
+
+    /// f32 multiply-adds per second of all threads, without any memory traffic.
+    #[must_use]
+    pub fn f32(&self) -> f64 {
+        let threads = self.pool.threads();
+        let begin = Instant::now();
+        self.pool.run(threads, &|_| {
+            black_box(self.isa.run(Fmas(black_box(1.000_1))));
+        });
+        // Each FMA: 16 lanes.
+        (threads * STEPS * CHAINS * 16) as f64 / begin.elapsed().as_secs_f64()
+    }
 }
 
 struct ReadPart<'a>(&'a [u8]);
@@ -92,6 +104,27 @@ impl Kernel for Dots {
         let mut sum = 0;
         for a in acc {
             sum ^= s.sum_i32(a);
+        }
+        sum
+    }
+}
+
+struct Fmas(f32);
+
+impl Kernel for Fmas {
+    type Output = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let x = s.splat(self.0);
+        let mut acc = [x; CHAINS];
+        for _ in 0..STEPS {
+            for a in &mut acc {
+                *a = s.fma(x, x, *a);
+            }
+        }
+        let mut sum = 0.0;
+        for a in acc {
+            sum += s.sum(a);
         }
         sum
     }

@@ -1,12 +1,15 @@
 //! The thread pool: fork-join with little latency. Workers spin for a moment after a job and then park.
 //!
-//! [`Pool::run`] calls a closure for every index of a range, from whichever thread comes first. Which thread runs an
-//! index must not matter to the result: ops write each output in exactly one index.
+//! [`Pool::run`] calls a closure for every index of a range. Every thread has a share of neighbouring indices, which it
+//! takes in order: neighbours read neighbouring memory, and what one asks for ahead the next one finds. Who is done takes
+//! from the far end of the fullest share. Which thread runs an index must not matter to the result: ops write each output
+//! in exactly one index.
 //!
 //! A job is open while its state word says so; a worker enters by adding itself to the count in the same word. The
 //! caller works too, then closes the job and waits only for workers that entered: one that wakes late finds it closed.
 
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -25,14 +28,43 @@ const NUMBER: u64 = 1 << 33;
 #[derive(Clone, Copy)]
 struct Job {
     body: *const (dyn Fn(usize) + Sync),
-    next: *const AtomicUsize,
-    count: usize,
+}
+
+/// Indices that are still to run: the first in the low half, one past the last in the high half. Alone on its cache line.
+#[repr(align(128))]
+#[derive(Default)]
+struct Share(AtomicU64);
+
+impl Share {
+    fn set(&self, indices: Range<u32>) {
+        self.0.store(u64::from(indices.end) << 32 | u64::from(indices.start), Ordering::Relaxed);
+    }
+
+    fn left(share: u64) -> u64 {
+        (share >> 32).saturating_sub(share & u64::from(u32::MAX))
+    }
+
+    /// Takes the first index that is left.
+    fn first(&self) -> Option<usize> {
+        let next = |share| (Self::left(share) > 0).then_some(share + 1);
+        let share = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok()?;
+        Some((share & u64::from(u32::MAX)) as usize)
+    }
+
+    /// Takes the last index that is left.
+    fn last(&self) -> Option<usize> {
+        let next = |share| (Self::left(share) > 0).then(|| share - (1 << 32));
+        let share = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok()?;
+        Some((share >> 32) as usize - 1)
+    }
 }
 
 struct Shared {
     state: AtomicU64,
     /// Written by the caller while the job is closed and empty, read by workers that entered.
     job: std::cell::UnsafeCell<Option<Job>>,
+    /// One per thread, the caller's first. Set while the job is closed and empty.
+    shares: Vec<Share>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     parked: AtomicUsize,
     lock: Mutex<()>,
@@ -62,6 +94,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: std::cell::UnsafeCell::new(None),
+            shares: (0..threads).map(|_| Share::default()).collect(),
             panic: Mutex::new(None),
             parked: AtomicUsize::new(0),
             lock: Mutex::new(()),
@@ -70,7 +103,7 @@ impl Pool {
         });
         let spawn = |i: usize| {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new().name(format!("ashlar-cpu-{i}")).spawn(move || work(&shared)).ok()
+            std::thread::Builder::new().name(format!("ashlar-cpu-{i}")).spawn(move || work(&shared, i)).ok()
         };
         let workers = (1..threads).map_while(spawn).collect();
         Self { shared, turn: Mutex::new(()), workers }
@@ -84,16 +117,20 @@ impl Pool {
     /// Calls `body(0)`, …, `body(count - 1)`, each once, on any thread; returns when all are done. A panic of `body` is
     /// passed on. `body` must not run jobs of the same pool.
     pub fn run(&self, count: usize, body: &(dyn Fn(usize) + Sync)) {
-        if count <= 1 || self.workers.is_empty() {
+        if count <= 1 || self.workers.is_empty() || count > u32::MAX as usize {
             (0..count).for_each(body);
             return;
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
-        let next = AtomicUsize::new(0);
+        let threads = self.threads();
+        let bound = |thread: usize| (count as u64 * thread as u64 / threads as u64) as u32;
+        for (thread, share) in shared.shares.iter().enumerate() {
+            share.set(bound(thread.min(threads))..bound((thread + 1).min(threads)));
+        }
         // SAFETY: only the lifetime changes; the pointer is not used after `run` returns (see `Shared`).
         let body = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(body) };
-        let job = Job { body, next: &raw const next, count };
+        let job = Job { body };
         // SAFETY: the previous job is closed and empty, so no worker reads the cell.
         unsafe { *shared.job.get() = Some(job) };
         shared.state.fetch_add(NUMBER | OPEN, Ordering::SeqCst);
@@ -101,7 +138,7 @@ impl Pool {
             drop(shared.lock.lock().unwrap_or_else(PoisonError::into_inner));
             shared.wake.notify_all();
         }
-        let mine = catch_unwind(AssertUnwindSafe(|| take_indices(job)));
+        let mine = catch_unwind(AssertUnwindSafe(|| take_indices(job, &shared.shares, 0)));
         shared.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0;
         while shared.state.load(Ordering::Acquire) & (OPEN - 1) != 0 {
@@ -127,20 +164,23 @@ impl Drop for Pool {
     }
 }
 
-fn take_indices(job: Job) {
-    // SAFETY: the caller of this function is inside the job, so `Pool::run` has not returned and both live.
-    let (body, next) = unsafe { (&*job.body, &*job.next) };
-    loop {
-        let index = next.fetch_add(1, Ordering::Relaxed);
-        if index >= job.count {
-            return;
-        }
+/// Runs indices until none is left, of the own share first.
+fn take_indices(job: Job, shares: &[Share], own: usize) {
+    // SAFETY: the caller of this function is inside the job, so `Pool::run` has not returned and the closure lives.
+    let body = unsafe { &*job.body };
+    while let Some(index) = shares.get(own).and_then(Share::first) {
         body(index);
+    }
+    let left = |share: &&Share| Share::left(share.0.load(Ordering::Relaxed));
+    while let Some(fullest) = shares.iter().max_by_key(left).filter(|share| left(share) > 0) {
+        if let Some(index) = fullest.last() {
+            body(index);
+        }
     }
 }
 
 /// A worker's life.
-fn work(shared: &Shared) {
+fn work(shared: &Shared, own: usize) {
     let mut done = 0;
     while let Some(number) = wait_for_job(shared, done) {
         done = number;
@@ -150,7 +190,7 @@ fn work(shared: &Shared) {
         // SAFETY: entering an open job orders this read after the caller's write, and the caller writes again only
         // after this worker has left.
         if let Some(job) = unsafe { *shared.job.get() }
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| take_indices(job)))
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| take_indices(job, &shared.shares, own)))
         {
             *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
         }

@@ -92,7 +92,7 @@ args! {
     /// `kernels/moe.cu`
     struct CombineArgs { products: u64, weights: u64, chosen: u64, bias: u64, out: u64, top_k: u32, width: u32, }
     /// `kernels/cache.cuh`
-    struct Cache { table: u64, pages: u32, heads: u32, dim: u32, value_width: u32, format: u32, region: u32, }
+    struct Cache { table: u64, pages: u32, heads: u32, dim: u32, key_width: u32, value_width: u32, format: u32, region: u32, reserved: u32, }
     /// `kernels/attention.cu`
     struct StoreArgs { cache: Cache, k: u64, v: u64, positions: u64, slots: u64, rows: u32, values_in_keys: u32, }
     /// `kernels/attention.cu`
@@ -106,8 +106,11 @@ args! {
     struct PoolArgs {
         tokens: Cache, entries: Cache,
         kv: u64, gate: u64, place: u64, norm: u64, frequencies: u64, positions: u64, slots: u64, windows: u64,
-        ratio: u32, overlap: u32, turned: u32, inverse: u32, multiplier: f64, eps: f32, reserved: u32,
+        ratio: u32, overlap: u32, turned: u32, inverse: u32, multiplier: f64, eps: f32,
+        format: u32, plain: u32, reserved: u32,
     }
+    /// `kernels/pooled.cu`
+    struct NativeArgs { x: u64, out: u64, width: u32, format: u32, plain: u32, reserved: u32, }
     /// `kernels/pooled.cu`
     struct SelectArgs {
         entries: Cache, q: u64, weights: u64, positions: u64, slots: u64, scores: u64, out: u64,
@@ -142,5 +145,6 @@ pub const ARGUMENTS: &[(&str, u32)] = &[
     ("store_kv", bytes::<StoreArgs>()),
     ("merge_splits", bytes::<AttentionArgs>()),
     ("pool_windows", bytes::<PoolArgs>()),
+    ("round_native", bytes::<NativeArgs>()),
     ("choose_entries", bytes::<SelectArgs>()),
 ];

@@ -3,8 +3,12 @@
 use crate::args;
 use crate::cuda::Core;
 use ashlar_backend::{
-    BackendError, Batch, CacheId, CacheShape, Held, KV_PAGE, KvFormat, KvHeads, SequenceRows, Stored, forgotten,
+    BackendError, Batch, CacheId, CacheShape, EntryFormat, Held, KV_PAGE, KvFormat, KvHeads, SequenceRows, Stored,
+    forgotten,
 };
+
+/// The widest key that the kernel rounds.
+const MOST_ROUNDED: usize = 1024;
 
 /// One cache.
 pub struct Cache {
@@ -33,6 +37,19 @@ impl Caches {
     /// # Errors
     /// [`BackendError::Memory`].
     pub fn alloc(&mut self, core: &mut Core, shape: &CacheShape) -> Result<CacheId, BackendError> {
+        let rounded = match shape.stored {
+            Stored::Entries { width, format, .. } if format != EntryFormat::F32 => {
+                (width <= MOST_ROUNDED && format.takes(width)).then_some(())
+            }
+            Stored::Heads(KvHeads { native: Some(plain), dim, .. }, _) => {
+                (dim <= MOST_ROUNDED && plain <= dim).then_some(())
+            }
+            _ => Some(()),
+        };
+        if rounded.is_none() {
+            let what = format!("{:?}: keys of up to {MOST_ROUNDED} values can be rounded", shape.stored);
+            return Err(BackendError::Operand { op: "cache", what });
+        }
         let pages = shape.capacity.div_ceil(KV_PAGE).max(1);
         let bytes = (pages as u64).saturating_mul(shape.sequences.max(1) as u64).saturating_mul(8);
         let table = core.take(bytes, || "a table of pages".into())?;
@@ -84,7 +101,7 @@ impl Caches {
     /// Bytes of the pages in use.
     pub fn bytes(&self) -> u64 {
         let pages = |c: &Cache| c.slots.iter().flat_map(|s| &s.pages).filter(|p| **p != 0).count();
-        self.0.iter().map(|c| (pages(c) * c.shape.page_bytes()) as u64).sum()
+        self.0.iter().map(|c| (pages(c) * c.page_bytes()) as u64).sum()
     }
 }
 
@@ -97,10 +114,30 @@ impl Slot {
 }
 
 impl Cache {
+    /// Positions before a row that it may still need, itself included; `None` for all.
     fn window(&self) -> Option<usize> {
         match self.shape.stored {
             Stored::Heads(heads, _) => heads.window,
-            Stored::Rows { .. } => None,
+            Stored::Tokens { kept, .. } => Some(kept + 1),
+            Stored::Entries { .. } => None,
+        }
+    }
+
+    /// Bytes of a page. Entries are rounded as they would be stored, but lie as f32.
+    fn page_bytes(&self) -> usize {
+        match self.shape.stored {
+            Stored::Heads(..) => self.shape.page_bytes(),
+            Stored::Tokens { width, .. } => 8 * KV_PAGE * width,
+            Stored::Entries { width, .. } => 4 * KV_PAGE * width,
+        }
+    }
+
+    /// How entries are stored: the number that kernels know, and how many of the first values are apart.
+    pub fn entry_format(&self) -> (u32, u32) {
+        match self.shape.stored {
+            Stored::Entries { format, .. } => entry_format(format),
+            Stored::Heads(KvHeads { native: Some(plain), .. }, _) => entry_format(EntryFormat::Fp8 { plain }),
+            Stored::Tokens { .. } | Stored::Heads(..) => (0, 0),
         }
     }
 
@@ -114,12 +151,12 @@ impl Cache {
         let missing =
             || BackendError::Capacity { what: "cache slots".into(), got: part.slot + 1, capacity: self.slots.len() };
         let mut held = self.slots.get(part.slot).ok_or_else(missing)?.held;
-        held.advance(part.slot, part.position, part.rows.len(), self.window().is_some())?;
+        held.advance(part.slot, part.position, part.rows.len(), self.shape.forgets())?;
         Ok(held)
     }
 
     fn grow(&mut self, core: &mut Core, part: &SequenceRows, held: Held) -> Result<(), BackendError> {
-        let bytes = self.shape.page_bytes() as u64;
+        let bytes = self.page_bytes() as u64;
         let (window, pages) = (self.window(), self.pages);
         let Some(slot) = self.slots.get_mut(part.slot) else { return Ok(()) };
         slot.free(core, held.positions.div_ceil(KV_PAGE)..pages);
@@ -146,15 +183,17 @@ impl Cache {
     pub fn descriptor(&self) -> args::Cache {
         let (table, pages) = (self.table, self.pages as u32);
         match self.shape.stored {
-            Stored::Rows { width } => {
-                let (width, region) = (width as u32, (8 * KV_PAGE * width) as u32);
-                args::Cache { table, pages, heads: 1, dim: width, value_width: 0, format: 0, region }
+            Stored::Tokens { width, .. } | Stored::Entries { width, .. } => {
+                let (dim, region) = (width as u32, self.page_bytes() as u32);
+                let (heads, value_width, format, reserved) = (1, 0, 0, 0);
+                args::Cache { table, pages, heads, dim, key_width: dim, value_width, format, region, reserved }
             }
             Stored::Heads(heads, format) => args::Cache {
                 table,
                 pages,
                 heads: heads.count as u32,
                 dim: heads.dim as u32,
+                key_width: heads.key_width(format) as u32,
                 value_width: heads.value_width() as u32,
                 format: match format {
                     KvFormat::F32 => 0,
@@ -162,6 +201,7 @@ impl Cache {
                     KvFormat::Q8 => 2,
                 },
                 region: heads.region_bytes(format) as u32,
+                reserved: 0,
             },
         }
     }
@@ -170,8 +210,17 @@ impl Cache {
     pub fn heads(&self) -> Option<KvHeads> {
         match self.shape.stored {
             Stored::Heads(heads, _) => Some(heads),
-            Stored::Rows { .. } => None,
+            Stored::Tokens { .. } | Stored::Entries { .. } => None,
         }
+    }
+}
+
+fn entry_format(format: EntryFormat) -> (u32, u32) {
+    match format {
+        EntryFormat::F32 => (0, 0),
+        EntryFormat::F16 => (1, 0),
+        EntryFormat::Fp8 { plain } => (2, plain as u32),
+        EntryFormat::Fp4 => (3, 0),
     }
 }
 

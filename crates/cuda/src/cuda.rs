@@ -57,6 +57,8 @@ pub enum Use {
     Scores,
     /// Windows to pool.
     Windows,
+    /// Keys, or queries of the indexer, rounded as they are stored.
+    Native,
 }
 
 /// The device and its memory.

@@ -76,6 +76,7 @@ pub const FILES: &[File] = files![
     "large.cuh",
     "levels.cuh",
     "moe.cu",
+    "native.cuh",
     "pooled.cu",
     "ptx.cuh",
     "rounding.cuh",

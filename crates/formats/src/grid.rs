@@ -17,6 +17,8 @@ pub enum Grid {
     TwoLevel(TwoLevel),
     /// E4M3 floats (`e4m3`) with one scale of this type per 128 × 128 block.
     Blocks(ScaleType),
+    /// Blocks that only [`crate::Format::decode`] gives a meaning to: kept as they lie, in one order, encoded by nothing.
+    Opaque,
 }
 
 /// A scalar grid with group scales: value = (level(code) − zero point) · scale.

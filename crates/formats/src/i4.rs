@@ -33,3 +33,21 @@ pub const I4: Grouped = Grouped {
     levels: Levels::Linear { min: 0, max: 15, zero: 8 },
     peak: Peak::Absolute(7.0),
 };
+
+const fn brain(text: &'static str, group: usize, zero_point: bool) -> Variant {
+    Variant { text, group, zero_point, scale: Some(ScaleType::BF16) }
+}
+
+/// The same with bf16 scales, as other programs' checkpoints have them: kept, never chosen.
+pub const I4_BF16: Grouped = Grouped {
+    id: "i4_bf16",
+    variants: &[
+        brain("g32", 32, false),
+        brain("g64", 64, false),
+        brain("g128", 128, false),
+        brain("g32,zp", 32, true),
+        brain("g64,zp", 64, true),
+        brain("g128,zp", 128, true),
+    ],
+    ..I4
+};

@@ -19,3 +19,13 @@ pub const Q8: Grouped = Grouped {
     levels: Levels::Linear { min: -127, max: 127, zero: 0 },
     peak: Peak::Absolute(127.0),
 };
+
+/// The same with bf16 or f32 scales, as other programs' checkpoints have them: kept, never chosen.
+pub const Q8_WIDE: Grouped = Grouped {
+    id: "q8_wide",
+    variants: &[
+        Variant { text: "bf16", group: 32, zero_point: false, scale: Some(ScaleType::BF16) },
+        Variant { text: "f32", group: 32, zero_point: false, scale: Some(ScaleType::F32) },
+    ],
+    ..Q8
+};

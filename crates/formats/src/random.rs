@@ -71,7 +71,7 @@ fn spread(grid: &Grid) -> f32 {
             let inner = (high - low) as f32 / 12.0f32.sqrt();
             rms(&two.tables()[0][..codes.min(64)]) * inner
         }
-        Grid::Float(_) | Grid::Blocks(_) => 0.5,
+        Grid::Float(_) | Grid::Blocks(_) | Grid::Opaque => 0.5,
     }
 }
 

@@ -57,12 +57,12 @@ pub fn reorder(
                 let spans = |places| Places { groups: g.spans(k), ..places };
                 move_parameters(g.outer.size(), spans(old), spans(new), data, skip, rows.len(), out);
             }
-            (PlaneKind::Codes, _) => move_codes(Width::Eight, old, new, data, skip, rows.len(), out),
+            (PlaneKind::Codes, Grid::Blocks(_)) => move_codes(Width::Eight, old, new, data, skip, rows.len(), out),
             (PlaneKind::Scales | PlaneKind::Zeros, Grid::Groups(g)) => {
                 let size = if plane.kind == PlaneKind::Scales { g.scale.size() } else { 1 };
                 move_parameters(size, old, new, data, skip, rows.len(), out);
             }
-            // Values, block scales and outliers lie alike in both orders, but for the padding.
+            // Values, opaque blocks, block scales and outliers lie alike in both orders, but for the padding.
             _ => {
                 let whole = from.first_row..rows.end;
                 let start = (source.span(index, &rows).start - source.span(index, &whole).start) as usize;

@@ -238,7 +238,7 @@ impl<'a> Decider<'a> {
             }
             return Action::Keep;
         };
-        if !float && (leaf.shape.len() != 2 || stays_float(leaf.role)) {
+        if !float && (!is_matrix(leaf) || stays_float(leaf.role)) {
             self.stays(leaf, id, state, trace);
             return Action::Keep;
         }
@@ -281,7 +281,8 @@ impl<'a> Decider<'a> {
         }
         self.stayed += 1;
         let what = match class {
-            _ if leaf.shape.len() != 2 => "a vector",
+            _ if leaf.shape.len() < 2 => "a vector",
+            _ if !is_matrix(leaf) => "what is no matrix",
             Class::Router => "the router",
             _ => "a small matrix",
         };
@@ -338,7 +339,14 @@ fn bump(counts: &mut [usize], rule: Option<usize>) {
     }
 }
 
-/// n × k of a shape; vectors are one row.
+/// Whether a tensor is multiplied as a matrix: or as several of the same shape, one below the other, as some architectures keep
+/// the experts of a layer.
+fn is_matrix(leaf: &Leaf) -> bool {
+    leaf.shape.len() == 2 || leaf.shape.len() == 3 && leaf.role.class == Class::Experts
+}
+
+/// n × k of a shape; vectors are one row, matrices of the same shape lie one below the other.
+#[must_use]
 pub fn extents(shape: &[usize]) -> (usize, usize) {
     match shape {
         [] => (1, 1),

@@ -50,6 +50,7 @@ impl<'a> Fitter<'a> {
         }
         let found = ashlar_formats::ids().find(|known| *known == id);
         let float = found.map(|id| matches!(read::want(id), Want::Format { float: true, .. }));
+        let float = float.or_else(|| is_kept_weight(id).then_some(false));
         self.floats.insert(id.to_owned(), float);
         float
     }
@@ -175,4 +176,11 @@ fn usual_bytes(id: &str, options: &Options) -> u64 {
     Spec::resolve(id, options, SIZE, SIZE)
         .and_then(|spec| spec.layout(Order::X16, SIZE, SIZE))
         .map_or(0, |layout| layout.bytes())
+}
+
+/// Whether it is a format of weights that recipes cannot ask for, such as a block type of another program.
+fn is_kept_weight(id: &str) -> bool {
+    let kept = ashlar_formats::kept_ids().find(|kept| *kept == id);
+    let grid = kept.and_then(|id| Some(ashlar_formats::format(id).ok()?.grid(&Spec::plain(id))));
+    grid.is_some_and(|grid| !matches!(grid, ashlar_formats::Grid::Float(_)))
 }

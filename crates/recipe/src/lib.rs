@@ -38,7 +38,7 @@ mod usage;
 pub use budget::{ALLOWED, Budget, Size};
 pub use catalogue::{CatalogueError, Release, catalogue, catalogued};
 pub use choices::{Action, Choice, Choices, NoSuchTensor, explain};
-pub use choose::stays_float;
+pub use choose::{extents, stays_float};
 pub use device::{Device, EXAMPLES as DEVICE_EXAMPLES, parse as parse_device};
 pub use emit::{emit, same};
 pub use error::{Problem, RecipeError};

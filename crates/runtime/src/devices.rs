@@ -1,6 +1,6 @@
 //! Devices by name. The only file that names device crates: one line of [`REGISTRY`] per kind.
 
-use crate::RuntimeError;
+use crate::{Kv, RuntimeError};
 use ashlar_backend::{ActivationMode, Backend, KvFormat, Reference, Virtual};
 use ashlar_cpu::Cpu;
 use ashlar_cuda::Cuda;
@@ -151,11 +151,23 @@ pub fn activation_mode(name: &str, asked: Option<ActivationMode>) -> ActivationM
     asked.unwrap_or(own)
 }
 
-/// How the device of that name stores keys and values: as asked, else in its own way.
-#[must_use]
-pub fn kv_format(name: &str, asked: Option<KvFormat>) -> KvFormat {
-    let own = if name == "reference" { KvFormat::F32 } else { KvFormat::F16 };
-    asked.unwrap_or(own)
+/// How the device of that name stores the keys and values of a model: as asked; else the reference as computed, and others as
+/// the release does, or in halves where it has no way of its own.
+///
+/// # Errors
+/// [`RuntimeError::Option`] if the release's own way is asked for and it has none.
+pub fn kv_format(name: &str, asked: Option<Kv>, has_native: bool) -> Result<Kv, RuntimeError> {
+    match asked {
+        Some(Kv::Native) if !has_native => Err(RuntimeError::Option {
+            option: "--kv",
+            got: Kv::Native.name().into(),
+            expected: "f32, f16 or q8: this model was not trained with a rounding of its keys and values".into(),
+        }),
+        Some(kv) => Ok(kv),
+        None if name == "reference" => Ok(KvFormat::F32.into()),
+        None if has_native => Ok(Kv::Native),
+        None => Ok(KvFormat::F16.into()),
+    }
 }
 
 #[cfg(test)]

@@ -86,6 +86,14 @@ pub enum RuntimeError {
         /// What is allowed.
         expected: String,
     },
+    /// A reply that is not written as the model was told to.
+    #[error("the model's call of a tool cannot be read: expected {expected}, got `{got}`")]
+    Reply {
+        /// What should stand there.
+        expected: String,
+        /// What does.
+        got: String,
+    },
     /// Too many tokens.
     #[error("{what} needs {needed} positions, but the context is {context}; use a larger --context or a shorter text")]
     Context {

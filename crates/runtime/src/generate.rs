@@ -1,20 +1,21 @@
-//! Generation: prompt to prefill, then token by token until something says stop.
-//!
-//! Owns: the loop, what ends it, streaming of text, reuse of what the cache holds of the prompt, timings. The choice of
-//! a token is [`crate::Sampler`]'s.
+//! One text at a time: [`Generator`], an engine with a single request. Also what all requests have in common: options,
+//! why they end, how long they took.
 
-use crate::stop::StopStrings;
-use crate::{Model, RuntimeError, Sampler, Sampling, TextStream, Tokenizer, Wanted};
+use crate::engine::{Engine, EngineOptions, Finished, Piece, Refused, Request, Sink};
+use crate::{Model, Part, ReplyForm, RuntimeError, Sampling, Tokenizer};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 /// What to generate.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerateOptions {
     /// At most this many tokens; `None` until something else ends it.
     pub max_tokens: Option<usize>,
-    /// Texts that end the answer; they are not part of it.
+    /// Texts that end the answer; they are not part of it. In reasoning they end nothing.
     pub stop: Vec<String>,
+    /// How the model divides its reply.
+    pub reply: ReplyForm,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// Goes on after the model's stop tokens.
@@ -72,8 +73,14 @@ fn rate(tokens: usize, time: Duration) -> f64 {
 /// What was generated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
-    /// The text, without a stop text, special tokens left out.
+    /// The answer, without a stop text, special tokens left out.
     pub text: String,
+    /// What the model reasoned before it.
+    pub reasoning: String,
+    /// What it called, as it wrote it.
+    pub calls: String,
+    /// Tokens that are not of the answer.
+    pub reasoning_tokens: usize,
     /// The tokens, a stop token included.
     pub ids: Vec<u32>,
     /// Why it ended.
@@ -85,20 +92,26 @@ pub struct Generation {
 /// A model with its tokenizer, generating one sequence after another. What the cache holds of an earlier conversation
 /// is kept as far as the next prompt begins with it.
 pub struct Generator {
-    model: Model,
-    tokenizer: Tokenizer,
-    stop_tokens: Vec<u32>,
-    /// Tokens in slot 0 of the cache.
-    cached: Vec<u32>,
+    engine: Engine,
 }
 
-/// State of one call.
-struct Run<'t> {
-    sampler: Sampler,
-    stream: TextStream<'t>,
-    stops: StopStrings,
-    text: String,
-    ids: Vec<u32>,
+/// What is heard of a request.
+enum Event {
+    Piece(Piece),
+    End(Result<Finished, String>),
+}
+
+struct Channel(Sender<Event>);
+
+impl Sink for Channel {
+    fn piece(&mut self, piece: Piece) -> bool {
+        self.0.send(Event::Piece(piece)).is_ok()
+    }
+
+    fn finished(self: Box<Self>, how: Result<Finished, String>) {
+        // Nobody listens after an error, which the step has returned.
+        let _ = self.0.send(Event::End(how));
+    }
 }
 
 impl Generator {
@@ -107,27 +120,26 @@ impl Generator {
     /// # Errors
     /// [`RuntimeError::Tokenizer`] if there is no usable tokenizer.
     pub fn new(model: Model) -> Result<Self, RuntimeError> {
-        let tokenizer = Tokenizer::open(model.dir())?;
-        let stop_tokens = crate::stop::stop_tokens(model.dir(), model.config(), &tokenizer);
-        Ok(Self { model, tokenizer, stop_tokens, cached: Vec::new() })
+        let options = EngineOptions { queue: 1, chunk: model.chunk(), shared_chunk: model.chunk() };
+        Ok(Self { engine: Engine::new(model, options)? })
     }
 
     /// The model.
     #[must_use]
     pub fn model(&self) -> &Model {
-        &self.model
+        self.engine.model()
     }
 
     /// Its tokenizer.
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        self.engine.tokenizer()
     }
 
     /// Tokens that end an answer.
     #[must_use]
     pub fn stop_tokens(&self) -> &[u32] {
-        &self.stop_tokens
+        self.engine.stop_tokens()
     }
 
     /// Continues `prompt`. Text goes to `on_text` as soon as it is certain: whole characters, and nothing that could
@@ -141,112 +153,71 @@ impl Generator {
         prompt: &[u32],
         options: &GenerateOptions,
         cancel: &AtomicBool,
-        on_text: &mut dyn FnMut(&str),
+        on_text: &mut dyn FnMut(Part, &str),
     ) -> Result<Generation, RuntimeError> {
-        let sampler = Sampler::new(options.sampling.clone())?;
-        let wanted = options.max_tokens.map_or(prompt.len(), |max| prompt.len().saturating_add(max));
-        self.model.kv().check("prompt and answer", wanted.min(self.model.context()), 1)?;
-        let mut timings = Timings { prompt_tokens: prompt.len(), ..Timings::default() };
-        let begin = Instant::now();
-        let (reused, logits) = self.prefill(prompt, cancel)?;
-        (timings.reused_tokens, timings.prefill) = (reused, begin.elapsed());
-        let Some(mut logits) = logits else {
-            return Ok(Generation { text: String::new(), ids: Vec::new(), reason: StopReason::Cancelled, timings });
-        };
-        let Self { model, tokenizer, stop_tokens, cached } = self;
-        let stream = TextStream::new(tokenizer, true);
-        let stops = StopStrings::new(&options.stop);
-        let mut run = Run { sampler, stream, stops, text: String::new(), ids: Vec::new() };
-        let capacity = model.capacity();
-        let begin = Instant::now();
-        let reason = loop {
-            if options.max_tokens.is_some_and(|max| run.ids.len() >= max) {
-                break StopReason::MaxTokens;
+        let (sender, events) = channel();
+        let sink = Box::new(Channel(sender));
+        let request = Request { prompt: prompt.to_vec(), options: options.clone(), logprobs: None, sink };
+        let ticket = self.engine.submit(request).map_err(|refused| match refused {
+            Refused::Never(error) => error,
+            full @ Refused::Full { .. } => RuntimeError::Evaluate(full.to_string()),
+        })?;
+        let mut said = Said::default();
+        loop {
+            let stepped = self.engine.step();
+            let mut end = said.hear(&events, on_text);
+            if end.is_none() && cancel.load(Ordering::Relaxed) {
+                self.engine.cancel(ticket.id);
+                end = said.hear(&events, on_text);
             }
-            let seen: Vec<u32> = window(prompt, &run.ids, options.sampling.repetition_window);
-            let token = run.sampler.sample(&logits, &seen)?;
-            run.ids.push(token);
-            if stop_tokens.contains(&token) && !options.ignore_stop_tokens {
-                break StopReason::Token(token);
+            match end {
+                Some(Ok(Finished { reason, timings, reasoning_tokens, .. })) => {
+                    let Said { text, reasoning, calls, ids } = said;
+                    return Ok(Generation { text, reasoning, calls, reasoning_tokens, ids, reason, timings });
+                }
+                Some(Err(what)) => return Err(stepped.err().unwrap_or(RuntimeError::Evaluate(what))),
+                None => drop(stepped?),
             }
-            if let Some(stop) = run.say(token, on_text)? {
-                break StopReason::Text(stop);
-            }
-            if cancel.load(Ordering::Relaxed) {
-                break StopReason::Cancelled;
-            }
-            if cached.len() >= capacity {
-                break StopReason::Context;
-            }
-            // The last token's logits are not needed.
-            if options.max_tokens.is_some_and(|max| run.ids.len() >= max) {
-                break StopReason::MaxTokens;
-            }
-            model.feed(0, cached.len(), &[token], Wanted::Last, &mut |row| logits = row.to_vec(), &mut |_| true)?;
-            cached.push(token);
-            timings.decoded_tokens += 1;
-        };
-        if !matches!(reason, StopReason::Text(_)) {
-            run.finish(on_text);
-        }
-        timings.decode = begin.elapsed();
-        Ok(Generation { text: run.text, ids: run.ids, reason, timings })
-    }
-
-    /// Feeds what the cache does not hold yet. Returns how much it held, and the last logits unless cancelled.
-    fn prefill(&mut self, prompt: &[u32], cancel: &AtomicBool) -> Result<(usize, Option<Vec<f32>>), RuntimeError> {
-        let Some(last) = prompt.len().checked_sub(1) else {
-            return Err(RuntimeError::Option {
-                option: "prompt",
-                got: "no tokens".into(),
-                expected: "at least one token; this model's tokenizer adds none of its own".into(),
-            });
-        };
-        // After an error the model may hold less than was recorded here.
-        self.cached.truncate(self.model.held(0));
-        let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        // At least one token is fed: its logits are needed.
-        let reused = self.model.kv().go_on(0, common.min(last));
-        let rest = prompt.get(reused..).unwrap_or_default();
-        self.model.check("the prompt", prompt.len())?;
-        self.cached.truncate(reused);
-        let mut logits = None;
-        let mut go_on = |_| !cancel.load(Ordering::Relaxed);
-        let done =
-            self.model.feed(0, reused, rest, Wanted::Last, &mut |row| logits = Some(row.to_vec()), &mut go_on)?;
-        self.cached.extend(rest.iter().take(done));
-        Ok((reused, logits.filter(|_| !cancel.load(Ordering::Relaxed))))
-    }
-}
-
-impl Run<'_> {
-    /// Hands out what a token makes certain; returns the stop text if that completes one.
-    fn say(&mut self, token: u32, on_text: &mut dyn FnMut(&str)) -> Result<Option<String>, RuntimeError> {
-        let new = self.stream.push(token)?;
-        let (text, stop) = self.stops.push(&new);
-        self.emit(&text, on_text);
-        Ok(stop)
-    }
-
-    fn finish(&mut self, on_text: &mut dyn FnMut(&str)) {
-        let rest = self.stream.finish();
-        let (mut text, stop) = self.stops.push(&rest);
-        if stop.is_none() {
-            text.push_str(&self.stops.finish());
-        }
-        self.emit(&text, on_text);
-    }
-
-    fn emit(&mut self, text: &str, on_text: &mut dyn FnMut(&str)) {
-        if !text.is_empty() {
-            self.text.push_str(text);
-            on_text(text);
         }
     }
 }
 
-/// The last `len` tokens of prompt and answer.
-fn window(prompt: &[u32], ids: &[u32], len: usize) -> Vec<u32> {
-    let skip = (prompt.len() + ids.len()).saturating_sub(len);
-    prompt.iter().chain(ids).skip(skip).copied().collect()
+/// An answer so far.
+#[derive(Default)]
+struct Said {
+    text: String,
+    reasoning: String,
+    calls: String,
+    ids: Vec<u32>,
+}
+
+impl Said {
+    /// Takes what the engine has told; returns how it ended, if it has.
+    fn hear(
+        &mut self,
+        events: &Receiver<Event>,
+        on_text: &mut dyn FnMut(Part, &str),
+    ) -> Option<Result<Finished, String>> {
+        for event in events.try_iter() {
+            match event {
+                Event::Piece(piece) => {
+                    self.ids.extend(piece.tokens.iter().map(|choice| choice.id));
+                    for (part, text) in &piece.parts {
+                        self.part(*part).push_str(text);
+                        on_text(*part, text);
+                    }
+                }
+                Event::End(how) => return Some(how),
+            }
+        }
+        None
+    }
+
+    fn part(&mut self, part: Part) -> &mut String {
+        match part {
+            Part::Answer => &mut self.text,
+            Part::Reasoning => &mut self.reasoning,
+            Part::Call => &mut self.calls,
+        }
+    }
 }

@@ -66,8 +66,10 @@ pub struct KernelLine {
     pub candidates: Vec<Candidate>,
     /// Streaming reads, bytes per second, the best round.
     pub read: f64,
-    /// int8 multiply-adds per second, the best round.
-    pub int8: f64,
+    /// What the kernel multiplies with, `int8` or `f32`.
+    pub arithmetic: &'static str,
+    /// Multiply-adds per second of that arithmetic in registers, the best round.
+    pub ceiling: f64,
 }
 
 impl KernelLine {
@@ -157,16 +159,18 @@ fn line(
     meter: Option<&Meter>,
     rounds: usize,
 ) -> Result<KernelLine, RuntimeError> {
-    let measured = |isa: &Isa| rows <= LESSER_ROWS || *isa == detected;
+    // Better ones than ASHLAR_ISA asks for are no candidates.
+    let measured = |isa: &Isa| *isa == detected || *isa < detected && rows <= LESSER_ROWS;
     let schemes = bench.schemes();
     let with_schemes = |isa| schemes.iter().map(move |&scheme| (isa, scheme));
     let pairs: Vec<(Isa, Scheme)> = Isa::available().into_iter().filter(measured).flat_map(with_schemes).collect();
     let mut least = vec![f64::INFINITY; pairs.len()];
-    let (mut read, mut int8) = (0.0f64, 0.0f64);
+    let (mut read, mut ceiling) = (0.0f64, 0.0f64);
+    let integer = bench.is_integer();
     for _ in 0..rounds {
         if let Some(meter) = meter {
             read = read.max(meter.read());
-            int8 = int8.max(meter.int8());
+            ceiling = ceiling.max(if integer { meter.int8() } else { meter.f32() });
         }
         for (&(isa, scheme), least) in pairs.iter().zip(&mut least) {
             bench.set_isa(isa);
@@ -195,7 +199,8 @@ fn line(
         multiply_adds: rows * bench.multiply_adds(),
         candidates: candidates.collect(),
         read,
-        int8,
+        arithmetic: if integer { "int8" } else { "f32" },
+        ceiling,
     })
 }
 
@@ -217,7 +222,8 @@ mod tests {
             multiply_adds: 1,
             candidates,
             read: 1.0,
-            int8: 1.0,
+            arithmetic: "int8",
+            ceiling: 1.0,
         };
         assert!(line(vec![candidate(1.0, false), candidate(1.09, true)]).is_right());
         assert!(!line(vec![candidate(1.0, false), candidate(1.2, true)]).is_right());

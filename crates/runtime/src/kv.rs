@@ -3,13 +3,13 @@
 //! Owns: which positions every slot holds and how far back it can go. The bytes follow from the shapes of the caches, so a
 //! batch is refused before any layer has run. Where pages lie is the device's business.
 
-use crate::RuntimeError;
-use ashlar_backend::{Batch, CacheShape, Held, KvFormat, KvHeads, Stored, can_go_on};
+use crate::{Kv, RuntimeError};
+use ashlar_backend::{Batch, CacheShape, Held, can_go_on};
 
 /// What the caches of a model hold.
 pub struct KvUse {
     shapes: Vec<CacheShape>,
-    format: KvFormat,
+    format: Kv,
     budget: Option<u64>,
     slots: Vec<Held>,
     windowed: bool,
@@ -18,16 +18,21 @@ pub struct KvUse {
 impl KvUse {
     /// Nothing held. `budget`: bytes for all sequences together.
     #[must_use]
-    pub fn new(shapes: &[CacheShape], format: KvFormat, budget: Option<u64>, sequences: usize) -> Self {
-        let windowed = |s: &CacheShape| matches!(s.stored, Stored::Heads(KvHeads { window: Some(_), .. }, _));
-        let windowed = shapes.iter().any(windowed);
+    pub fn new(shapes: &[CacheShape], format: Kv, budget: Option<u64>, sequences: usize) -> Self {
+        let windowed = shapes.iter().any(CacheShape::forgets);
         Self { shapes: shapes.to_vec(), format, budget, slots: vec![Held::default(); sequences], windowed }
     }
 
     /// How keys and values are stored.
     #[must_use]
-    pub fn format(&self) -> KvFormat {
+    pub fn format(&self) -> Kv {
         self.format
+    }
+
+    /// Sequences there may be.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// Positions that a slot holds.
@@ -51,10 +56,23 @@ impl KvUse {
         self.shapes.iter().map(of).fold(0, u64::saturating_add)
     }
 
+    /// Bytes they may take.
+    #[must_use]
+    pub fn budget(&self) -> Option<u64> {
+        self.budget
+    }
+
     /// Bytes in use.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.slots.iter().map(|s| self.bytes(s.positions, 0)).fold(0, u64::saturating_add)
+        self.used_besides(usize::MAX)
+    }
+
+    /// Bytes in use by other slots than this one.
+    #[must_use]
+    pub fn used_besides(&self, slot: usize) -> u64 {
+        let others = self.slots.iter().enumerate().filter(|(i, _)| *i != slot);
+        others.map(|(_, s)| self.bytes(s.positions, 0)).fold(0, u64::saturating_add)
     }
 
     /// The most positions that one sequence alone may have, fed `rows` at a time, up to `context`.
@@ -141,13 +159,13 @@ impl KvUse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ashlar_backend::KV_PAGE;
+    use ashlar_backend::{KV_PAGE, KvFormat, KvHeads, Stored};
 
     fn kv(budget: Option<u64>) -> KvUse {
-        let heads = |window| KvHeads { count: 2, dim: 16, values_in_keys: false, window };
+        let heads = |window| KvHeads { count: 2, dim: 16, values_in_keys: false, window, native: None };
         let stored = |window| Stored::Heads(heads(window), KvFormat::F16);
         let shape = |window| CacheShape { sequences: 2, capacity: 4096, rows: 256, stored: stored(window) };
-        KvUse::new(&[shape(None), shape(Some(128))], KvFormat::F16, budget, 2)
+        KvUse::new(&[shape(None), shape(Some(128))], KvFormat::F16.into(), budget, 2)
     }
 
     /// Of one layer.

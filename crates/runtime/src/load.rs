@@ -1,7 +1,8 @@
 //! Loading: the operands of a program from a store onto a device.
 
 use crate::RuntimeError;
-use crate::program::Resources;
+use crate::caches::Caches;
+use crate::program::{Pooled, Resources, Sizes};
 use ashlar_arch::Leaf;
 use ashlar_backend::{Backend, BufferId, CacheId, CacheShape, KvFormat, KvHeads, Stored, Support, Weight, WeightId};
 use ashlar_formats::Spec;
@@ -12,11 +13,8 @@ pub struct Loader<'a> {
     store: &'a dyn TensorStore,
     backend: &'a mut dyn Backend,
     report: &'a dyn Report,
-    sequences: usize,
-    context: usize,
     rows: usize,
-    kv: KvFormat,
-    caches: Vec<CacheShape>,
+    caches: Caches,
 }
 
 impl<'a> Loader<'a> {
@@ -27,24 +25,18 @@ impl<'a> Loader<'a> {
         report: &'a dyn Report,
         [sequences, context, rows]: [usize; 3],
     ) -> Self {
-        Self { store, backend, report, sequences, context, rows, kv: KvFormat::F32, caches: Vec::new() }
-    }
-
-    /// Stores keys and values in that format.
-    #[must_use]
-    pub fn kv(self, kv: KvFormat) -> Self {
-        Self { kv, ..self }
+        let sizes = Sizes { sequences, context, rows, kv: KvFormat::F32.into() };
+        Self { store, backend, report, rows, caches: Caches::new(sizes) }
     }
 
     /// The caches that were asked for.
     #[must_use]
     pub fn caches(&self) -> &[CacheShape] {
-        &self.caches
+        self.caches.shapes()
     }
 
-    fn alloc(&mut self, capacity: usize, stored: Stored) -> Result<CacheId, RuntimeError> {
-        let shape = CacheShape { sequences: self.sequences, capacity, rows: self.rows, stored };
-        self.caches.push(shape);
+    fn alloc(&mut self, stored: Stored) -> Result<CacheId, RuntimeError> {
+        let shape = self.caches.add(stored);
         Ok(self.backend.alloc_cache(&shape)?)
     }
 }
@@ -61,11 +53,15 @@ impl Resources for Loader<'_> {
     }
 
     fn cache(&mut self, heads: KvHeads) -> Result<CacheId, RuntimeError> {
-        self.alloc(self.context, Stored::Heads(heads, self.kv))
+        self.alloc(self.caches.heads(heads))
     }
 
-    fn entries(&mut self, width: usize, ratio: usize) -> Result<CacheId, RuntimeError> {
-        self.alloc(self.context / ratio.max(1), Stored::Rows { width })
+    fn tokens(&mut self, pooled: Pooled) -> Result<CacheId, RuntimeError> {
+        self.alloc(Caches::tokens(pooled))
+    }
+
+    fn entries(&mut self, pooled: Pooled) -> Result<CacheId, RuntimeError> {
+        self.alloc(self.caches.entries(pooled))
     }
 }
 

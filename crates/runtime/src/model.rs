@@ -11,12 +11,13 @@ use crate::open::{Opened, open};
 use crate::placement::{Placement, PlacementText, Request};
 use crate::program::{Draft, Sizes};
 use crate::residency::{Populate, Residency, free_memory};
-use crate::{RuntimeError, devices};
+use crate::{Kv, RuntimeError, devices};
 use ashlar_arch::ModelSpec;
-use ashlar_backend::{ActivationMode, Batch, KvFormat, Memory, Observer};
+use ashlar_backend::{ActivationMode, Batch, Memory, Observer};
+use ashlar_source::SideDir;
 use ashlar_tensor::Report;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Tokens that go through the model at once at prefill.
 pub const DEFAULT_CHUNK: usize = 256;
@@ -45,7 +46,7 @@ pub struct OpenOptions {
     /// Sequences that can be held at the same time.
     pub sequences: usize,
     /// How keys and values are stored; `None` for the device's own way.
-    pub kv: Option<KvFormat>,
+    pub kv: Option<Kv>,
     /// Bytes for the keys and values of all sequences; `None` for as many as the context asks for.
     pub kv_budget: Option<u64>,
 }
@@ -71,7 +72,7 @@ impl Default for OpenOptions {
 pub struct Model {
     spec: ModelSpec,
     config: Value,
-    dir: PathBuf,
+    dir: SideDir,
     executor: Executor,
     placement: Placement,
     context: usize,
@@ -193,6 +194,18 @@ impl Model {
         self.context
     }
 
+    /// Sequences that can be held at the same time.
+    #[must_use]
+    pub fn sequences(&self) -> usize {
+        self.kv.slots()
+    }
+
+    /// Rows that a batch may have.
+    #[must_use]
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+
     /// Positions that a sequence holds.
     #[must_use]
     pub fn held(&self, slot: usize) -> usize {
@@ -294,6 +307,22 @@ impl Model {
         Ok(all)
     }
 
+    /// As [`Model::observe`], with the logits of the last token only.
+    ///
+    /// # Errors
+    /// As [`Model::observe`].
+    pub fn observe_last(
+        &mut self,
+        position: usize,
+        tokens: &[u32],
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<f32>, RuntimeError> {
+        let mut last = Vec::new();
+        let mut each = |rows: &[f32]| last.extend_from_slice(rows);
+        self.feed_watched([0, position], tokens, Wanted::Last, &mut each, &mut |_| true, Some(observer))?;
+        Ok(last)
+    }
+
     fn feed_watched(
         &mut self,
         [slot, position]: [usize; 2],
@@ -363,7 +392,7 @@ fn residency(placement: &Placement, report: &dyn Report) -> Residency {
 ///
 /// # Errors
 /// [`RuntimeError::Option`] where nothing is to be held.
-pub(crate) fn sizes(spec: &ModelSpec, options: &OpenOptions, kv: KvFormat) -> Result<Sizes, RuntimeError> {
+pub(crate) fn sizes(spec: &ModelSpec, options: &OpenOptions, kv: Kv) -> Result<Sizes, RuntimeError> {
     let context = options.context.unwrap_or(DEFAULT_CONTEXT.min(spec.max_position));
     for (option, value) in [("--context", context), ("chunk", options.chunk), ("sequences", options.sequences)] {
         if value == 0 {

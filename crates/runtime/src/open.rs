@@ -4,10 +4,10 @@ use crate::RuntimeError;
 use crate::placement::PlacementText;
 use ashlar_arch::ModelSpec;
 use ashlar_pack::Pack;
-use ashlar_source::Checkpoint;
+use ashlar_source::{Checkpoint, SideDir};
 use ashlar_tensor::{Report, TensorStore};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A model on disk, headers read, weights not.
 pub struct Opened {
@@ -18,7 +18,7 @@ pub struct Opened {
     /// The model as data.
     pub spec: ModelSpec,
     /// Where tokenizer and generation config lie.
-    pub dir: PathBuf,
+    pub dir: SideDir,
     /// Whether it is a pack.
     pub is_pack: bool,
     /// A hash that the same model has wherever it lies.
@@ -35,15 +35,15 @@ pub struct Opened {
 pub fn open(path: &Path, report: &dyn Report) -> Result<Opened, RuntimeError> {
     let is_pack = Pack::is_pack(path);
     let mut placement = None;
-    let (store, config, dir, identity): (Box<dyn TensorStore>, Value, PathBuf, String) = if is_pack {
+    let (store, config, dir, identity): (Box<dyn TensorStore>, Value, SideDir, String) = if is_pack {
         let pack = Pack::open(path)?;
         placement = packed(&pack.manifest().recipe);
         let (config, identity) = (pack.config().clone(), pack.identity());
-        (Box::new(pack), config, path.to_owned(), identity)
+        (Box::new(pack), config, path.to_owned().into(), identity)
     } else {
         let checkpoint = Checkpoint::open(path)?;
         checkpoint.notes().iter().for_each(|note| report.note(note));
-        let (config, dir) = (checkpoint.config().clone(), checkpoint.dir().to_owned());
+        let (config, dir) = (checkpoint.config().clone(), checkpoint.side_dir());
         let identity = checkpoint.identity();
         (Box::new(checkpoint), config, dir, identity)
     };
@@ -62,4 +62,12 @@ fn packed(recipe: &str) -> Option<PlacementText> {
     // Most say nothing, and some have thousands of rules.
     let places = recipe.contains("device:") || recipe.contains("tier:");
     places.then(|| PlacementText { name: "the pack's recipe".into(), text: recipe.to_owned() })
+}
+
+/// Where tokenizer and templates of a model lie, without reading more of it than headers.
+///
+/// # Errors
+/// As [`open`], as far as headers tell.
+pub fn side_dir(path: &Path) -> Result<SideDir, RuntimeError> {
+    if Pack::is_pack(path) { Ok(path.to_owned().into()) } else { Ok(Checkpoint::open(path)?.side_dir()) }
 }

@@ -10,7 +10,7 @@ mod ffn;
 mod part;
 
 use ashlar_arch::{Hyper, Lanes, Layer, Leaf, ModelSpec};
-use ashlar_backend::{BufferId, CacheId, HyperLanes, KvHeads, Op, Projection, WeightId};
+use ashlar_backend::{BufferId, CacheId, EntryFormat, HyperLanes, KvHeads, Op, Projection, WeightId};
 use std::collections::HashMap;
 
 pub use draft::{Draft, Sizes};
@@ -30,8 +30,24 @@ pub trait Resources {
     /// A cache for the keys and values of one layer.
     fn cache(&mut self, heads: KvHeads) -> Result<CacheId, Self::Error>;
 
-    /// A cache of rows that each stand for `ratio` positions.
-    fn entries(&mut self, width: usize, ratio: usize) -> Result<CacheId, Self::Error>;
+    /// A cache of what pooling needs of the tokens.
+    fn tokens(&mut self, pooled: Pooled) -> Result<CacheId, Self::Error>;
+
+    /// A cache of pooled entries.
+    fn entries(&mut self, pooled: Pooled) -> Result<CacheId, Self::Error>;
+}
+
+/// Entries that each stand for several positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pooled {
+    /// Values of an entry.
+    pub width: usize,
+    /// Positions of an entry.
+    pub ratio: usize,
+    /// Whether the positions before take part; what is pooled is then twice as wide.
+    pub overlap: bool,
+    /// How the release stores them.
+    pub native: EntryFormat,
 }
 
 /// A model as ops.

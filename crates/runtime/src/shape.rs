@@ -19,7 +19,15 @@ pub fn random_model(config: Value, format: &str) -> Result<Opened, RuntimeError>
     let spec = ashlar_arch::model_spec(&config).map_err(arch)?;
     let store = RandomStore::new(&spec, format)?;
     let identity = format!("random {format}");
-    Ok(Opened { store: Box::new(store), config, spec, dir: PathBuf::new(), is_pack: true, identity, placement: None })
+    Ok(Opened {
+        store: Box::new(store),
+        config,
+        spec,
+        dir: PathBuf::new().into(),
+        is_pack: true,
+        identity,
+        placement: None,
+    })
 }
 
 /// Cuts a config to its first `layers` layers: the count, and every list that has a value per layer.

@@ -113,6 +113,13 @@ impl Tokenizer {
         self.special.contains(&id)
     }
 
+    /// Special tokens whose text is part of one of these marks.
+    #[must_use]
+    pub fn special_within(&self, marks: &[&str]) -> Vec<u32> {
+        let within = |id: &u32| self.token(*id).is_some_and(|t| marks.iter().any(|mark| mark.contains(&t)));
+        self.special.iter().copied().filter(within).collect()
+    }
+
     /// Tokens there are, added ones included.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -17,11 +17,13 @@ pub enum SourceError {
     NotAFile { path: String, got: &'static str },
 
     /// Nothing in the directory is a checkpoint.
-    #[error("{dir}: no weights found: looked for `model.safetensors` and `model.safetensors.index.json`; {hint}")]
+    #[error(
+        "{dir}: no weights found: looked for `model.safetensors`, `model.safetensors.index.json` and a `.gguf` file; {hint}"
+    )]
     NoWeights { dir: String, hint: String },
 
     /// A file that is not safetensors was given.
-    #[error("{path}: expected a checkpoint directory or a `.safetensors` file; {hint}")]
+    #[error("{path}: expected a checkpoint directory, a `.safetensors` or a `.gguf` file; {hint}")]
     Unsupported { path: String, hint: String },
 
     /// The machine cannot hold what the (real) file needs.
@@ -212,4 +214,40 @@ pub enum SourceError {
     /// A fused expert beside a tensor of its own.
     #[error("{file}: tensor `{name}` is stored both alone and among fused experts, expected once; export again")]
     FusedTwice { file: String, name: String },
+
+    // -- weights that other programs quantized -------------------------------------------------------------------
+    /// Tensors of a quantized weight that do not fit each other, or cannot be kept.
+    #[error("{file}: tensor `{tensor}`: {message}")]
+    Quantized { file: String, tensor: String, message: String },
+
+    /// Parameters of a known scheme that are not supported.
+    #[error(
+        "config.json: quantization_config.{key} is {got}, expected {expected}; take another quantization of this model, or the unquantized release"
+    )]
+    QuantizedConfig { key: String, expected: &'static str, got: String },
+
+    // -- GGUF ----------------------------------------------------------------------------------------------------
+    /// The container is not what the format says.
+    #[error("{file}: bad GGUF: {message}; the file is damaged or made by another version, download it again")]
+    Gguf { file: String, message: String },
+
+    /// A block type that is not read.
+    #[error(
+        "{file}: tensor `{tensor}` is stored as {got}, which is not supported; supported are {supported}; take another quantization of this model"
+    )]
+    GgufType { file: String, tensor: String, got: String, supported: String },
+
+    /// Parts that do not belong together.
+    #[error("{file}: {message}; all parts of one release must lie in one folder under the names they had")]
+    GgufSplit { file: String, message: String },
+
+    /// Several models in one folder.
+    #[error(
+        "{dir}: holds {count} GGUF files of different models or quantizations, such as `{one}` and `{other}`; pass the one you mean"
+    )]
+    GgufChoice { dir: String, one: String, other: String, count: usize },
+
+    /// A model that cannot be read as a checkpoint.
+    #[error("{file}: {source}")]
+    GgufModel { file: String, source: ashlar_arch::GgufError },
 }

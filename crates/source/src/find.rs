@@ -1,6 +1,7 @@
 //! Which files of a directory are the checkpoint, which ones go along with it.
 
 use crate::SourceError;
+use crate::gguf::split;
 use crate::shard::{io_error, regular};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,8 @@ pub enum Weights {
     Single(String),
     /// Shards listed in [`INDEX`].
     Sharded,
+    /// GGUF files of these names, in order.
+    Gguf(Vec<String>),
 }
 
 /// The directory and the weights `path` means.
@@ -32,6 +35,10 @@ pub fn find(path: &Path) -> Result<(PathBuf, Weights), SourceError> {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
     if has_extension(path, &["safetensors"]) {
         return Ok((dir, Weights::Single(name)));
+    }
+    if has_extension(path, &["gguf"]) {
+        let names = gguf_parts(&dir, &name)?;
+        return Ok((dir, Weights::Gguf(names)));
     }
     let hint = if name == INDEX || name == "config.json" {
         format!("pass its directory, {}", dir.display())
@@ -51,6 +58,17 @@ fn in_directory(dir: &Path) -> Result<Weights, SourceError> {
     }
     let names = list(dir)?;
     let safetensors: Vec<_> = names.iter().filter(|n| has_extension(Path::new(n), &["safetensors"])).collect();
+    let ggufs: Vec<_> = names.iter().filter(|n| has_extension(Path::new(n), &["gguf"])).collect();
+    // The vision parts of a model lie in a file of their own that is no model.
+    let models: Vec<_> = ggufs.into_iter().filter(|n| !n.to_ascii_lowercase().starts_with("mmproj")).collect();
+    if let (Some(first), []) = (models.first(), safetensors.as_slice()) {
+        let parts = split::siblings(first);
+        if let Some(other) = models.iter().find(|n| !parts.contains(n)) {
+            let (dir, one, other) = (dir.display().to_string(), (*first).clone(), (*other).clone());
+            return Err(SourceError::GgufChoice { dir, one, other, count: models.len() });
+        }
+        return Ok(Weights::Gguf(gguf_parts(dir, first)?));
+    }
     let hint = match safetensors.as_slice() {
         [] => unsupported_hint(&names).unwrap_or_else(|| "is this the directory that holds the weights?".to_owned()),
         [one] => format!("found `{one}`: pass that file itself, or download the index if it is one shard of several"),
@@ -59,11 +77,25 @@ fn in_directory(dir: &Path) -> Result<Weights, SourceError> {
     Err(SourceError::NoWeights { dir: dir.display().to_string(), hint })
 }
 
+/// All parts of a GGUF file, which must be there.
+fn gguf_parts(dir: &Path, name: &str) -> Result<Vec<String>, SourceError> {
+    let names = split::siblings(name);
+    match names.iter().find(|n| !dir.join(n).exists()) {
+        None => Ok(names),
+        Some(missing) => {
+            let message = format!("its part `{missing}` is missing in {}; download it", dir.display());
+            Err(SourceError::GgufSplit { file: name.to_owned(), message })
+        }
+    }
+}
+
 /// What to say of weights in other containers, if there are any.
 fn unsupported_hint(names: &[String]) -> Option<String> {
-    const OTHER: &[&str] = &["bin", "gguf", "pt", "pth", "npz", "onnx", "h5", "msgpack"];
+    const OTHER: &[&str] = &["bin", "pt", "pth", "npz", "onnx", "h5", "msgpack"];
     let other = names.iter().find(|n| has_extension(Path::new(n), OTHER))?;
-    Some(format!("`{other}` is of a kind that is not supported yet, download the safetensors files of this model"))
+    Some(format!(
+        "`{other}` is of a kind that is not supported yet, download the safetensors files or a GGUF file of this model"
+    ))
 }
 
 fn has_extension(path: &Path, any: &[&str]) -> bool {

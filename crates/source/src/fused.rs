@@ -22,7 +22,7 @@ pub const SCALES: &str = "_scales";
 pub const BIAS: &str = "_bias";
 
 /// Bound of the weights that fused tensors are listed as: a header of a few bytes must not make gigabytes of names.
-const MAX_LISTED: usize = 1 << 20;
+pub const MAX_LISTED: usize = 1 << 20;
 
 /// Which rows of a fused tensor a projection has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
-//! Checkpoints: a Hugging Face directory (or one safetensors file with its `config.json`) as a
+//! Checkpoints: a Hugging Face directory (or one safetensors file with its `config.json`), or a GGUF file, as a
 //! [`TensorStore`](ashlar_tensor::TensorStore).
 //!
 //! Owns: the safetensors header ([`Header`]), the shard index, `config.json` as JSON, FP8 and packed FP4 weights paired with
-//! their scales, fused experts taken apart, positioned reads and lazy maps. Refuses: what a config means (`arch`), what bits mean (`formats`), packs
-//! (`pack`), anything that is not safetensors.
+//! their scales, fused experts taken apart, GGUF's header ([`GgufHeader`]) and blocks, positioned reads and lazy maps. Refuses: what a
+//! config or a GGUF key means (`arch`), what bits mean (`formats`), packs (`pack`), any other container.
 //!
 //! Every input is taken to be hostile. Sizes and offsets come from the file and are believed only after they have been
 //! compared with the size the operating system reports; nothing is allocated that the file is too small to justify; all
@@ -18,16 +18,23 @@
     deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)
 )]
 
+mod blocks;
 mod checkpoint;
 mod config;
 mod error;
 mod find;
 mod fp8;
 mod fused;
+mod gguf;
 mod header;
 mod index;
 mod nibbles;
+mod packed;
+mod place;
+mod quantized;
 mod shard;
+mod shards;
+mod side;
 mod strided;
 mod tensor_file;
 #[cfg(test)]
@@ -37,6 +44,8 @@ mod text;
 pub use checkpoint::Checkpoint;
 pub use config::parse_config;
 pub use error::SourceError;
+pub use gguf::header::{GgufHeader, GgufTensor};
 pub use header::{Header, TensorInfo};
 pub use index::parse_index;
+pub use side::SideDir;
 pub use tensor_file::TensorFile;

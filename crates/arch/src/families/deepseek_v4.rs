@@ -10,12 +10,18 @@ use crate::blocks::{Frame, gated, norm_leaf};
 use crate::config::{Config, MAX_LAYERS, MAX_SIZE};
 use crate::rope::rope;
 use crate::{
-    Activation, ArchError, Class, CompressedAttention, Compressor, Ffn, Hyper, Indexer, Lanes, Layer, Leaf, Mixer,
-    ModelSpec, Moe, Proj, Role, Rope, RopeScaling, Routing, Scores, Shared,
+    Activation, ArchError, ChatEncoding, Class, CompressedAttention, Compressor, Efforts, Ffn, Hyper, Indexer, Lanes,
+    Layer, Leaf, Mixer, ModelSpec, Moe, Proj, Role, Rope, RopeScaling, Routing, Scores, Shared,
 };
 
 /// Tokens of a window whose entries overlap and are chosen among.
 const OVERLAPPING: usize = 4;
+
+/// Releases with a drafter of their own (`dspark_…`, from 2026-07-31 on) know one level of reasoning more.
+pub fn chat(config: &serde_json::Value) -> ChatEncoding {
+    let drafts = config.as_object().is_some_and(|c| c.keys().any(|key| key.starts_with("dspark_")));
+    ChatEncoding::Dsml(if drafts { Efforts::Three } else { Efforts::Two })
+}
 
 struct Sizes {
     hidden: usize,

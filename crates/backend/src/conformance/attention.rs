@@ -111,6 +111,7 @@ impl Shape {
             dim: self.head_dim,
             values_in_keys: self.values_in_keys.is_some(),
             window: self.window,
+            native: None,
         };
         let stored = Stored::Heads(heads, self.format);
         Ok(Operands {

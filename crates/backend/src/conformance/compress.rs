@@ -4,15 +4,15 @@ use super::bench::{Bench, Pair};
 use super::weights::Stored as Weights;
 use super::{Stop, Suite};
 use crate::{
-    AttentionOptions, Batch, BufferId, CacheId, CacheShape, Entries, HeadRope, KvFormat, KvHeads, Op, SequenceRows,
-    Stored, WeightId,
+    AttentionOptions, Batch, BufferId, CacheId, CacheShape, Entries, EntryFormat, HeadRope, KvFormat, KvHeads, Op,
+    SequenceRows, Stored, WeightId,
 };
 use ashlar_arch::{Rope, RopeScaling};
 use std::sync::Arc;
 
 const CAPACITY: usize = 96;
 const ROWS: usize = 48;
-const WIDTH: usize = 48;
+const WIDTH: usize = 64;
 const HEADS: usize = 3;
 const TOP_K: usize = 4;
 
@@ -32,10 +32,20 @@ struct Operands {
 }
 
 pub fn cases(suite: &mut Suite<'_>) {
-    for (ratio, overlap, select) in [(4, true, true), (4, false, false), (8, false, true), (16, true, false)] {
-        let name = format!("compress, select_entries, attention ratio={ratio} overlap={overlap} select={select}");
+    let (as_is, half) = (EntryFormat::F32, EntryFormat::F16);
+    for (ratio, overlap, select, format) in [
+        (4, true, true, as_is),
+        (4, false, false, as_is),
+        (8, false, true, half),
+        (16, true, false, half),
+        (4, true, true, EntryFormat::Fp8 { plain: 48 }),
+        (8, false, false, EntryFormat::Fp8 { plain: 48 }),
+        (4, true, true, EntryFormat::Fp4),
+    ] {
+        let name =
+            format!("compress, select_entries, attention ratio={ratio} overlap={overlap} select={select} {format:?}");
         suite.case(name, |b| {
-            let o = operands(b, ratio, overlap)?;
+            let o = operands(b, ratio, overlap, format)?;
             let part = |slot, rows, position| SequenceRows { slot, rows, position };
             for sequences in [
                 vec![part(0, 0..21, 0)],
@@ -55,9 +65,10 @@ pub fn cases(suite: &mut Suite<'_>) {
     }
 }
 
-fn operands(b: &mut Bench, ratio: usize, overlap: bool) -> Result<Operands, Stop> {
+fn operands(b: &mut Bench, ratio: usize, overlap: bool, format: EntryFormat) -> Result<Operands, Stop> {
     let wide = if overlap { 2 * WIDTH } else { WIDTH };
-    let heads = KvHeads { count: 1, dim: WIDTH, values_in_keys: true, window: Some(6) };
+    let native = matches!(format, EntryFormat::Fp8 { .. }).then_some(48);
+    let heads = KvHeads { count: 1, dim: WIDTH, values_in_keys: true, window: Some(6), native };
     let shape = |capacity, stored| CacheShape { sequences: 2, capacity, rows: ROWS, stored };
     let f32 = Weights::plain("f32").ok_or_else(|| Stop::Fail("no f32".into()))?;
     Ok(Operands {
@@ -70,8 +81,8 @@ fn operands(b: &mut Bench, ratio: usize, overlap: bool) -> Result<Operands, Stop
         out: b.buffer(ROWS, HEADS * WIDTH)?,
         position: b.weight(&f32, ratio, wide)?,
         norm: b.vector(WIDTH, 1.0)?,
-        tokens: b.cache(&shape(CAPACITY, Stored::Rows { width: wide }))?,
-        entries: b.cache(&shape(CAPACITY / ratio, Stored::Rows { width: WIDTH }))?,
+        tokens: b.cache(&shape(CAPACITY, Stored::Tokens { width: wide, kept: 2 * ratio }))?,
+        entries: b.cache(&shape(CAPACITY / ratio, Stored::Entries { width: WIDTH, ratio, format }))?,
         keys: b.cache(&shape(CAPACITY, Stored::Heads(heads, KvFormat::F16)))?,
     })
 }

@@ -1,7 +1,9 @@
 //! Causal grouped-query attention over the KV cache.
 
 use super::{Reference, linear::dot};
-use crate::{BackendError, Batch, BufferId, CacheId, CacheShape, Entries, KvFormat, SequenceRows, Stored};
+use crate::{
+    BackendError, Batch, BufferId, CacheId, CacheShape, Entries, EntryFormat, KvFormat, SequenceRows, Stored, round_key,
+};
 
 const OP: &str = "attention";
 
@@ -75,8 +77,17 @@ impl Cache {
             kept.truncate(part.position * width);
             let start = kept.len();
             kept.extend_from_slice(new);
-            if let Stored::Heads(heads, format) = self.shape.stored {
-                kept[start..].chunks_mut(heads.dim.max(1)).for_each(|head| round(format, head));
+            match self.shape.stored {
+                Stored::Heads(heads, format) => {
+                    for head in kept[start..].chunks_mut(heads.dim.max(1)) {
+                        heads.native.iter().for_each(|plain| round_key(*plain, head));
+                        round(format, head);
+                    }
+                }
+                Stored::Entries { format, .. } => {
+                    kept[start..].chunks_mut(width.max(1)).for_each(|entry| format.round(entry));
+                }
+                Stored::Tokens { .. } => {}
             }
         }
         Ok(())
@@ -90,6 +101,14 @@ impl Cache {
     /// Values per position.
     pub fn width(&self) -> usize {
         self.shape.width()
+    }
+
+    /// How it stores entries.
+    pub fn format(&self) -> EntryFormat {
+        match self.shape.stored {
+            Stored::Entries { format, .. } => format,
+            Stored::Tokens { .. } | Stored::Heads(..) => EntryFormat::F32,
+        }
     }
 
     /// Keys of a slot, positions × width.

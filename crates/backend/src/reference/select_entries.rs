@@ -29,9 +29,11 @@ pub fn run(
         let keys = cache.keys(part.slot);
         for (i, row) in part.rows.clone().enumerate() {
             let visible = (part.position + i + 1) / ratio;
+            let mut queries = q.row(row).to_vec();
+            queries.chunks_mut(dim).for_each(|head| cache.format().round_query(head));
             let score = |key: &[f32]| {
                 let head = |(q, w): (&[f32], &f32)| f64::from(*w) * dot(q, key).max(0.0);
-                q.row(row).chunks(dim).zip(weights.row(row)).map(head).sum::<f64>()
+                queries.chunks(dim).zip(weights.row(row)).map(head).sum::<f64>()
             };
             let scores: Vec<f64> = keys.chunks(dim).take(visible).map(score).collect();
             let mut order: Vec<usize> = (0..scores.len()).collect();

@@ -38,7 +38,7 @@ fn close(got: &[f32], want: &[f32]) {
 
 /// A cache of one sequence of 3 positions and one head.
 fn heads(dim: usize) -> CacheShape {
-    let heads = KvHeads { count: 1, dim, values_in_keys: false, window: None };
+    let heads = KvHeads { count: 1, dim, values_in_keys: false, window: None, native: None };
     CacheShape { sequences: 1, capacity: 3, rows: 3, stored: Stored::Heads(heads, KvFormat::F32) }
 }
 

@@ -153,7 +153,7 @@ fn generate(src: &Path, out: &Path, args: &Demo, interrupt: &Interrupt, globals:
     for path in [src, out] {
         let mut generator = Generator::new(open(path, args, CTX, globals)?)?;
         let prompt = generator.tokenizer().encode(&format!("{BEGIN}{PROMPT}"), false)?;
-        texts.push(generator.generate(&prompt, &options, interrupt.flag(), &mut |_| {})?);
+        texts.push(generator.generate(&prompt, &options, interrupt.flag(), &mut |_, _| {})?);
     }
     let [original, pack] = texts.as_slice() else { return Ok(()) };
     let same = original.ids.iter().zip(&pack.ids).take_while(|(a, b)| a == b).count();

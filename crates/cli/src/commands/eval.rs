@@ -144,9 +144,9 @@ impl Eval {
             .with_context(|| format!("cannot read {name}"))
             .map_err(Failure::usage)?;
         let first = &crate::hub::local(first)?;
-        let dir: &Path = if first.is_dir() { first } else { first.parent().unwrap_or(Path::new(".")) };
+        let dir = ashlar_runtime::side_dir(first)?;
         let windows =
-            Windows::of(&Tokenizer::open(dir)?, &text, self.ctx, self.max_tokens).map_err(|e| unusable(e, &name))?;
+            Windows::of(&Tokenizer::open(&dir)?, &text, self.ctx, self.max_tokens).map_err(|e| unusable(e, &name))?;
         let written = self.continuations.map_or(0, |_| PROMPT + self.continuation_tokens);
         Ok(Session {
             args: self,

@@ -3,25 +3,27 @@
 use crate::args::Globals;
 use crate::commands::eval::quality;
 use crate::exit::{CommandResult, Outcome};
-use crate::model::{ClassTotals, Model, Source, SourceArgs, bpw, format_list};
+use crate::license::License;
+use crate::model::{ClassTotals, FormatTotals, Model, Source, SourceArgs, bpw, format_list};
 use crate::table::Table;
 use crate::{output, units};
 use ashlar_arch::{Class, Ffn, ModelSpec};
 use ashlar_pack::Pack;
+use ashlar_source::Checkpoint;
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Show what a checkpoint or pack holds
 ///
-/// Architecture, parameters and bytes per class, formats, bits per weight; of a pack also its recipe and what `eval` measured. Reads headers only, so
+/// Architecture, parameters and bytes per class, formats, bits per weight, and the licence with what its text changes in the
+/// standard text of that name; of a pack also its recipe and what `eval` measured. Reads headers only, so
 /// it takes a moment even for the largest model.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  ashlar inspect Qwen3-30B-A3B\n  ashlar inspect Qwen3-30B-A3B-4bit --json")]
 pub struct Inspect {
-    /// A checkpoint folder, a single .safetensors file with config.json beside it, or a pack
+    /// A checkpoint folder, a single .safetensors file with config.json beside it, a .gguf file, or a pack
     pub src: PathBuf,
     #[command(flatten)]
     pub source: SourceArgs,
@@ -54,7 +56,7 @@ struct Facts {
     bytes: u64,
     /// (experts per layer, experts per token, layers with experts)
     experts: Option<(usize, usize, usize)>,
-    license: Option<String>,
+    license: License,
     pack: Value,
 }
 
@@ -84,10 +86,11 @@ impl Facts {
             bytes: classes.iter().map(|c| c.bytes).sum(),
             experts: moes().next().map(|m| (m.experts.len(), m.routing.top_k, moes().count())),
             license: match &model.source {
-                Source::Catalogue(release) => Some(release.license.clone()),
-                Source::Headers(h) => license(h.checkpoint().dir()),
-                Source::Checkpoint(c) => license(c.dir()),
-                _ => license(&model.path),
+                Source::Catalogue(release) => License::named(&release.license),
+                Source::Headers(h) => License::of(h.checkpoint().dir()),
+                Source::Stream(s) => License::of(s.checkpoint().dir()),
+                Source::Checkpoint(c) => License::of(&c.side_dir()),
+                Source::Pack(p) => License::of(p.dir()),
             },
             pack: pack_facts(&model.source),
             classes,
@@ -100,6 +103,7 @@ impl Facts {
         json!({
             "source": model.path.display().to_string(),
             "kind": kind(&model.source),
+            "files": model.source.checkpoint().map(Checkpoint::kind),
             "family": spec.map(|s| s.family),
             "architectures": model.source.config().get("architectures"),
             "layers": spec.map(|s| s.layers.len()),
@@ -113,9 +117,11 @@ impl Facts {
             "bytes": self.bytes,
             "bpw": bpw(self.bytes, self.parameters),
             "classes": classes,
+            "formats": model.formats().iter().map(format_json).collect::<Vec<_>>(),
             "ignored": model.ignored,
             "notes": model.notes(),
-            "license": self.license,
+            "license": self.license.name,
+            "license_text": self.license.json(),
             "pack": self.pack,
         })
     }
@@ -123,7 +129,9 @@ impl Facts {
     fn text(&self, model: &Model) -> String {
         let family =
             model.spec.as_ref().map_or_else(|| "family unknown".to_owned(), |s| format!("family {}", s.family));
-        let mut out = format!("{} ({}, {family})\n", model.path.display(), kind(&model.source));
+        let files = model.source.checkpoint().map(Checkpoint::kind).filter(|kind| *kind != "safetensors");
+        let files = files.map_or_else(String::new, |kind| format!(" as {kind}"));
+        let mut out = format!("{} ({}{files}, {family})\n", model.path.display(), kind(&model.source));
         out.push_str(&model.spec.as_ref().map_or_else(String::new, |spec| self.structure(spec)));
         let _ = writeln!(
             out,
@@ -133,8 +141,13 @@ impl Facts {
             units::bytes(self.bytes),
             bpw(self.bytes, self.parameters)
         );
-        let _ = writeln!(out, "licence: {}\n", self.license.as_deref().unwrap_or("not stated in the folder"));
+        let _ = writeln!(out, "{}", self.license.text());
         out.push_str(&class_table(&self.classes));
+        let formats = model.formats();
+        if formats.len() > 1 {
+            out.push('\n');
+            out.push_str(&format_table(&formats));
+        }
         for note in model.notes() {
             let _ = writeln!(out, "note: {note}");
         }
@@ -199,6 +212,30 @@ fn class_table(classes: &[ClassTotals]) -> String {
     table.render()
 }
 
+fn format_json(f: &FormatTotals) -> Value {
+    json!({
+        "format": f.format,
+        "tensors": f.tensors,
+        "parameters": f.parameters,
+        "bytes": f.bytes,
+        "bpw": bpw(f.bytes, f.parameters),
+    })
+}
+
+fn format_table(formats: &[FormatTotals]) -> String {
+    let mut table = Table::new(&["format", ">tensors", ">parameters", ">bytes", ">bpw"]);
+    for f in formats {
+        table.row([
+            f.format.clone(),
+            units::thousands(f.tensors),
+            units::count(f.parameters),
+            units::bytes(f.bytes),
+            format!("{:.2}", bpw(f.bytes, f.parameters)),
+        ]);
+    }
+    table.render()
+}
+
 fn kind(source: &Source) -> &'static str {
     match source {
         Source::Checkpoint(_) => "checkpoint",
@@ -244,29 +281,4 @@ fn quality_text(pack: &Pack) -> String {
         }
         Err(why) => format!("\n{} cannot be read: {why}\n", quality::FILE),
     }
-}
-
-/// The licence that the model card's front matter states, or the name of a licence file.
-fn license(path: &Path) -> Option<String> {
-    let dir = if path.is_dir() { path } else { path.parent()? };
-    if let Some(card) = beginning(&dir.join("README.md"))
-        && let Some(front) = card.strip_prefix("---\n").and_then(|rest| rest.split("\n---").next())
-        && let Some(value) = front.lines().find_map(|l| l.strip_prefix("license:"))
-    {
-        return Some(value.trim().trim_matches(['"', '\'']).to_owned());
-    }
-    let mut files: Vec<String> = std::fs::read_dir(dir)
-        .ok()?
-        .filter_map(|e| e.ok()?.file_name().into_string().ok())
-        .filter(|n| n.to_ascii_uppercase().starts_with("LICENSE"))
-        .collect();
-    files.sort();
-    files.into_iter().next().map(|file| format!("see {file}"))
-}
-
-/// The first 64 KiB of a file, as far as they are text.
-fn beginning(path: &Path) -> Option<String> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path).ok()?.take(1 << 16).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -10,4 +10,7 @@ pub mod logits;
 pub mod plan;
 pub mod pull;
 pub mod run;
+pub mod serve;
+pub mod simulate;
+pub mod trace;
 pub mod verify;

@@ -1,4 +1,6 @@
-//! `ashlar plan`: what a conversion would do and how large its result would be, from headers alone.
+//! `ashlar plan`: what a conversion would do and how large its result would be, from headers alone; what runs where.
+
+mod machines;
 
 use super::convert::{open_stats, weigh};
 use crate::allocation::{Decided, Request, ShardArgs, TargetArgs};
@@ -17,6 +19,7 @@ use ashlar_recipe::{catalogue, catalogued};
 use ashlar_runtime::placement::Planned;
 use ashlar_tensor::{Entry, TensorStore};
 use clap::Args;
+use machines::MachineArgs;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -27,13 +30,17 @@ use std::sync::Arc;
 ///
 /// Reads headers only, unless there is a target or --stats: then formats are tried on a sample of rows, and the mean KL
 /// divergence from the original is predicted. Everything that is wrong with the recipe is told at once, with line and
-/// nearest valid name. With --placement (or --device), what the result takes of the memory of each device. Exit code 3 if the
-/// conversion does not fit into --memory, the target cannot be reached, or the placement does not fit.
+/// nearest valid name. With --placement (or --device), what the result takes of the memory of each device. With --hardware or
+/// --all-tiers, which build runs where: how far it is from fitting, what disk and time it takes to convert, about how fast
+/// bandwidths allow it to be. Exit code 3 if the conversion does not fit into --memory, the target cannot be reached, the
+/// placement does not fit, or nothing fits the --hardware.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   ashlar plan --list-recipes
   ashlar plan Qwen3-30B-A3B --recipe 4bit-experts
   ashlar plan deepseek-v4-flash --recipe v4-flash-2bit-experts
+  ashlar plan deepseek-v4-flash --all-tiers
+  ashlar plan Qwen3-30B-A3B --recipe 4bit-experts --hardware vram=12GiB,ram=32GiB
   ashlar plan Qwen3-30B-A3B --recipe my.yaml --explain model.layers.0.self_attn.q_proj.weight
   ashlar plan Qwen3-30B-A3B --recipe my.yaml --emit resolved.yaml
   ashlar plan qwen3-30b-a3b --recipe 4bit-experts --placement rtx3080-10gb-64gb --emit placed.yaml
@@ -45,11 +52,13 @@ pub struct PlanCommand {
     pub src: Option<PathBuf>,
     /// A recipe file, or the name of a preset; with a placement `keep` if absent
     #[arg(long, value_name = "R", required_unless_present_any = [
-        "list_recipes", "list_models", "list_tiers", "target_size", "target_bpw", "placement", "device"
+        "list_recipes", "list_models", "list_tiers", "target_size", "target_bpw", "placement", "device", "all_tiers", "hardware"
     ])]
     pub recipe: Option<String>,
     #[command(flatten)]
     pub target: TargetArgs,
+    #[command(flatten)]
+    pub machines: MachineArgs,
     /// What `ashlar calibrate` wrote for SRC: predictions, targets and `experts: {top: 25%}` go by it
     #[arg(long, value_name = "S")]
     pub stats: Option<PathBuf>,
@@ -99,6 +108,9 @@ impl PlanCommand {
             return Ok(Outcome::Done);
         };
         let model = Model::look_at(src, self.source)?;
+        if self.machines.asked() {
+            return machines::run(&model, self.recipe.as_deref(), &self.machines, self.json);
+        }
         let stats = open_stats(self.stats.as_deref(), &model)?.map(Arc::new);
         let request = Request {
             recipe: self.recipe.as_deref().or(self

@@ -1,6 +1,7 @@
 //! `ashlar run`: text from a model, streamed as it is made.
 
 mod chat;
+mod screen;
 mod speaker;
 
 use crate::args::Globals;
@@ -9,8 +10,8 @@ use crate::exit::{CommandResult, Failure, Outcome};
 use crate::output;
 use crate::sampling::SamplingArgs;
 use anyhow::{Context, anyhow};
-use ashlar_runtime::{ChatTemplate, GenerateOptions, Message, Model, OpenOptions};
-use clap::Args;
+use ashlar_runtime::{Chat, Conversation, GenerateOptions, Message, Model, OpenOptions, ReplyForm};
+use clap::{Args, ValueEnum};
 use speaker::Speaker;
 use std::io::{IsTerminal, Read};
 use std::num::NonZeroUsize;
@@ -19,12 +20,14 @@ use std::path::PathBuf;
 /// Generate text with a pack or an unconverted checkpoint
 ///
 /// The prompt comes from -p, from a file (-p @FILE) or from stdin, and is put into the model's chat template, unless --raw
-/// is given or the model has none. Text goes to stdout, everything else to stderr. Ctrl-C ends the text, a second one the
-/// program.
+/// is given or the model has none. The answer goes to stdout, everything else to stderr: also what the model reasons before
+/// it answers, dimmed on a terminal, else between [reasoning] and [end of reasoning]; --quiet leaves it out. Ctrl-C ends the
+/// text, a second one the program.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   ashlar run Qwen3-30B-A3B-4bit -p \"Why is the sky blue?\"
   ashlar run Qwen3-30B-A3B-4bit --chat --system \"Answer briefly.\"
+  ashlar run Qwen3-30B-A3B-4bit --think off -p \"Why is the sky blue?\"
   ashlar run Qwen3-30B-A3B-4bit --raw -p @story.txt --max-tokens 200 --temperature 0.8 --seed 1
   echo \"Say hello\" | ashlar run Qwen3-30B-A3B-4bit")]
 pub struct Run {
@@ -42,7 +45,10 @@ pub struct Run {
     /// What the model is told before the first prompt
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     pub system: Option<String>,
-    /// The most tokens to generate per answer [default: as many as the context holds]
+    /// How much the model shall reason before it answers, of the levels it knows [default: what it does by itself]
+    #[arg(long, value_name = "LEVEL", value_enum, conflicts_with = "raw")]
+    pub think: Option<Think>,
+    /// The most tokens to generate per answer, reasoning included [default: as many as the context holds]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
     /// End the text before this one; may be given several times
@@ -64,6 +70,33 @@ pub struct Run {
     pub sampling: SamplingArgs,
 }
 
+/// Levels of reasoning. Qwen3 knows off and high; gpt-oss low, medium and high; DeepSeek-V4 off, high and max.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Think {
+    /// Answer at once
+    Off,
+    /// A little
+    Low,
+    /// Between
+    Medium,
+    /// As the model does when it reasons
+    High,
+    /// As much as it can
+    Max,
+}
+
+impl From<Think> for ashlar_runtime::Think {
+    fn from(think: Think) -> Self {
+        match think {
+            Think::Off => Self::Off,
+            Think::Low => Self::Low,
+            Think::Medium => Self::Medium,
+            Think::High => Self::High,
+            Think::Max => Self::Max,
+        }
+    }
+}
+
 impl Run {
     /// Generates one text, or talks.
     ///
@@ -79,7 +112,7 @@ impl Run {
             ..self.device.options()?
         };
         let model = device::open(&self.src, &options, globals)?;
-        let template = self.template(&model, globals)?;
+        let form = self.form(&model, globals)?;
         let chosen = self.sampling.choose(model.dir())?;
         if !globals.quiet && (globals.verbose || !chosen.is_greedy()) {
             output::say(&format!("sampling: {}", chosen.told));
@@ -91,14 +124,20 @@ impl Run {
             ..GenerateOptions::default()
         };
         let mut speaker = Speaker::new(model, options, globals)?;
-        match template {
-            Some(template) if self.chat => chat::talk(&mut speaker, &template, self.system.as_deref())?,
-            Some(template) => {
-                let mut messages: Vec<Message> = self.system.iter().map(|s| Message::new("system", s)).collect();
-                messages.push(Message::new("user", prompt));
-                speaker.speak(&template.render(&messages, true)?, false)?;
+        let conversation = Conversation {
+            messages: self.system.iter().map(|s| Message::new("system", s)).collect(),
+            think: self.think.map(Into::into),
+            ..Conversation::default()
+        };
+        match form {
+            Some(form) if self.chat => chat::talk(&mut speaker, &form, conversation)?,
+            Some(form) => {
+                let mut conversation = conversation;
+                conversation.messages.push(Message::new("user", prompt));
+                let prompt = form.render(&conversation).map_err(device::failure)?;
+                speaker.speak(&prompt.text, false, prompt.reply)?;
             }
-            None => drop(speaker.speak(&prompt, true)?),
+            None => drop(speaker.speak(&prompt, true, ReplyForm::Plain)?),
         }
         Ok(Outcome::Done)
     }
@@ -122,14 +161,14 @@ impl Run {
         }
     }
 
-    /// The model's template, unless the prompt is to be continued as it is.
-    fn template(&self, model: &Model, globals: Globals) -> Result<Option<ChatTemplate>, Failure> {
+    /// How the model talks, unless the prompt is to be continued as it is.
+    fn form(&self, model: &Model, globals: Globals) -> Result<Option<Chat>, Failure> {
         if self.raw {
             return Ok(None);
         }
-        match ChatTemplate::open(model.dir()) {
-            Ok(template) => Ok(Some(template)),
-            Err(error) if self.chat || self.system.is_some() => Err(error.into()),
+        match Chat::open(model.dir(), model.config()) {
+            Ok(form) => Ok(Some(form)),
+            Err(error) if self.chat || self.system.is_some() || self.think.is_some() => Err(error.into()),
             Err(error) => {
                 if !globals.quiet {
                     output::say(&format!("note: {error}; continuing the prompt as it is"));

@@ -11,6 +11,10 @@ use std::ops::Range;
 
 /// Weight rows that share the loads of an activation row.
 const QUAD: usize = 4;
+/// Rows of activations up to which weights are bound to come from memory: they are read whole rows at a time.
+const FEW: usize = 2;
+/// Columns of a block, a multiple of 16: with 4 rows of activations, at most 32 KiB of weights and 8 of those.
+const BLOCK: usize = 512;
 
 /// The kernel of float weights.
 pub fn multiply(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
@@ -88,10 +92,7 @@ impl Element for Brain {
 }
 
 impl<E: Element> PanelKernel for Panels<'_, E> {
-    #[inline(always)]
-    fn rows<S: Simd>() -> usize {
-        S::ROWS / 2
-    }
+    const ROWS: [usize; 2] = [4, 2];
 
     #[inline(always)]
     fn panel<S: Simd, const M: usize>(&self, s: S, panel: usize, rows: [usize; M]) -> [S::F32; M] {
@@ -100,13 +101,20 @@ impl<E: Element> PanelKernel for Panels<'_, E> {
         for (x, row) in x.iter_mut().zip(rows) {
             *x = self.inputs.0.values(row, self.inputs.1);
         }
-        for first in (0..PANEL).step_by(QUAD) {
-            if panel * PANEL + first >= self.matrix.n {
-                break;
+        // Columns in blocks, so that the rows of both sides stay in the first-level cache. Sums go on where they were.
+        let mut sums = [[s.splat(0.0); PANEL]; M];
+        let block = if M > FEW { BLOCK } else { self.matrix.k.max(1) };
+        for start in (0..self.matrix.k).step_by(block) {
+            let columns = start..(start + block).min(self.matrix.k);
+            for first in (0..PANEL).step_by(QUAD) {
+                if panel * PANEL + first < self.matrix.n {
+                    self.quad(s, [panel * PANEL, first], x, columns.clone(), &mut sums);
+                }
             }
-            let sums = self.quad(s, panel * PANEL + first, x);
-            for (out, sums) in out.iter_mut().zip(sums) {
-                out[first..first + QUAD].copy_from_slice(&sums);
+        }
+        for (out, sums) in out.iter_mut().zip(sums) {
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = s.sum(sum);
             }
         }
         let mut y = [s.splat(0.0); M];
@@ -118,47 +126,66 @@ impl<E: Element> PanelKernel for Panels<'_, E> {
 }
 
 impl<E: Element> Panels<'_, E> {
-    /// Dot products of four weight rows with M activation rows; rows beyond n repeat the last.
+    /// Adds the products of four weight rows with M activation rows over some columns; rows beyond n repeat the last.
     #[inline(always)]
-    fn quad<S: Simd, const M: usize>(&self, s: S, first: usize, x: [&[f32]; M]) -> [[f32; QUAD]; M] {
+    fn quad<S: Simd, const M: usize>(
+        &self,
+        s: S,
+        [row, first]: [usize; 2],
+        x: [&[f32]; M],
+        columns: Range<usize>,
+        sums: &mut [[S::F32; PANEL]; M],
+    ) {
         let Matrix { data, n, k } = self.matrix;
         let mut w: [&[u8]; QUAD] = [&[]; QUAD];
         for (i, w) in w.iter_mut().enumerate() {
-            let row = (first + i).min(n - 1);
-            *w = &data[row * k * E::SIZE..(row + 1) * k * E::SIZE];
+            let row = (row + first + i).min(n - 1) * k;
+            *w = &data[(row + columns.start) * E::SIZE..(row + columns.end) * E::SIZE];
         }
         let mut acc = [[s.splat(0.0); QUAD]; M];
-        let whole = k / 16;
+        for t in 0..M {
+            for i in 0..QUAD {
+                acc[t][i] = sums[t][first + i];
+            }
+        }
+        let (whole, rest) = (columns.len() / 16, columns.len() % 16);
         for c in 0..whole {
+            // One line of each of the next four rows.
+            if M <= FEW && c * 16 * E::SIZE % 64 == 0 {
+                for i in 0..QUAD {
+                    let next = (row + first + i + QUAD) * k + columns.start + c * 16;
+                    if let Some(byte) = data.get(next * E::SIZE) {
+                        s.prefetch(byte);
+                    }
+                }
+            }
             let mut values = [s.splat(0.0); QUAD];
             for (v, w) in values.iter_mut().zip(w) {
                 *v = self.element.load(s, &w[c * 16 * E::SIZE..(c + 1) * 16 * E::SIZE]);
             }
             for (acc, x) in acc.iter_mut().zip(x) {
-                let Some(x) = x[c * 16..(c + 1) * 16].first_chunk() else { continue };
+                let Some(x) = x[columns.start + c * 16..].first_chunk() else { continue };
                 let x = s.load(x);
                 for (a, v) in acc.iter_mut().zip(values) {
                     *a = s.fma(v, x, *a);
                 }
             }
         }
-        if k % 16 != 0 {
+        if rest != 0 {
             for (i, w) in w.iter().enumerate() {
                 let mut bytes = [0u8; 64];
                 let tail = &w[whole * 16 * E::SIZE..];
                 bytes[..tail.len()].copy_from_slice(tail);
                 let v = self.element.load(s, &bytes);
                 for (acc, x) in acc.iter_mut().zip(x) {
-                    acc[i] = s.fma(v, load_part(s, &x[whole * 16..]), acc[i]);
+                    acc[i] = s.fma(v, load_part(s, &x[columns.start + whole * 16..columns.end]), acc[i]);
                 }
             }
         }
-        let mut sums = [[0.0; QUAD]; M];
-        for (sums, acc) in sums.iter_mut().zip(acc) {
-            for (sum, a) in sums.iter_mut().zip(acc) {
-                *sum = s.sum(a);
+        for t in 0..M {
+            for i in 0..QUAD {
+                sums[t][first + i] = acc[t][i];
             }
         }
-        sums
     }
 }

@@ -32,6 +32,9 @@ const ROW_CHUNK: usize = 128;
 /// Panels that are expanded together for many rows: tasks should be multiples of it.
 pub const TILE_PANELS: usize = grouped::TILE_PANELS;
 
+/// Rows below which no panels are expanded together, whatever the weight.
+pub use grouped::LEAST_TILED_ROWS;
+
 /// Receives (index of the row within [`Job::rows`], first panel, outputs of it and of the panels after it); outputs beyond
 /// n are meaningless.
 pub type Sink<'s> = &'s mut dyn FnMut(usize, usize, &[[f32; PANEL]]);
@@ -100,14 +103,14 @@ pub struct Job<'a> {
     pub form: Form,
     /// Which rows of the inputs.
     pub rows: RowSet<'a>,
-    /// How they walk: one that [`Loaded::schemes`] offers.
+    /// How they walk: one that [`table::schemes`] offers.
     pub scheme: Scheme,
 }
 
 impl<'a> Job<'a> {
     /// The job with the scheme that suits the number of rows.
     pub fn new(isa: Isa, weight: &'a Loaded, inputs: Inputs<'a>, form: Form, rows: RowSet<'a>) -> Self {
-        Self { isa, weight, inputs, form, rows, scheme: table::scheme(form, rows.len()) }
+        Self { isa, weight, inputs, form, rows, scheme: weight.scheme(isa, form, rows.len()) }
     }
 }
 
@@ -127,11 +130,17 @@ pub fn multiply(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(
 
 /// A kernel: one panel for M rows at once.
 trait PanelKernel {
-    /// The most rows worth computing at once: 8, 4, 2 or 1.
-    fn rows<S: Simd>() -> usize;
+    /// The most rows worth computing at once, 8, 4, 2 or 1: where a vector is one register ([`Simd::ROWS`] of 8), and where
+    /// it is two (4).
+    const ROWS: [usize; 2];
 
     /// The 16 outputs of `panel` for each of `rows`.
     fn panel<S: Simd, const M: usize>(&self, s: S, panel: usize, rows: [usize; M]) -> [S::F32; M];
+}
+
+/// The most rows that `K` computes at once. A constant, so that no code is made for more.
+const fn most<S: Simd, K: PanelKernel>() -> usize {
+    if S::ROWS >= 8 { K::ROWS[0] } else { K::ROWS[1] * S::ROWS / 4 }
 }
 
 /// Runs a kernel over `panels` and all rows.
@@ -150,17 +159,17 @@ impl<K: PanelKernel> Kernel for Drive<'_, '_, K> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let most = K::rows::<S>();
+        let limit = const { most::<S, K>() };
         for start in (0..self.rows.len()).step_by(ROW_CHUNK) {
             let end = (start + ROW_CHUNK).min(self.rows.len());
             for panel in self.panels.clone() {
                 let mut row = start;
                 while row < end {
-                    let left = (end - row).min(most);
+                    let left = (end - row).min(limit);
                     row += match left {
-                        8.. => self.block::<S, 8>(s, panel, row),
-                        4.. => self.block::<S, 4>(s, panel, row),
-                        2.. => self.block::<S, 2>(s, panel, row),
+                        8.. if const { most::<S, K>() >= 8 } => self.block::<S, 8>(s, panel, row),
+                        4.. if const { most::<S, K>() >= 4 } => self.block::<S, 4>(s, panel, row),
+                        2.. if const { most::<S, K>() >= 2 } => self.block::<S, 2>(s, panel, row),
                         _ => self.block::<S, 1>(s, panel, row),
                     };
                 }

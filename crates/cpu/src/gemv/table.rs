@@ -3,10 +3,11 @@
 
 use super::levels::Levels;
 use super::two_level::{Four, Kind, Six, Three, Two, TwoFive};
-use super::{Multiply, Scheme, float, fp8, grouped, two_level};
+use super::{LEAST_TILED_ROWS, Multiply, Scheme, float, fp8, grouped, two_level};
 use crate::inputs::Form;
 use ashlar_formats::x16::Width;
 use ashlar_formats::{Grid, Groups, Levels as FormatLevels, ScaleType, Spec};
+use ashlar_simd::Isa;
 use ashlar_tensor::Order;
 
 /// A kernel family and what it serves.
@@ -21,18 +22,30 @@ pub struct Entry {
     pub rounded: Option<(Form, Multiply)>,
     /// The kernel for f32 inputs.
     pub exact: Multiply,
+    /// Rows of int8 inputs from which tiles are faster, for codes that are expanded with little effort: AVX2 without VNNI
+    /// multiplies so slowly that expanding them again and again hardly shows.
+    pub tiled_from: fn(Isa) -> usize,
+}
+
+fn from_few(_: Isa) -> usize {
+    LEAST_TILED_ROWS
+}
+
+fn from_many_on_avx2(isa: Isa) -> usize {
+    if isa == Isa::Avx2 { 128 } else { LEAST_TILED_ROWS }
 }
 
 /// All kernels. The first entry that serves a grid is taken.
 pub const TABLE: &[Entry] = &[
-    Entry { name: "float", serves: is_float, rows: true, rounded: None, exact: float::multiply },
-    Entry { name: "fp8", serves: is_fp8, rows: false, rounded: None, exact: fp8::multiply },
+    Entry { name: "float", serves: is_float, rows: true, rounded: None, exact: float::multiply, tiled_from: from_few },
+    Entry { name: "fp8", serves: is_fp8, rows: false, rounded: None, exact: fp8::multiply, tiled_from: from_few },
     Entry {
         name: "q8",
         serves: is_q8,
         rows: false,
         rounded: Some((Form::Int8, grouped::bytes_int8)),
         exact: grouped::bytes_f32,
+        tiled_from: from_many_on_avx2,
     },
     Entry {
         name: "i4",
@@ -40,6 +53,7 @@ pub const TABLE: &[Entry] = &[
         rows: false,
         rounded: Some((Form::Int8, grouped::nibbles_int8)),
         exact: grouped::nibbles_f32,
+        tiled_from: from_few,
     },
     // Tables whose levels are multiples of a common unit, such as iq4nl and mxfp4.
     Entry {
@@ -48,14 +62,16 @@ pub const TABLE: &[Entry] = &[
         rows: false,
         rounded: Some((Form::Int8, grouped::table_int8)),
         exact: grouped::table_f32,
+        tiled_from: from_few,
     },
-    // Any other table, such as nf4: levels are picked as f32, so that they are exact.
+    // Any other table, such as nf4: levels are sums of integers.
     Entry {
         name: "table",
         serves: is_table,
         rows: false,
-        rounded: Some((Form::Rounded, grouped::table_f32)),
+        rounded: Some((Form::Int8, grouped::digits_int8)),
         exact: grouped::table_f32,
+        tiled_from: from_few,
     },
     nested::<Four, 1>("k4"),
     nested::<Three, 1>("k3"),
@@ -72,6 +88,7 @@ const fn nested<T: Kind, const PARTS: usize>(name: &'static str) -> Entry {
         rows: false,
         rounded: Some((Form::Int8, two_level::rounded::<T, PARTS>)),
         exact: two_level::exact::<T, PARTS>,
+        tiled_from: from_few,
     }
 }
 
@@ -87,11 +104,6 @@ pub fn schemes(form: Form) -> &'static [Scheme] {
         Form::Int8 => &[Scheme::Direct, Scheme::Tiled],
         Form::F32 | Form::Rounded => &[Scheme::Direct],
     }
-}
-
-/// The scheme for so many rows.
-pub fn scheme(form: Form, rows: usize) -> Scheme {
-    if form == Form::Int8 && rows >= grouped::LEAST_TILED_ROWS { Scheme::Tiled } else { Scheme::Direct }
 }
 
 fn is_float(grid: &Grid) -> bool {

@@ -1,21 +1,23 @@
-//! Caches of the CPU: keys and values in pages, and plain rows.
+//! Caches of the CPU: keys and values in pages, rows of recent tokens, pooled entries.
 //!
 //! A page holds [`KV_PAGE`] positions of every head of one layer; head by head its keys lie as kernels read them,
-//! `[dim][position]`, its values as `[position][value_width]`, then the scales of both in halves, `[group][position]`. Pages come from [`pages::Pages`] as
-//! sequences grow and go back when they are cut.
+//! `[dim][position]` or, in 8 bits, `[dim / 4][position][4]`, its values as `[position][value_width]`, then the scales of
+//! both in halves, `[group][position]`. Pages come from [`pages::Pages`] as sequences grow and go back when they are cut.
 
 mod element;
+mod entries;
 mod pages;
-mod rows;
+mod tokens;
 
 pub use element::{Element, F16, F32, Q8};
+pub use entries::Entries;
 pub use pages::Pages;
-pub use rows::Rows;
+pub use tokens::{Recent, Tokens};
 
 use crate::shards::Shards;
 use ashlar_backend::{
     BackendError, CacheId, CacheShape, Held, KV_PAGE, KvFormat, KvHeads, Q8_VALUE_GROUP, SequenceRows, Stored,
-    forgotten,
+    forgotten, round_key,
 };
 use half::f16;
 use pages::PageId;
@@ -26,8 +28,10 @@ const PARALLEL: usize = 16 * 1024;
 
 /// One cache.
 pub enum Cache {
-    /// Plain f32 rows.
-    Rows(Rows),
+    /// Rows of recent tokens.
+    Tokens(Tokens),
+    /// Pooled entries.
+    Entries(Entries),
     /// Keys and values in pages.
     Heads(KvCache),
 }
@@ -47,7 +51,10 @@ impl Caches {
     /// [`BackendError::Memory`] if the allocator refuses.
     pub fn alloc(&mut self, shape: &CacheShape) -> Result<CacheId, BackendError> {
         let cache = match shape.stored {
-            Stored::Rows { width } => Cache::Rows(Rows::new(shape.sequences, shape.capacity, width)?),
+            Stored::Tokens { width, kept } => Cache::Tokens(Tokens::new(shape.sequences, shape.capacity, width, kept)),
+            Stored::Entries { width, format, .. } => {
+                Cache::Entries(Entries::new(shape.sequences, shape.capacity, width, format)?)
+            }
             Stored::Heads(heads, format) => {
                 let class = self.pages.class(shape.page_bytes());
                 let slots = (0..shape.sequences).map(|_| Slot::default()).collect();
@@ -58,25 +65,36 @@ impl Caches {
         Ok(CacheId((self.all.len() - 1) as u32))
     }
 
-    /// A cache of rows that are `width` wide.
+    /// A cache of entries that are `width` wide.
     ///
     /// # Errors
     /// [`BackendError::Operand`] if there is none.
-    pub fn rows(&self, id: CacheId, width: usize, op: &'static str) -> Result<&Rows, BackendError> {
+    pub fn entries(&self, id: CacheId, width: usize, op: &'static str) -> Result<&Entries, BackendError> {
         match self.all.get(id.0 as usize) {
-            Some(Cache::Rows(rows)) if rows.width == width => Ok(rows),
-            _ => Err(BackendError::Operand { op, what: format!("no cache {} of rows of {width}", id.0) }),
+            Some(Cache::Entries(entries)) if entries.width == width => Ok(entries),
+            _ => Err(BackendError::Operand { op, what: format!("no cache {} of entries of {width}", id.0) }),
         }
     }
 
-    /// As [`Caches::rows`].
+    /// As [`Caches::entries`].
     ///
     /// # Errors
     /// The same.
-    pub fn rows_mut(&mut self, id: CacheId, width: usize, op: &'static str) -> Result<&mut Rows, BackendError> {
+    pub fn entries_mut(&mut self, id: CacheId, width: usize, op: &'static str) -> Result<&mut Entries, BackendError> {
         match self.all.get_mut(id.0 as usize) {
-            Some(Cache::Rows(rows)) if rows.width == width => Ok(rows),
-            _ => Err(BackendError::Operand { op, what: format!("no cache {} of rows of {width}", id.0) }),
+            Some(Cache::Entries(entries)) if entries.width == width => Ok(entries),
+            _ => Err(BackendError::Operand { op, what: format!("no cache {} of entries of {width}", id.0) }),
+        }
+    }
+
+    /// A cache of tokens whose rows are `width` wide.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if there is none.
+    pub fn tokens_mut(&mut self, id: CacheId, width: usize, op: &'static str) -> Result<&mut Tokens, BackendError> {
+        match self.all.get_mut(id.0 as usize) {
+            Some(Cache::Tokens(tokens)) if tokens.width == width => Ok(tokens),
+            _ => Err(BackendError::Operand { op, what: format!("no cache {} of tokens of {width}", id.0) }),
         }
     }
 
@@ -104,15 +122,20 @@ impl Caches {
 
     /// Bytes that all caches hold of sequences.
     pub fn bytes(&self) -> u64 {
-        let rows = |cache: &Cache| if let Cache::Rows(rows) = cache { rows.bytes() } else { 0 };
-        self.pages.used() + self.all.iter().map(rows).sum::<u64>()
+        let other = |cache: &Cache| match cache {
+            Cache::Tokens(tokens) => tokens.bytes(),
+            Cache::Entries(entries) => entries.bytes(),
+            Cache::Heads(_) => 0,
+        };
+        self.pages.used() + self.all.iter().map(other).sum::<u64>()
     }
 
     /// Cuts a slot of every cache back.
     pub fn truncate(&mut self, slot: usize, positions: usize) {
         for cache in &mut self.all {
             match cache {
-                Cache::Rows(rows) => rows.truncate(slot, positions),
+                Cache::Tokens(tokens) => tokens.truncate(slot, positions),
+                Cache::Entries(entries) => entries.truncate(slot, positions),
                 Cache::Heads(heads) => heads.truncate(slot, positions, &mut self.pages),
             }
         }
@@ -144,8 +167,8 @@ struct Slot {
 
 /// One head's part of a page.
 pub struct Block<'a, K: Element, V: Element> {
-    /// dim × 64 positions, as vectors of 16.
-    pub keys: &'a [[K::Vector; 4]],
+    /// dim × 64 positions, 16 positions at a time.
+    pub keys: &'a [[K::Keys; 4]],
     /// 64 positions × value vectors of 16.
     pub values: &'a [V::Vector],
     /// Halves, one per position; empty for a format without scales.
@@ -168,7 +191,7 @@ impl Region {
     fn of(heads: &KvHeads, format: KvFormat) -> Self {
         let code = format.code_bytes() * KV_PAGE;
         let [key, value] = format.scales(heads.dim).map(|scales| 2 * scales * KV_PAGE);
-        let keys = 0..heads.dim * code;
+        let keys = 0..heads.key_width(format) * code;
         let values = keys.end..keys.end + heads.value_width() * code;
         let key_scales = values.end..values.end + key;
         let value_scales = key_scales.end..key_scales.end + if heads.values_in_keys { 0 } else { value };
@@ -226,7 +249,13 @@ impl KvCache {
             slot.pages.push(Some(pages.take(self.class)?));
         }
         slot.held = held;
-        self.write(part, rows, pages, threads);
+        let Some(plain) = self.heads.native else {
+            self.write(part, rows, pages, threads);
+            return Ok(());
+        };
+        let mut keys = rows.keys.to_vec();
+        keys.chunks_exact_mut(self.heads.dim.max(1)).for_each(|key| round_key(plain, key));
+        self.write(part, NewRows { keys: &keys, ..rows }, pages, threads);
         Ok(())
     }
 
@@ -274,8 +303,8 @@ impl KvCache {
             let at = (first + i) * width + head * dim;
             let scale = E::encode(&rows.keys[at..at + dim], &mut codes);
             let keys: &mut [E::Code] = bytemuck::cast_slice_mut(&mut region[parts.keys.clone()]);
-            for (to, code) in keys[lane..].iter_mut().step_by(KV_PAGE).zip(&codes) {
-                *to = *code;
+            for (row, codes) in keys.chunks_exact_mut(E::KEY_ENTRIES * KV_PAGE).zip(codes.chunks(E::KEY_ENTRIES)) {
+                row[E::KEY_ENTRIES * lane..][..codes.len()].copy_from_slice(codes);
             }
             set(&mut region[parts.key_scales.clone()], lane, scale);
             if self.heads.values_in_keys {
@@ -304,7 +333,7 @@ impl KvCache {
     ) -> Option<Block<'a, E, E>> {
         let region = self.bytes(pages, slot, page, head)?;
         let parts = Region::of(&self.heads, self.format);
-        let keys: &[E::Vector] = bytemuck::cast_slice(&region[parts.keys]);
+        let keys: &[E::Keys] = bytemuck::cast_slice(&region[parts.keys]);
         Some(Block {
             keys: keys.as_chunks().0,
             values: bytemuck::cast_slice(&region[parts.values]),
@@ -314,8 +343,15 @@ impl KvCache {
         })
     }
 
+    /// The bytes of a head's keys, and those of its values and scales, in page number `page` of a slot; none if there is no
+    /// such page.
+    pub fn parts<'a>(&self, pages: &'a Pages, slot: usize, page: usize, head: usize) -> [&'a [u8]; 2] {
+        let keys = Region::of(&self.heads, self.format).keys.end;
+        self.bytes(pages, slot, page, head).and_then(|b| b.split_at_checked(keys)).map_or([&[], &[]], |(k, v)| [k, v])
+    }
+
     /// All bytes of a head in page number `page` of a slot; `None` if there is no such page.
-    pub fn bytes<'a>(&self, pages: &'a Pages, slot: usize, page: usize, head: usize) -> Option<&'a [u8]> {
+    fn bytes<'a>(&self, pages: &'a Pages, slot: usize, page: usize, head: usize) -> Option<&'a [u8]> {
         let id = (*self.slots.get(slot)?.pages.get(page)?)?;
         let len = self.heads.region_bytes(self.format);
         pages.page(self.class, id).get(head * len..(head + 1) * len)

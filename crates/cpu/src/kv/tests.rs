@@ -2,7 +2,7 @@ use super::*;
 use crate::pool::Pool;
 
 fn caches(window: Option<usize>, format: KvFormat) -> (Caches, CacheId) {
-    let heads = KvHeads { count: 2, dim: 20, values_in_keys: false, window };
+    let heads = KvHeads { count: 2, dim: 20, values_in_keys: false, window, native: None };
     let mut caches = Caches::default();
     let shape = CacheShape { sequences: 2, capacity: 2000, rows: 2000, stored: Stored::Heads(heads, format) };
     let id = caches.alloc(&shape).unwrap();
@@ -59,7 +59,7 @@ fn codes_and_scales_are_those_that_the_format_defines() {
         let got = |d: usize| match format {
             KvFormat::Q8 => {
                 let block = kv.block::<Q8>(pages, 0, 1, head).unwrap();
-                f32::from(block.keys[d][lane / 16][lane % 16].cast_signed())
+                f32::from(block.keys[d / 4][lane / 16][lane % 16 * 4 + d % 4].cast_signed())
                     * halves(&block.key_scales[lane / 16], lane % 16)
             }
             _ => halves(&kv.block::<F16>(pages, 0, 1, head).unwrap().keys[d][lane / 16], lane % 16),
@@ -70,7 +70,7 @@ fn codes_and_scales_are_those_that_the_format_defines() {
 
 #[test]
 fn values_of_q8_have_a_scale_per_group() {
-    let heads = KvHeads { count: 1, dim: 80, values_in_keys: false, window: None };
+    let heads = KvHeads { count: 1, dim: 80, values_in_keys: false, window: None, native: None };
     let mut caches = Caches::default();
     let stored = Stored::Heads(heads, KvFormat::Q8);
     let id = caches.alloc(&CacheShape { sequences: 1, capacity: 100, rows: 100, stored }).unwrap();

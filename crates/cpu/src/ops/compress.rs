@@ -1,8 +1,9 @@
 //! Pooling of windows of tokens into entries.
 //!
-//! The projections of all tokens stay in a cache, so that a sequence can be cut back to any position.
+//! The projections of recent tokens stay in a cache, as far as a window may need them.
 
 use crate::cpu::Cpu;
+use crate::kv::Recent;
 use crate::math::rms_norm;
 use crate::shards::Shards;
 use ashlar_backend::{BackendError, Batch, BufferId, CacheId, HeadRope, SequenceRows, WeightId};
@@ -60,21 +61,21 @@ pub fn run(
         row.iter_mut().zip(place).for_each(|(g, p)| *g += p);
     }
     let table = cpu.rope(&pool.rope.rope, turned);
-    cpu.caches.rows(entries, width, OP)?;
+    cpu.caches.entries(entries, width, OP)?;
     for part in &batch.sequences {
         let rows = part.rows.start * wide..part.rows.end * wide;
         let end = part.position + part.rows.len();
         let (first, last) = (part.position / pool.ratio, end / pool.ratio);
         let mut made = vec![0.0; (last - first) * width];
         let values = cpu.buffers.input(kv, wide, OP)?;
-        let cache = cpu.caches.rows_mut(tokens, wide, OP)?;
+        let cache = cpu.caches.tokens_mut(tokens, wide, OP)?;
         cache.store(part, &values[rows.clone()], &gates[rows])?;
-        let (values, gates) = cache.slot(part.slot, end);
+        let recent = cache.recent(part.slot);
         let (all, isa) = (Shards::new(&mut made), cpu.isa);
         cpu.pool.run(last - first, &|i| {
             // SAFETY: every entry is one index of the pool.
             let out = unsafe { all.slice(i * width..(i + 1) * width) };
-            pooled(values, gates, first + i, pool, out);
+            pooled(recent, first + i, pool, out);
             isa.run(Norm { row: out, weight: &norm, eps: pool.eps });
             let (mut cos, mut sin) = (vec![0.0; turned / 2], vec![0.0; turned / 2]);
             table.fill((first + i) * pool.ratio, &mut cos, &mut sin);
@@ -85,20 +86,24 @@ pub fn run(
             }
         });
         let rows = SequenceRows { slot: part.slot, rows: 0..last - first, position: first };
-        cpu.caches.rows_mut(entries, width, OP)?.store(&rows, &made, &[])?;
+        cpu.caches.entries_mut(entries, width, OP)?.store(&rows, &made)?;
     }
     Ok(())
 }
 
 /// Entry number `window`, before the norm. f64: a few thousand values per window.
-fn pooled(kv: &[f32], gate: &[f32], window: usize, pool: &Pool<'_>, out: &mut [f32]) {
+fn pooled(recent: Recent<'_>, window: usize, pool: &Pool<'_>, out: &mut [f32]) {
+    let Recent { first, kv, gate } = recent;
     let (width, ratio) = (out.len(), pool.ratio);
     let wide = if pool.overlap { 2 * width } else { width };
     // Tokens that take part, and where their channels begin.
     let before = if pool.overlap && window > 0 { (window - 1) * ratio..window * ratio } else { 0..0 };
     let own = if pool.overlap { width } else { 0 };
-    let starts: Vec<usize> =
-        before.map(|t| t * wide).chain((window * ratio..(window + 1) * ratio).map(|t| t * wide + own)).collect();
+    let starts: Vec<usize> = before
+        .map(|t| (t, 0))
+        .chain((window * ratio..(window + 1) * ratio).map(|t| (t, own)))
+        .map(|(t, c)| (t - first) * wide + c)
+        .collect();
     for (c, out) in out.iter_mut().enumerate() {
         let max = starts.iter().fold(f32::NEG_INFINITY, |m, s| m.max(gate[s + c]));
         let (mut sum, mut total) = (0.0f64, 0.0f64);

@@ -105,7 +105,7 @@ fn multiply(
     let inputs = Inputs::new(&input.values, input.width, Some(&cpu.rounded));
     let (isa, rows) = (cpu.isa, RowSet::First(inputs.rows()));
     let costs: Vec<_> = work.iter().map(|(w, ..)| (w.panels(), w.panel_bytes())).collect();
-    let tasks = tasks(&costs, cpu.pool.threads());
+    let tasks = tasks(&costs, inputs.rows(), cpu.pool.threads());
     let errors = FirstError::default();
     cpu.pool.run(tasks.len(), &|i| {
         let Task { weight, panels } = tasks[i].clone();
@@ -136,7 +136,7 @@ pub fn gated(
     let pair = Pair { gate: cpu.weight(gate, OP)?, up: cpu.weight(up, OP)?, biases: None, activation };
     let input = cpu.buffers.get(x, OP)?;
     let inputs = Inputs::new(&input.values, k, Some(&cpu.rounded));
-    let tasks = tasks(&[(pair.gate.panels(), pair.panel_bytes())], cpu.pool.threads());
+    let tasks = tasks(&[(pair.gate.panels(), pair.panel_bytes())], rows, cpu.pool.threads());
     let output = Output::new(&mut values, n);
     let (isa, errors) = (cpu.isa, FirstError::default());
     cpu.pool.run(tasks.len(), &|i| {

@@ -1,13 +1,14 @@
 //! What linear layers and experts share: tasks over panels, and outputs that tasks write side by side.
 
-use crate::gemv::{self, Job, PANEL, TILE_PANELS};
+use crate::gemv::{self, Job, LEAST_TILED_ROWS, PANEL, TILE_PANELS};
 use crate::shards::Shards;
 use ashlar_backend::BackendError;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-/// Tasks per thread: enough that a thread which was descheduled leaves little for the others to wait for.
-const TASKS_PER_THREAD: usize = 8;
+/// Tasks per thread: enough that a thread which was descheduled leaves little for the others to wait for, and that no one
+/// waits long for the last. A thread's tasks are neighbours in memory, so that small ones cost little.
+const TASKS_PER_THREAD: usize = 16;
 
 /// A run of panels of the weight number `weight` of an op.
 #[derive(Clone, Debug)]
@@ -18,14 +19,16 @@ pub struct Task {
     pub panels: Range<usize>,
 }
 
-/// Cuts weights into tasks: `work` gives (panels, cost of one panel) per weight.
-pub fn tasks(work: &[(usize, usize)], threads: usize) -> Vec<Task> {
+/// Cuts weights into tasks: `work` gives (panels, cost of one panel) per weight; `rows` are the most that any is
+/// multiplied with.
+pub fn tasks(work: &[(usize, usize)], rows: usize, threads: usize) -> Vec<Task> {
     let total: usize = work.iter().map(|(panels, cost)| panels * cost).sum();
     let share = total.div_ceil(threads * TASKS_PER_THREAD).max(1);
     let cut = |(weight, &(panels, cost)): (usize, &(usize, usize))| {
         let step = (share / cost.max(1)).max(1);
-        // Whole tiles, unless that would leave threads without work.
-        let whole = step >= TILE_PANELS || panels >= 2 * TILE_PANELS * threads;
+        // Whole tiles, unless there are none, or that would leave threads without work.
+        let tiled = rows >= LEAST_TILED_ROWS;
+        let whole = tiled && (step >= TILE_PANELS || panels >= 2 * TILE_PANELS * threads);
         let step = if whole { step.next_multiple_of(TILE_PANELS) } else { step };
         (0..panels).step_by(step).map(move |start| Task { weight, panels: start..(start + step).min(panels) })
     };
@@ -133,8 +136,8 @@ mod tests {
     #[test]
     fn tasks_cover_every_panel_once_and_balance_cost() {
         let work = [(10, 100), (0, 5), (3, 1000), (64, 1)];
-        for threads in [1, 2, 16] {
-            let tasks = tasks(&work, threads);
+        for (threads, rows) in [(1, 1), (2, 1), (2, 100), (16, 1), (16, 100)] {
+            let tasks = tasks(&work, rows, threads);
             for (weight, (panels, _)) in work.iter().enumerate() {
                 let covered: Vec<usize> =
                     tasks.iter().filter(|t| t.weight == weight).flat_map(|t| t.panels.clone()).collect();

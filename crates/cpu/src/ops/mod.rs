@@ -1,6 +1,6 @@
 //! The ops, one file each. Each checks its operands first, then computes without failing (but for damaged weights).
 
-mod attention;
+pub mod attention;
 mod block_linear;
 mod compress;
 mod embed;

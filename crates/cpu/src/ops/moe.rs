@@ -93,7 +93,7 @@ fn logits(cpu: &Cpu, x: BufferId, router: &Router, rows: usize) -> Result<Vec<f3
     let inputs = Inputs::new(&input.values, input.width, None);
     let mut logits = vec![0.0; rows * weight.weight.n];
     let out = Output::new(&mut logits, weight.weight.n);
-    let tasks = tasks(&[(weight.panels(), weight.panel_bytes())], cpu.pool.threads());
+    let tasks = tasks(&[(weight.panels(), weight.panel_bytes())], rows, cpu.pool.threads());
     let errors = FirstError::default();
     cpu.pool.run(tasks.len(), &|i| {
         let job = Job::new(cpu.isa, weight, inputs, Form::F32, RowSet::First(rows));
@@ -173,6 +173,11 @@ impl Routes {
         Self { top_k, used, starts, tokens, weights, slots }
     }
 
+    /// Of the expert that has the most.
+    fn most_tokens(&self) -> usize {
+        self.starts.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap_or(0)
+    }
+
     /// Tokens × top_k, best first: expert and weight.
     fn chosen(&self) -> Vec<(usize, f32)> {
         let expert = |pair: usize| self.used[self.starts.partition_point(|start| *start <= pair) - 1];
@@ -236,7 +241,7 @@ impl Layer<'_> {
         let mut middle = vec![0.0; routes.tokens.len() * self.intermediate];
         let out = Output::new(&mut middle, self.intermediate);
         let cost = |u: &Used<'_>| (u.first_halves.gate.panels(), u.first_halves.panel_bytes());
-        let tasks = tasks(&used.iter().map(cost).collect::<Vec<_>>(), cpu.pool.threads());
+        let tasks = tasks(&used.iter().map(cost).collect::<Vec<_>>(), routes.most_tokens(), cpu.pool.threads());
         let errors = FirstError::default();
         cpu.pool.run(tasks.len(), &|i| {
             let task = &tasks[i];
@@ -255,7 +260,7 @@ impl Layer<'_> {
         let Some(one) = used.first() else { return Ok(()) };
         let pairs: Vec<u32> = (0..routes.tokens.len() as u32).collect();
         let cost = used.iter().map(|u| u.down.panel_bytes()).sum();
-        let tasks = tasks(&[(one.down.panels(), cost)], cpu.pool.threads());
+        let tasks = tasks(&[(one.down.panels(), cost)], routes.most_tokens(), cpu.pool.threads());
         let out = Output::new(y, self.hidden);
         let errors = FirstError::default();
         cpu.pool.run(tasks.len(), &|i| {

@@ -1,6 +1,7 @@
 //! Which pooled entries a token attends to.
 
 use crate::cpu::Cpu;
+use crate::kv::Entries;
 use crate::math::dot;
 use crate::shards::Shards;
 use ashlar_backend::{BackendError, Batch, BufferId, CacheId};
@@ -26,7 +27,7 @@ pub fn run(
     if cpu.buffers.get(q, OP)?.values.len() != rows * width || weights_len != rows * num_heads {
         return wrong(format!("a buffer does not hold {rows} rows"));
     }
-    cpu.caches.rows(entries, dim, OP)?;
+    cpu.caches.entries(entries, dim, OP)?;
     let top_k = cpu.buffers.get(out, OP)?.width;
     let mut chosen = cpu.buffers.take(out, [rows, top_k], false, q, OP)?;
     let (queries, weights) = (cpu.buffers.input(q, width, OP)?, cpu.buffers.input(weights, num_heads, OP)?);
@@ -34,13 +35,14 @@ pub fn run(
     for part in &batch.sequences {
         places.extend((0..part.rows.len()).map(|i| (part.slot, (part.position + i + 1) / ratio)));
     }
-    if let Ok(cache) = cpu.caches.rows(entries, dim, OP) {
+    if let Ok(cache) = cpu.caches.entries(entries, dim, OP) {
         let (all, isa) = (Shards::new(&mut chosen), cpu.isa);
         cpu.pool.run(rows, &|row| {
             let (slot, visible) = places[row];
-            let (keys, _) = cache.slot(slot, visible.min(cache.held(slot)));
-            let q = &queries[row * width..(row + 1) * width];
-            let scores = isa.run(Scores { q, weights: &weights[row * num_heads..(row + 1) * num_heads], keys, dim });
+            let mut q = queries[row * width..(row + 1) * width].to_vec();
+            q.chunks_exact_mut(dim).for_each(|head| cache.format.round_query(head));
+            let (q, weights) = (q.as_slice(), &weights[row * num_heads..(row + 1) * num_heads]);
+            let scores = isa.run(Scores { q, weights, cache, slot, visible: visible.min(cache.held(slot)) });
             let mut order: Vec<usize> = (0..scores.len()).collect();
             // A stable sort keeps the lower number first among equals.
             order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
@@ -58,21 +60,26 @@ pub fn run(
 
 /// Σ over heads of weight · relu(q · key), for every key.
 struct Scores<'a> {
+    /// heads × dim
     q: &'a [f32],
     weights: &'a [f32],
-    keys: &'a [f32],
-    dim: usize,
+    cache: &'a Entries,
+    slot: usize,
+    /// Number of keys.
+    visible: usize,
 }
 
 impl Kernel for Scores<'_> {
     type Output = Vec<f64>;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Vec<f64> {
-        let mut scores = Vec::with_capacity(self.keys.len() / self.dim);
-        for key in self.keys.chunks_exact(self.dim) {
+        let mut key = vec![0.0; self.cache.width];
+        let mut scores = Vec::with_capacity(self.visible);
+        for n in 0..self.visible {
+            self.cache.read(self.slot, n, &mut key);
             let mut sum = 0.0;
-            for (q, weight) in self.q.chunks_exact(self.dim).zip(self.weights) {
-                sum += f64::from(*weight) * f64::from(dot(s, q, key).max(0.0));
+            for (q, weight) in self.q.chunks_exact(key.len()).zip(self.weights) {
+                sum += f64::from(*weight) * f64::from(dot(s, q, &key).max(0.0));
             }
             scores.push(sum);
         }

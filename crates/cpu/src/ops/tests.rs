@@ -130,7 +130,7 @@ fn load(b: &mut dyn Backend, id: &str, n: usize, k: usize, mode: ActivationMode)
 
 /// Two sequences, a prompt each and then one token each.
 fn attention(b: &mut dyn Backend, [queries, keys, dim]: [usize; 3], window: Option<usize>, chunk: usize) -> Vec<f32> {
-    let heads = KvHeads { count: keys, dim, values_in_keys: false, window };
+    let heads = KvHeads { count: keys, dim, values_in_keys: false, window, native: None };
     let stored = Stored::Heads(heads, KvFormat::F16);
     let cache = b.alloc_cache(&CacheShape { sequences: 2, capacity: 128, rows: 128, stored }).unwrap();
     let mut all = Vec::new();

@@ -83,11 +83,17 @@ pub fn run(
     let sinks = sinks.map(|id| cuda.weights.vector(&mut cuda.core, id, heads.queries, OP)).transpose()?.unwrap_or(0);
     let entries = entries(cuda, heads, rows)?;
     cuda.caches.advance(&mut cuda.core, cache, &batch.sequences)?;
-    let cache = cuda.caches.get(cache, width, OP)?.descriptor();
+    let cache = cuda.caches.get(cache, width, OP)?;
+    let native = cache.heads().is_some_and(|h| h.native.is_some()).then(|| cache.entry_format());
+    let cache = cache.descriptor();
+    let stored = match native {
+        Some(format) => super::compress::native(cuda, keys.address, [rows * heads.keys, heads.dim], format)?,
+        None => keys.address,
+    };
     let (positions, slots) = (cuda.step.positions(), cuda.step.slots());
     let args = StoreArgs {
         cache,
-        k: keys.address,
+        k: stored,
         v: values.address,
         positions,
         slots,

@@ -1,10 +1,26 @@
 //! Pooled entries: windows of tokens become one key each, and tokens choose among them.
 
-use crate::args::{PoolArgs, SelectArgs};
+use crate::args::{NativeArgs, PoolArgs, SelectArgs};
 use crate::caches::longest;
 use crate::cuda::{Cuda, Use};
 use crate::modules::POOLED;
 use ashlar_backend::{BackendError, Batch, BufferId, CacheId, HeadRope, SequenceRows, WeightId};
+
+/// The number of the entries' format that is turned by a Hadamard matrix.
+const TURNED: u32 = 3;
+
+/// A copy of vectors, count × width, as storing in that format would keep them.
+pub fn native(
+    cuda: &mut Cuda,
+    x: u64,
+    [count, width]: [usize; 2],
+    (format, plain): (u32, u32),
+) -> Result<u64, BackendError> {
+    let out = cuda.core.scratch(Use::Native, 4 * (count * width) as u64)?;
+    let args = NativeArgs { x, out, width: width as u32, format, plain, reserved: 0 };
+    cuda.core.run(POOLED, "round_native", [count, 1, 1], 256, &args)?;
+    Ok(out)
+}
 
 /// How windows become entries.
 pub struct Pool<'a> {
@@ -53,6 +69,7 @@ pub fn run(
     let windows: Vec<[u32; 2]> = made.iter().flat_map(numbers).collect();
     let list = cuda.core.scratch(Use::Windows, 8 * windows.len().max(1) as u64)?;
     cuda.core.upload_in_order(list, bytemuck::cast_slice(&windows))?;
+    let (format, plain) = cuda.caches.get(entries, width, OP)?.entry_format();
     let turns = cuda.ropes.turns(&mut cuda.core, &pool.rope.rope, turned)?;
     let args = PoolArgs {
         tokens: cuda.caches.get(tokens, wide, OP)?.descriptor(),
@@ -71,6 +88,8 @@ pub fn run(
         inverse: u32::from(pool.rope.inverse),
         multiplier: turns.multiplier,
         eps: pool.eps,
+        format,
+        plain,
         reserved: 0,
     };
     cuda.core.run(POOLED, "store_tokens", [wide.div_ceil(256), rows, 1], 256, &args)?;
@@ -98,8 +117,12 @@ pub fn select(
     let to = cuda.buffers.output(out, [rows, listed], Some(q), OP)?;
     let most = longest(batch) / ratio;
     let scores = cuda.core.scratch(Use::Scores, 8 * (rows * most).max(1) as u64)?;
+    let cache = cuda.caches.get(entries, dim, OP)?;
+    let (descriptor, format) = (cache.descriptor(), cache.entry_format());
+    // Entries that are turned meet queries that are.
+    let queries = if format.0 == TURNED { native(cuda, queries, [rows * num_heads, dim], format)? } else { queries };
     let args = SelectArgs {
-        entries: cuda.caches.get(entries, dim, OP)?.descriptor(),
+        entries: descriptor,
         q: queries,
         weights,
         positions: cuda.step.positions(),

@@ -149,7 +149,7 @@ fn shorter_context(wanted: &Wanted<'_>, misfit: &Misfit, caches: &[CacheShape]) 
 fn smaller_kv(misfit: &Misfit, caches: &[CacheShape]) -> Option<String> {
     let smaller = |c: &CacheShape| match c.stored {
         Stored::Heads(heads, _) => CacheShape { stored: Stored::Heads(heads, KvFormat::Q8), ..*c },
-        Stored::Rows { .. } => *c,
+        Stored::Tokens { .. } | Stored::Entries { .. } => *c,
     };
     let bytes: u64 = caches.iter().map(|c| smaller(c).reserved()).sum();
     (misfit.needed.caches.saturating_sub(bytes) >= misfit.missing()).then(|| "--kv q8".to_owned())

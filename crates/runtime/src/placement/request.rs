@@ -3,9 +3,8 @@
 
 use super::{Offer, PlaceError, Placement, Wanted, nearest, place};
 use crate::program::{Draft, Sizes};
-use crate::{OpenOptions, RuntimeError, devices, model};
-use ashlar_arch::{Leaf, ModelSpec};
-use ashlar_backend::KvFormat;
+use crate::{Kv, OpenOptions, RuntimeError, devices, model};
+use ashlar_arch::{Leaf, Mixer, ModelSpec};
 use ashlar_recipe::{Device, Hardware, Place, Recipe, Resolved};
 use std::collections::BTreeSet;
 
@@ -91,9 +90,10 @@ impl Request {
     pub fn sizes(&self, spec: &ModelSpec, options: &OpenOptions) -> Result<Sizes, RuntimeError> {
         let resolved = self.recipe.as_ref().and_then(Recipe::resolved);
         let context = options.context.or(resolved.map(|r| r.context));
-        let kv = options.kv.or(resolved.and_then(|r| KvFormat::ALL.into_iter().find(|f| f.name() == r.kv)));
+        let kv = options.kv.or(resolved.and_then(|r| Kv::named(&r.kv)));
         let reference = self.recipe.is_none() && self.device.is_some_and(|d| d.kind == "reference");
-        let kv = devices::kv_format(if reference { "reference" } else { "cpu" }, kv);
+        let has_native = spec.layers.iter().any(|layer| matches!(layer.attn, Mixer::Compressed(_)));
+        let kv = devices::kv_format(if reference { "reference" } else { "cpu" }, kv, has_native)?;
         model::sizes(spec, &OpenOptions { context, ..options.clone() }, kv)
     }
 

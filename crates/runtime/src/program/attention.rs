@@ -1,10 +1,12 @@
 //! The first half of a layer: attention over heads, over a latent, over a window and pooled entries.
 
-use super::{Builder, Resources, Target, Use};
+use super::{Builder, Pooled, Resources, Target, Use};
 use ashlar_arch::{
     Attention, CompressedAttention, Compressor, Indexer, LatentAttention, Layer, Leaf, Mixer, ModelSpec,
 };
-use ashlar_backend::{AttentionOptions, Blocks, BufferId, CacheId, Entries, HeadNorm, HeadRope, KvHeads, Op};
+use ashlar_backend::{
+    AttentionOptions, Blocks, BufferId, CacheId, Entries, EntryFormat, HeadNorm, HeadRope, KvHeads, Op,
+};
 use std::sync::Arc;
 
 impl<R: Resources> Builder<'_, R> {
@@ -61,6 +63,7 @@ impl<R: Resources> Builder<'_, R> {
                 dim: a.head_dim,
                 values_in_keys: false,
                 window: a.window,
+                native: None,
             })?,
             num_heads: a.num_heads,
             num_kv_heads: a.num_kv_heads,
@@ -115,7 +118,13 @@ impl<R: Resources> Builder<'_, R> {
             q: wide,
             k,
             v: k,
-            cache: self.resources.cache(KvHeads { count: 1, dim: key_width, values_in_keys: true, window: None })?,
+            cache: self.resources.cache(KvHeads {
+                count: 1,
+                dim: key_width,
+                values_in_keys: true,
+                window: None,
+                native: None,
+            })?,
             num_heads: a.num_heads,
             num_kv_heads: 1,
             head_dim: key_width,
@@ -157,7 +166,8 @@ impl<R: Resources> Builder<'_, R> {
         }
         let entries = match &a.compressor {
             Some(c) => {
-                let cache = self.compress(c, [Use::Pooled, Use::PooledGate], eps, normed, &rope)?;
+                let native = EntryFormat::Fp8 { plain: a.head_dim - a.rope_dim };
+                let cache = self.compress(c, native, [Use::Pooled, Use::PooledGate], eps, normed, &rope)?;
                 let selected = match &a.indexer {
                     Some(indexer) => Some(self.select(indexer, eps, [normed, low_normed], &rope)?),
                     None => None,
@@ -177,6 +187,7 @@ impl<R: Resources> Builder<'_, R> {
                 dim: a.head_dim,
                 values_in_keys: true,
                 window: Some(a.window),
+                native: Some(a.head_dim - a.rope_dim),
             })?,
             num_heads: a.num_heads,
             num_kv_heads: 1,
@@ -199,6 +210,7 @@ impl<R: Resources> Builder<'_, R> {
     fn compress(
         &mut self,
         c: &Compressor,
+        native: EntryFormat,
         [kv, gate]: [Use; 2],
         eps: f32,
         normed: BufferId,
@@ -209,7 +221,8 @@ impl<R: Resources> Builder<'_, R> {
         let parts = vec![self.projection(&c.kv, None, kv)?, self.projection(&c.gate, None, gate)?];
         self.ops.push(Op::Linear { x: normed, parts, accumulate: false });
         let (position, norm) = (self.weight(&c.position)?, self.weight(&c.norm)?);
-        let (tokens, entries) = (self.resources.entries(wide, 1)?, self.resources.entries(c.width, c.ratio)?);
+        let pooled = Pooled { width: c.width, ratio: c.ratio, overlap: c.overlap, native };
+        let (tokens, entries) = (self.resources.tokens(pooled)?, self.resources.entries(pooled)?);
         let (rope, ratio, overlap) = (rope.clone(), c.ratio, c.overlap);
         self.ops.push(Op::Compress { kv, gate, position, norm, eps, rope, ratio, overlap, tokens, entries });
         Ok(entries)
@@ -224,7 +237,8 @@ impl<R: Resources> Builder<'_, R> {
         rope: &HeadRope,
     ) -> Result<BufferId, R::Error> {
         let c = &indexer.compressor;
-        let entries = self.compress(c, [Use::IndexPooled, Use::IndexPooledGate], eps, normed, rope)?;
+        let uses = [Use::IndexPooled, Use::IndexPooledGate];
+        let entries = self.compress(c, EntryFormat::Fp4, uses, eps, normed, rope)?;
         let q = self.buffer(Use::IndexQuery, indexer.num_heads * c.width)?;
         let parts = vec![self.projection(&indexer.q, None, q)?];
         self.ops.push(Op::Linear { x: low_normed, parts, accumulate: false });

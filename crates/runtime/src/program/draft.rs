@@ -1,9 +1,11 @@
 //! [`Draft`]: a program before its operands exist. Weights, buffers and caches are numbers, and what is known of them is
 //! written down: enough to place them on devices and to count bytes.
 
-use super::{Program, Resources, build};
+use super::{Pooled, Program, Resources, build};
+use crate::Kv;
+use crate::caches::Caches;
 use ashlar_arch::{Leaf, ModelSpec};
-use ashlar_backend::{BufferId, CacheId, CacheShape, KvFormat, KvHeads, Op, Stored, WeightId};
+use ashlar_backend::{BufferId, CacheId, CacheShape, KvHeads, Op, Stored, WeightId};
 use std::convert::Infallible;
 
 /// How much a program must be able to hold.
@@ -16,7 +18,7 @@ pub struct Sizes {
     /// Rows of a batch.
     pub rows: usize,
     /// How keys and values are stored.
-    pub kv: KvFormat,
+    pub kv: Kv,
 }
 
 /// A program whose operands are numbers: indices into these lists.
@@ -38,9 +40,10 @@ impl Draft {
     /// Of a model.
     #[must_use]
     pub fn new(spec: &ModelSpec, sizes: Sizes) -> Self {
-        let mut lists = Lists { leaves: Vec::new(), widths: Vec::new(), caches: Vec::new(), sizes };
+        let mut lists = Lists { leaves: Vec::new(), widths: Vec::new(), caches: Caches::new(sizes) };
         let Ok(program) = build(spec, &mut lists);
-        let Lists { leaves, widths, caches, sizes } = lists;
+        let Lists { leaves, widths, caches } = lists;
+        let caches = caches.into_shapes();
         Self { program, leaves, widths, caches, sizes }
     }
 
@@ -56,15 +59,13 @@ impl Draft {
 struct Lists {
     leaves: Vec<Leaf>,
     widths: Vec<usize>,
-    caches: Vec<CacheShape>,
-    sizes: Sizes,
+    caches: Caches,
 }
 
 impl Lists {
-    fn alloc(&mut self, capacity: usize, stored: Stored) -> CacheId {
-        let Sizes { sequences, rows, .. } = self.sizes;
-        self.caches.push(CacheShape { sequences, capacity, rows, stored });
-        CacheId(self.caches.len() as u32 - 1)
+    fn alloc(&mut self, stored: Stored) -> CacheId {
+        self.caches.add(stored);
+        CacheId(self.caches.shapes().len() as u32 - 1)
     }
 }
 
@@ -82,10 +83,16 @@ impl Resources for Lists {
     }
 
     fn cache(&mut self, heads: KvHeads) -> Result<CacheId, Infallible> {
-        Ok(self.alloc(self.sizes.context, Stored::Heads(heads, self.sizes.kv)))
+        let stored = self.caches.heads(heads);
+        Ok(self.alloc(stored))
     }
 
-    fn entries(&mut self, width: usize, ratio: usize) -> Result<CacheId, Infallible> {
-        Ok(self.alloc(self.sizes.context / ratio.max(1), Stored::Rows { width }))
+    fn tokens(&mut self, pooled: Pooled) -> Result<CacheId, Infallible> {
+        Ok(self.alloc(Caches::tokens(pooled)))
+    }
+
+    fn entries(&mut self, pooled: Pooled) -> Result<CacheId, Infallible> {
+        let stored = self.caches.entries(pooled);
+        Ok(self.alloc(stored))
     }
 }

@@ -6,25 +6,34 @@
 
 use super::{Bytes, Tokenizer};
 use crate::RuntimeError;
+use std::sync::Arc;
 
 /// Tokens of context that the tokenizer's decoder sees: it strips a space at the very beginning of a text.
 const WINDOW: usize = 8;
 
 /// Text of a growing sequence of tokens.
-pub struct TextStream<'t> {
-    tokenizer: &'t Tokenizer,
+pub struct TextStream {
+    tokenizer: Arc<Tokenizer>,
     skip_special: bool,
+    /// Special tokens that have a text nevertheless.
+    kept: Vec<u32>,
     /// Bytes of an incomplete character. At most three between calls.
     bytes: Vec<u8>,
     /// The last few tokens, of a vocabulary that is not byte-level.
     recent: Vec<u32>,
 }
 
-impl<'t> TextStream<'t> {
+impl TextStream {
     /// An empty stream. With `skip_special`, special tokens have no text.
     #[must_use]
-    pub fn new(tokenizer: &'t Tokenizer, skip_special: bool) -> Self {
-        Self { tokenizer, skip_special, bytes: Vec::new(), recent: Vec::new() }
+    pub fn new(tokenizer: Arc<Tokenizer>, skip_special: bool) -> Self {
+        Self { tokenizer, skip_special, kept: Vec::new(), bytes: Vec::new(), recent: Vec::new() }
+    }
+
+    /// Special tokens that are part of one of these marks have a text.
+    #[must_use]
+    pub fn keeping(self, marks: &[&str]) -> Self {
+        Self { kept: self.tokenizer.special_within(marks), ..self }
     }
 
     /// The text that is certain after this token; empty while a character is incomplete.
@@ -32,10 +41,10 @@ impl<'t> TextStream<'t> {
     /// # Errors
     /// [`RuntimeError::Tokenizer`] if the tokenizer's decoder refuses.
     pub fn push(&mut self, id: u32) -> Result<String, RuntimeError> {
-        if self.skip_special && self.tokenizer.is_special(id) {
-            return Ok(String::new());
-        }
         let token = self.tokenizer.token(id).unwrap_or_default();
+        if self.skip_special && self.tokenizer.is_special(id) {
+            return Ok(if self.kept.contains(&id) { self.finish() + &token } else { String::new() });
+        }
         if self.tokenizer.bytes == Bytes::Level {
             self.bytes.extend(bytes_of(&token));
             return Ok(take_characters(&mut self.bytes));
@@ -64,6 +73,21 @@ impl<'t> TextStream<'t> {
         let rest = String::from_utf8_lossy(&self.bytes).into_owned();
         self.bytes.clear();
         rest
+    }
+}
+
+impl Tokenizer {
+    /// The bytes of a token's text, which need not be whole characters; special tokens stand for themselves.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Tokenizer`] if the decoder refuses.
+    pub fn token_bytes(&self, id: u32) -> Result<Vec<u8>, RuntimeError> {
+        let token = self.token(id).unwrap_or_default();
+        match self.bytes {
+            Bytes::Level => Ok(bytes_of(&token)),
+            Bytes::Fallback if fallback_byte(&token).is_some() => Ok(fallback_byte(&token).into_iter().collect()),
+            _ => self.decode(&[id], false).map(String::into_bytes),
+        }
     }
 }
 

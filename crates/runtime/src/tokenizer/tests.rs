@@ -2,13 +2,16 @@
 
 use super::*;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-fn fixture(name: &str) -> Tokenizer {
-    Tokenizer::open(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)).unwrap()
+fn fixture(name: &str) -> Arc<Tokenizer> {
+    Arc::new(
+        Tokenizer::open(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)).unwrap(),
+    )
 }
 
 /// A SentencePiece-like vocabulary: "▁" for spaces, all 256 byte tokens, one special token.
-fn byte_fallback() -> Tokenizer {
+fn byte_fallback() -> Arc<Tokenizer> {
     let mut vocab = serde_json::Map::new();
     let words = ["<unk>", "<s>", "▁", "▁the", "▁a", "cat", "s"];
     let names = words.iter().map(|w| (*w).to_owned()).chain((0..256).map(|b| format!("<0x{b:02X}>")));
@@ -32,11 +35,11 @@ fn byte_fallback() -> Tokenizer {
     });
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
-    Tokenizer::open(dir.path()).unwrap()
+    Arc::new(Tokenizer::open(dir.path()).unwrap())
 }
 
-fn stream(tokenizer: &Tokenizer, ids: &[u32]) -> (Vec<String>, String) {
-    let mut s = TextStream::new(tokenizer, true);
+fn stream(tokenizer: &Arc<Tokenizer>, ids: &[u32]) -> (Vec<String>, String) {
+    let mut s = TextStream::new(Arc::clone(tokenizer), true);
     let parts: Vec<String> = ids.iter().map(|id| s.push(*id).unwrap()).collect();
     let whole = parts.concat() + &s.finish();
     (parts, whole)

@@ -29,7 +29,7 @@ pub fn dir(name: &str) -> PathBuf {
 pub fn open(name: &str, device: &str) -> Model {
     // Some checkpoints are quantized; golden logits are from f32 inputs.
     let activations = Some(ActivationMode::F32);
-    let kv = Some(KvFormat::F32);
+    let kv = Some(KvFormat::F32.into());
     let options = OpenOptions { device: device.into(), activations, kv, context: Some(320), ..OpenOptions::default() };
     Model::open(&dir(name), &options, &Silent).unwrap()
 }
@@ -41,7 +41,11 @@ pub struct Golden {
 
 impl Golden {
     pub fn of(name: &str) -> Self {
-        Self { bytes: std::fs::read(dir(name).join("golden.safetensors")).unwrap() }
+        Self::named(name, "golden.safetensors")
+    }
+
+    pub fn named(name: &str, file: &str) -> Self {
+        Self { bytes: std::fs::read(dir(name).join(file)).unwrap() }
     }
 
     fn tensor(&self, name: &str) -> Option<Vec<u8>> {

@@ -14,7 +14,7 @@ fn generator(context: usize) -> Generator {
 fn run(g: &mut Generator, prompt: &[u32], options: &GenerateOptions) -> (Generation, Vec<String>) {
     let mut said = Vec::new();
     let never = AtomicBool::new(false);
-    let generation = g.generate(prompt, options, &never, &mut |text| said.push(text.to_owned())).unwrap();
+    let generation = g.generate(prompt, options, &never, &mut |_, text| said.push(text.to_owned())).unwrap();
     assert_eq!(said.concat(), generation.text);
     (generation, said)
 }
@@ -60,9 +60,9 @@ fn a_full_context_is_a_reason_not_an_error_and_a_long_prompt_is_an_error() {
     let (generation, _) = run(&mut generator(14), &prompt, &at_most(48));
     assert_eq!((generation.reason, generation.ids.len()), (StopReason::Context, 4));
     let never = AtomicBool::new(false);
-    let e = generator(10).generate(&prompt, &at_most(1), &never, &mut |_| ()).unwrap_err().to_string();
+    let e = generator(10).generate(&prompt, &at_most(1), &never, &mut |_, _| ()).unwrap_err().to_string();
     assert!(e.contains("11 positions") && e.contains("context is 10"), "{e}");
-    assert!(generator(10).generate(&[], &at_most(1), &never, &mut |_| ()).is_err());
+    assert!(generator(10).generate(&[], &at_most(1), &never, &mut |_, _| ()).is_err());
 }
 
 #[test]
@@ -84,11 +84,11 @@ fn cancelling_stops_after_a_chunk_or_a_token_and_the_next_run_is_right() {
     let prompt = Golden::of("demo-moe").greedy_prompt();
     let mut g = generator(128);
     let cancelled = AtomicBool::new(true);
-    let generation = g.generate(&prompt, &at_most(48), &cancelled, &mut |_| ()).unwrap();
+    let generation = g.generate(&prompt, &at_most(48), &cancelled, &mut |_, _| ()).unwrap();
     assert_eq!((generation.reason, generation.ids.len()), (StopReason::Cancelled, 0));
     let cancel = AtomicBool::new(false);
     let generation =
-        g.generate(&prompt, &at_most(48), &cancel, &mut |_| cancel.store(true, Ordering::Relaxed)).unwrap();
+        g.generate(&prompt, &at_most(48), &cancel, &mut |_, _| cancel.store(true, Ordering::Relaxed)).unwrap();
     assert_eq!((generation.reason, generation.ids.len()), (StopReason::Cancelled, 1));
     let (whole, _) = run(&mut g, &prompt, &at_most(48));
     assert_eq!(whole.ids, Golden::of("demo-moe").ids("greedy_ids").unwrap());

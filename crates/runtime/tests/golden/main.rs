@@ -10,5 +10,6 @@ mod eval;
 mod fixtures;
 mod generate;
 mod logits;
+mod long;
 mod sequences;
 mod tokenizers;

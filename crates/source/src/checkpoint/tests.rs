@@ -8,6 +8,7 @@ mod reads;
 
 use super::*;
 use crate::testing::{Result, bytes_file, directory, index};
+use ashlar_tensor::{Order, PlaneKind};
 
 const CONFIG: (&str, &[u8]) = ("config.json", br#"{"model_type": "llama"}"#);
 

@@ -45,7 +45,7 @@ fn json(line: &KernelLine) -> Value {
         .collect();
     json!({
         "format": line.format, "family": line.family, "rows": line.rows, "bytes": line.bytes,
-        "multiply_adds": line.multiply_adds, "read_bytes_per_s": line.read, "int8_mac_per_s": line.int8,
+        "multiply_adds": line.multiply_adds, "read_bytes_per_s": line.read, "arithmetic": line.arithmetic, "ceiling_mac_per_s": line.ceiling,
         "candidates": candidates, "right": line.is_right(),
     })
 }
@@ -58,7 +58,7 @@ fn text(lines: &[KernelLine]) -> String {
         "chosen",
         ">µs",
         ">GMAC/s",
-        ">of int8",
+        ">of ceiling",
         ">GB/s",
         ">of reads",
         "others: time ÷ chosen",
@@ -82,7 +82,7 @@ fn text(lines: &[KernelLine]) -> String {
             format!("{} {}", chosen.isa, chosen.scheme),
             format!("{:.1}", 1e6 * chosen.seconds),
             format!("{:.1}", macs / GIGA),
-            share(macs, line.int8),
+            format!("{} {}", share(macs, line.ceiling), line.arithmetic),
             format!("{:.1}", bytes / GIGA),
             share(bytes, line.read),
             others.join(", "),

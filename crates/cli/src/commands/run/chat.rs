@@ -1,10 +1,11 @@
 //! `--chat`: prompts line by line, with the conversation as memory.
 
 use super::speaker::Speaker;
+use crate::device;
 use crate::exit::Failure;
 use crate::output;
 use anyhow::Context;
-use ashlar_runtime::{ChatTemplate, Message};
+use ashlar_runtime::{Chat, Conversation, Message};
 use std::io::{BufRead, IsTerminal, Write};
 
 const COMMANDS: &str = "/reset forgets the conversation, /exit leaves, Ctrl-C ends an answer";
@@ -34,10 +35,11 @@ fn parse(line: &str) -> Line<'_> {
 /// Talks until the input ends or `/exit`.
 ///
 /// # Errors
-/// If the model fails, or stdin cannot be read. A conversation that outgrows the context is told and goes on.
-pub fn talk(speaker: &mut Speaker, template: &ChatTemplate, system: Option<&str>) -> Result<(), Failure> {
-    let start: Vec<Message> = system.iter().map(|s| Message::new("system", *s)).collect();
-    let mut history = start.clone();
+/// If the model fails, has no such level of reasoning, or stdin cannot be read. A conversation that outgrows the context is
+/// told and goes on.
+pub fn talk(speaker: &mut Speaker, form: &Chat, start: Conversation) -> Result<(), Failure> {
+    form.check(&start).map_err(device::failure)?;
+    let mut said = start.clone();
     speaker.tell(COMMANDS);
     while let Some(line) = read_line(speaker)? {
         match parse(&line) {
@@ -46,14 +48,14 @@ pub fn talk(speaker: &mut Speaker, template: &ChatTemplate, system: Option<&str>
             Line::Help => speaker.tell(COMMANDS),
             Line::Unknown(what) => output::say(&format!("there is no command `{what}`; {COMMANDS}")),
             Line::Reset => {
-                history.clone_from(&start);
+                said.clone_from(&start);
                 speaker.tell("the conversation is forgotten");
             }
             Line::Say(text) => {
-                history.push(Message::new("user", text));
-                match speaker.answer(&template.render(&history, true)?)? {
-                    Some(answer) => history.push(Message::new("assistant", answer)),
-                    None => drop(history.pop()),
+                said.messages.push(Message::new("user", text));
+                match speaker.answer(form.render(&said).map_err(device::failure)?)? {
+                    Some(answer) => said.messages.push(answer),
+                    None => drop(said.messages.pop()),
                 }
             }
         }

@@ -1,12 +1,13 @@
 //! One answer after another from a loaded model: streamed to stdout, measured on stderr.
 
+use super::screen::Screen;
 use crate::args::Globals;
 use crate::device;
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::resident;
-use ashlar_runtime::{GenerateOptions, Generator, Model, StopReason, Timings};
+use ashlar_runtime::{GenerateOptions, Generation, Generator, Message, Model, Prompt, ReplyForm, StopReason};
 use std::sync::atomic::Ordering;
 
 /// A loaded model and all it needs to answer.
@@ -39,72 +40,85 @@ impl Speaker {
         }
     }
 
-    /// Streams the answer to `prompt`, ends it with a newline, tells why it ended and the tokens per second. With
+    /// Streams the reply to `prompt`, ends it with a newline, tells why it ended and the tokens per second. With
     /// `begin`, the tokenizer puts its beginning-of-text token first (templates write their own).
     ///
     /// # Errors
     /// If the prompt does not fit, the model fails, or nobody reads.
-    pub fn speak(&mut self, prompt: &str, begin: bool) -> Result<String, Failure> {
+    pub fn speak(&mut self, prompt: &str, begin: bool, reply: ReplyForm) -> Result<Generation, Failure> {
         let tokens = self.generator.tokenizer().encode(prompt, begin)?;
+        self.options.reply = reply;
         self.interrupt.reset();
         let stop = self.interrupt.flag();
+        let mut screen = Screen::new(self.globals.quiet);
         let mut written = Ok(());
-        let made = self.generator.generate(&tokens, &self.options, stop, &mut |piece| {
+        let made = self.generator.generate(&tokens, &self.options, stop, &mut |part, piece| {
             if written.is_ok() {
-                written = output::print(piece);
+                written = screen.show(part, piece);
             }
             if written.is_err() {
                 // Nobody reads any more.
                 stop.store(true, Ordering::SeqCst);
             }
         });
+        screen.close();
         written?;
         let made = made.map_err(device::failure)?;
         if !made.text.ends_with('\n') {
             output::print("\n")?;
         }
         let full = self.generator.model().capacity() < self.generator.model().context();
-        self.tell(&cost(&made.timings, made.ids.len(), &made.reason, full));
+        self.tell(&cost(&made, full));
         if self.globals.verbose {
             self.tell(&resident::told(self.generator.model()));
         }
-        Ok(made.text)
+        Ok(made)
     }
 
     /// As [`Speaker::speak`] for a conversation: one that no longer fits the context is told, and answered by `None`.
     ///
     /// # Errors
     /// If the model fails, or nobody reads.
-    pub fn answer(&mut self, prompt: &str) -> Result<Option<String>, Failure> {
+    pub fn answer(&mut self, prompt: Prompt) -> Result<Option<Message>, Failure> {
         let (needed, context) =
-            (self.generator.tokenizer().encode(prompt, false)?.len(), self.generator.model().capacity());
+            (self.generator.tokenizer().encode(&prompt.text, false)?.len(), self.generator.model().capacity());
         if needed >= context {
             output::say(&format!(
                 "the conversation has {needed} tokens and no longer fits into the context of {context}; /reset, or start with a larger --context"
             ));
             return Ok(None);
         }
-        self.speak(prompt, false).map(Some)
+        let made = self.speak(&prompt.text, false, prompt.reply)?;
+        Ok(Some(Message { reasoning: made.reasoning, ..Message::new("assistant", made.text) }))
     }
 }
 
 /// `budgeted`: it is --kv-budget, not --context, that ends a text.
-fn cost(timings: &Timings, tokens: usize, reason: &StopReason, budgeted: bool) -> String {
+fn cost(made: &Generation, budgeted: bool) -> String {
+    let timings = &made.timings;
     let reused = match timings.reused_tokens {
         0 => String::new(),
         n => format!(" ({n} of them known)"),
     };
-    let why = match reason {
+    let reasoned = match made.reasoning_tokens {
+        0 => String::new(),
+        n => format!(" ({n} of them reasoning)"),
+    };
+    let why = match made.reason {
         StopReason::Context if budgeted => "; keys and values take all of --kv-budget",
         StopReason::Context => "; the context is full, --context makes it larger",
+        StopReason::MaxTokens if made.text.is_empty() && !made.reasoning.is_empty() => {
+            "; --max-tokens reached before the answer began: raise it, or reason less with --think"
+        }
         StopReason::MaxTokens => "; --max-tokens reached",
         StopReason::Cancelled => "; interrupted",
         StopReason::Token(_) | StopReason::Text(_) => "",
     };
     format!(
-        "[prompt: {} tokens{reused}, {:.1} tokens/s; text: {tokens} tokens, {:.1} tokens/s{why}]",
+        "[prompt: {} tokens{reused}, {:.1} tokens/s; text: {} tokens{reasoned}, {:.1} tokens/s{why}]",
         timings.prompt_tokens,
         timings.prefill_rate(),
+        made.ids.len(),
         timings.decode_rate()
     )
 }

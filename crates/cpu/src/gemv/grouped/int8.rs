@@ -4,6 +4,8 @@
 //!       d  = Σ (code − zero) · x      exact, i32, one lane per row
 //!       y += f32(d) · (weight scale · activation scale)
 //!
+//! Levels that are no multiples of a unit are sums of integers, [`Integers::DIGITS`] of them: then this is done for each.
+//!
 //! The dot-product instruction wants unsigned weights, so it sees code + offset; the accumulator starts at
 //! −offset · Σx, for which the inputs bring −Σx along. A group longer than 32 columns has several activation scales, so
 //! its blocks are scaled one by one. What varies between formats is a type, so that the loop has no branches.
@@ -68,10 +70,7 @@ impl<'a, C: Integers, Z: Scaling> Panels<'a, C, Z> {
 }
 
 impl<C: Integers, Z: Scaling> PanelKernel for Panels<'_, C, Z> {
-    #[inline(always)]
-    fn rows<S: Simd>() -> usize {
-        S::ROWS
-    }
+    const ROWS: [usize; 2] = if C::DIGITS == 1 { [8, 4] } else { [4, 2] };
 
     #[inline(always)]
     fn panel<S: Simd, const M: usize>(&self, s: S, panel: usize, rows: [usize; M]) -> [S::F32; M] {
@@ -103,15 +102,17 @@ impl<C: Integers, Z: Scaling> PanelKernel for Panels<'_, C, Z> {
                 self.block_sums(s, tables, codes, [panel, block], groups, &mut acc);
             }
         }
-        for a in &mut acc {
-            *a = s.mul(*a, s.splat(self.codes.unit()));
+        if C::DIGITS == 1 {
+            for a in &mut acc {
+                *a = s.mul(*a, s.splat(self.codes.unit()));
+            }
         }
         acc
     }
 }
 
 impl<C: Integers, Z: Scaling> Panels<'_, C, Z> {
-    /// Asks for the codes of a block, counted from the first of the weight; beyond the last there are none.
+    /// Asks for the codes and scales of a block, counted from the first of the weight; beyond the last there are none.
     #[inline(always)]
     fn prefetch<S: Simd>(&self, s: S, block: usize) {
         for (plane, lines) in [(self.low, C::LOW), (self.high, C::HIGH)] {
@@ -119,6 +120,7 @@ impl<C: Integers, Z: Scaling> Panels<'_, C, Z> {
                 s.prefetch(line);
             }
         }
+        self.scaling.prefetch(s, block);
     }
 
     /// Adds the products of one block of 32 columns.
@@ -133,31 +135,54 @@ impl<C: Integers, Z: Scaling> Panels<'_, C, Z> {
         acc: &mut [S::F32; M],
     ) {
         for part in 0..Z::PARTS {
-            // A row alone is summed in two chains: one would wait for itself. Integer sums do not mind.
-            let chains = if M == 1 { 2 } else { 1 };
-            let (mut dots, mut odd) = ([s.splat_i32(0); M], [s.splat_i32(0); M]);
+            let (scale, zero) = self.scaling.at(s, panel, block, part);
+            let mut starts = [s.splat_i32(0); M];
             if C::offset::<S>() != 0 {
                 for t in 0..M {
                     let minus = s.splat_i32(x[t].minus(Z::PARTS, part));
-                    dots[t] = s.shl(minus, C::offset::<S>().trailing_zeros());
+                    starts[t] = s.shl(minus, C::offset::<S>().trailing_zeros());
                 }
             }
-            for v in part * VECTORS / Z::PARTS..(part + 1) * VECTORS / Z::PARTS {
-                let w = C::weights(s, tables, codes, v);
-                let chain = if v % chains == 0 { &mut dots } else { &mut odd };
+            for digit in 0..C::DIGITS {
+                let dots = Self::dots(s, tables, codes, (part, digit), x, starts);
                 for t in 0..M {
-                    chain[t] = C::dot(s, chain[t], w, x[t].words[v]);
+                    let mut d = s.to_f32(dots[t]);
+                    if Z::ZEROS {
+                        // Exact: both products are integers below 2^24.
+                        d = s.fma(zero, s.to_f32(s.splat_i32(x[t].minus(Z::PARTS, part))), d);
+                    }
+                    let factor = if C::DIGITS == 1 { x[t].scale } else { x[t].scale * self.codes.units()[digit] };
+                    acc[t] = s.fma(d, s.mul(scale, s.splat(factor)), acc[t]);
                 }
-            }
-            let (scale, zero) = self.scaling.at(s, panel, block, part);
-            for t in 0..M {
-                let mut d = s.to_f32(if chains == 2 { s.add_i32(dots[t], odd[t]) } else { dots[t] });
-                if Z::ZEROS {
-                    // Exact: both products are integers below 2^24.
-                    d = s.fma(zero, s.to_f32(s.splat_i32(x[t].minus(Z::PARTS, part))), d);
-                }
-                acc[t] = s.fma(d, s.mul(scale, s.splat(x[t].scale)), acc[t]);
             }
         }
+    }
+
+    /// starts[t] + Σ of one digit of a part's weights · x[t], exactly.
+    #[inline(always)]
+    fn dots<S: Simd, const M: usize>(
+        s: S,
+        tables: C::Tables<S>,
+        codes: Panel<'_>,
+        (part, digit): (usize, usize),
+        x: [&Int8Group; M],
+        starts: [S::I32; M],
+    ) -> [S::I32; M] {
+        // A row alone is summed in two chains: one would wait for itself. Integer sums do not mind.
+        let chains = if M == 1 && C::DIGITS == 1 { 2 } else { 1 };
+        let (mut dots, mut odd) = (starts, [s.splat_i32(0); M]);
+        for v in part * VECTORS / Z::PARTS..(part + 1) * VECTORS / Z::PARTS {
+            let w = C::digit(s, tables, codes, v, digit);
+            let chain = if v % chains == 0 { &mut dots } else { &mut odd };
+            for t in 0..M {
+                chain[t] = C::dot(s, chain[t], w, x[t].words[v]);
+            }
+        }
+        if chains == 2 {
+            for t in 0..M {
+                dots[t] = s.add_i32(dots[t], odd[t]);
+            }
+        }
+        dots
     }
 }

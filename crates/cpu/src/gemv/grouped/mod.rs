@@ -13,7 +13,7 @@ mod tile;
 use super::{Job, Sink, drive};
 use ashlar_backend::BackendError;
 use ashlar_formats::{Grid, Groups, ScaleType};
-use codes::{Bytes, Integers, Nibbles, Table};
+use codes::{Bytes, Digits, Integers, Nibbles, Table};
 use f32::{IntegerValues, TableValues, Values};
 use scales::{E8M0, F16, GroupPlanes, ScaleKind, Scaling};
 use std::ops::Range;
@@ -54,7 +54,13 @@ pub fn table_int8(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result
     integers(job, Table { levels: levels.first(), unit: levels.unit }, panels, sink)
 }
 
-/// Any table, f32 activations (rounded ones too).
+/// Any table, int8 activations.
+pub fn digits_int8(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
+    let Some(levels) = &job.weight.levels else { return Ok(()) };
+    integers(job, Digits::new(&levels.values), panels, sink)
+}
+
+/// Any table, f32 activations.
 pub fn table_f32(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
     let Some(levels) = &job.weight.levels else { return Ok(()) };
     values(job, TableValues { levels: levels.values }, panels, sink)

@@ -14,6 +14,11 @@ pub trait Scaling: Copy {
     const PARTS: usize = 1;
     /// Scale and zero point of part `part` of block `block` (32 columns) of a panel.
     fn at<S: Simd>(&self, s: S, panel: usize, block: usize, part: usize) -> (S::F32, S::F32);
+    /// Asks for those of a block, counted from the first of the weight; beyond the last there are none.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, block: usize) {
+        let _ = (s, block);
+    }
 }
 
 /// How scales are stored, as a type: a choice inside the loop over groups would keep its registers from being used well.
@@ -97,5 +102,16 @@ impl<K: ScaleKind, const ZP: bool> Scaling for GroupPlanes<'_, K, ZP> {
         let at = panel * self.groups + (block >> self.shift);
         let scale = K::load(s, &self.scales[at * K::BYTES..(at + 1) * K::BYTES]);
         (scale, if ZP { s.to_f32(s.load_u8(&self.zeros[at])) } else { s.splat(0.0) })
+    }
+
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, block: usize) {
+        let at = block >> self.shift;
+        if let Some(scale) = self.scales.get(at * K::BYTES) {
+            s.prefetch(scale);
+        }
+        if ZP && let Some(zeros) = self.zeros.get(at) {
+            s.prefetch(zeros);
+        }
     }
 }

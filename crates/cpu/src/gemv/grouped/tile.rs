@@ -17,13 +17,14 @@
 #![expect(clippy::needless_range_loop, reason = "an index names the same row, panel or vector in several arrays")]
 
 use super::super::{COLUMNS, Job, PANEL, RowSet, Sink};
-use super::codes::{Integers, VECTORS};
+use super::codes::{Integers, MOST_DIGITS, VECTORS};
 use super::int8::Panels;
 use super::scales::Scaling;
 use crate::inputs::{Inputs, Int8Group, SLAB};
-use ashlar_simd::{Kernel, Simd};
+use ashlar_simd::{Isa, Kernel, Simd};
 use ashlar_tensor::AlignedBytes;
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Rows from which expanding pays.
@@ -31,6 +32,10 @@ pub const LEAST_ROWS: usize = 32;
 /// Scale vectors per panel of a tile: with 4 panels, 16 KiB of their multiples and 16 or 8 of weights. A tile lies within
 /// a slab of the inputs.
 const SCALES: usize = SLAB;
+/// Blocks of a tile: where a level has several digits, each of them takes the room of a block.
+const fn blocks<C: Integers, Z: Scaling>() -> usize {
+    SCALES / Z::PARTS / C::DIGITS.next_power_of_two()
+}
 /// Rows that pass over a tile: their codes for its columns (256 KiB) and their sums (128 KiB) stay in the L2 cache.
 const ROW_CHUNK: usize = 512;
 /// Multiples of a weight's scale.
@@ -50,8 +55,7 @@ impl Kernel for Width {
     }
 }
 
-#[inline(always)]
-fn wide<S: Simd>() -> bool {
+const fn wide<S: Simd>() -> bool {
     S::ROWS >= 8
 }
 
@@ -60,14 +64,32 @@ fn wide<S: Simd>() -> bool {
 #[repr(align(64))]
 struct Line<T>(T);
 
-/// Expanded weights: signed bytes as [`Simd::dot`] wants them.
+/// Whether a tile holds codes as they are, with their offset: where [`Simd::dot_small`] is faster than [`Simd::dot`]. No zero
+/// point may be subtracted then.
+#[inline(always)]
+fn small<C: Integers, Z: Scaling>(isa: Isa) -> bool {
+    isa == Isa::Avx2 && C::SMALL && !Z::ZEROS
+}
+
+/// The offset of codes that are held as they are, else 0: signed bytes come with that of the instruction set.
+struct Offset<C, Z>(PhantomData<(C, Z)>);
+
+impl<C: Integers, Z: Scaling> Kernel for Offset<C, Z> {
+    type Output = i32;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> i32 {
+        if small::<C, Z>(S::ISA) { C::offset::<S>() } else { 0 }
+    }
+}
+
+/// Expanded weights: signed bytes as [`Simd::dot`] wants them, or small codes.
 #[derive(Default)]
 struct Tile {
     /// Panels.
     width: usize,
-    /// `[block][vector of 4 columns][panel]`
+    /// `[block][digit][vector of 4 columns][panel]`
     weights: Vec<Line<[u8; 64]>>,
-    /// `[block][part][eighths][panel]`
+    /// `[block][digit][part][eighths][panel]`
     scales: Vec<Line<[f32; PANEL]>>,
 }
 
@@ -88,8 +110,9 @@ pub fn drive<C: Integers, Z: Scaling>(kernel: &Panels<'_, C, Z>, job: &Job<'_>, 
     SCRATCH.with_borrow_mut(|scratch| {
         let width = job.isa.run(Width);
         scratch.tile.width = width;
-        scratch.tile.weights.resize(SCALES / Z::PARTS * VECTORS * width, Line([0; 64]));
-        scratch.tile.scales.resize(SCALES * EIGHTHS * width, Line([0.0; PANEL]));
+        let vectors = blocks::<C, Z>() * C::DIGITS * width;
+        scratch.tile.weights.resize(vectors * VECTORS, Line([0; 64]));
+        scratch.tile.scales.resize(vectors * Z::PARTS * EIGHTHS, Line([0.0; PANEL]));
         for start in (0..job.rows.len()).step_by(ROW_CHUNK) {
             let rows = start..(start + ROW_CHUNK).min(job.rows.len());
             for first in panels.clone().step_by(width) {
@@ -113,7 +136,7 @@ fn sums<'s, C: Integers, Z: Scaling>(
     scratch: &'s mut Scratch,
 ) -> &'s [[f32; PANEL]] {
     let (isa, inputs, set) = (job.isa, kernel.inputs, job.rows);
-    let (step, all) = (SCALES / Z::PARTS, kernel.inputs.k / COLUMNS);
+    let (step, all) = (blocks::<C, Z>(), kernel.inputs.k / COLUMNS);
     let Scratch { tile, sums } = scratch;
     let bytes = ROW_CHUNK.min(job.rows.len()) * tile.width * size_of::<[f32; PANEL]>();
     if sums.as_ref().is_none_or(|held| held.len() < bytes) {
@@ -131,10 +154,17 @@ fn sums<'s, C: Integers, Z: Scaling>(
             kernel.lines(after.clone(), 0..step.min(all), &mut ahead);
         }
         let (rows, tile, ahead, sums) = (rows.clone(), &*tile, &ahead[..], &mut *sums);
-        if Z::PARTS == 1 {
-            isa.run(Multiply::<1> { tile, inputs, set, rows, blocks, ahead, sums });
-        } else {
-            isa.run(Multiply::<2> { tile, inputs, set, rows, blocks, ahead, sums });
+        const { assert!(C::DIGITS == 1 || C::DIGITS == MOST_DIGITS && Z::PARTS == 1) };
+        let offset = isa.run(Offset::<C, Z>(PhantomData));
+        match (C::DIGITS, Z::PARTS, offset) {
+            (1, 1, 0) => isa.run(Multiply::<1, 1, false> { tile, inputs, set, rows, blocks, ahead, offset, sums }),
+            (1, 1, _) => isa.run(Multiply::<1, 1, true> { tile, inputs, set, rows, blocks, ahead, offset, sums }),
+            (1, _, 0) => isa.run(Multiply::<1, 2, false> { tile, inputs, set, rows, blocks, ahead, offset, sums }),
+            (1, _, _) => isa.run(Multiply::<1, 2, true> { tile, inputs, set, rows, blocks, ahead, offset, sums }),
+            (.., 0) => {
+                isa.run(Multiply::<MOST_DIGITS, 1, false> { tile, inputs, set, rows, blocks, ahead, offset, sums })
+            }
+            _ => isa.run(Multiply::<MOST_DIGITS, 1, true> { tile, inputs, set, rows, blocks, ahead, offset, sums }),
         }
     }
     sums
@@ -152,31 +182,35 @@ impl<C: Integers, Z: Scaling> Kernel for Expand<'_, C, Z> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { kernel, panels, blocks, tile } = self;
-        let (tables, unit) = (kernel.codes.tables(s), kernel.codes.unit());
+        let (tables, units) = (kernel.codes.tables(s), kernel.codes.units());
         let offset = s.repeat(&[C::offset::<S>() as u8; 16]);
         for (p, panel) in panels.enumerate() {
             for (i, block) in blocks.clone().enumerate() {
                 let codes = kernel.block(panel, block);
                 for part in 0..Z::PARTS {
                     let (scale, zero) = kernel.scaling.at(s, panel, block, part);
-                    for eighths in 0..EIGHTHS {
-                        let at = ((i * Z::PARTS + part) * EIGHTHS + eighths) * tile.width + p;
-                        s.store(s.mul(scale, s.splat((1.0 + eighths as f32 / 8.0) * unit)), &mut tile.scales[at].0);
-                    }
                     // A zero point of a row, in every byte of its lane.
                     let lanes = s.and(s.to_i32(zero), s.splat_i32(255));
                     let pairs = s.or(lanes, s.shl(lanes, 8));
                     let zeros = s.as_bytes(s.or(pairs, s.shl(pairs, 16)));
-                    for v in part * VECTORS / Z::PARTS..(part + 1) * VECTORS / Z::PARTS {
-                        let mut w = C::weights(s, tables, codes, v);
-                        if Z::ZEROS || C::offset::<S>() != S::OFFSET {
-                            w = s.sub_bytes(w, offset);
-                            if Z::ZEROS {
-                                w = s.sub_bytes(w, zeros);
-                            }
-                            w = s.weights(w);
+                    for digit in 0..C::DIGITS {
+                        let i = i * C::DIGITS + digit;
+                        for eighths in 0..EIGHTHS {
+                            let at = ((i * Z::PARTS + part) * EIGHTHS + eighths) * tile.width + p;
+                            let factor = s.splat((1.0 + eighths as f32 / 8.0) * units[digit]);
+                            s.store(s.mul(scale, factor), &mut tile.scales[at].0);
                         }
-                        s.store_bytes(w, &mut tile.weights[(i * VECTORS + v) * tile.width + p].0);
+                        for v in part * VECTORS / Z::PARTS..(part + 1) * VECTORS / Z::PARTS {
+                            let mut w = C::digit(s, tables, codes, v, digit);
+                            if !small::<C, Z>(S::ISA) && (Z::ZEROS || C::offset::<S>() != S::OFFSET) {
+                                w = s.sub_bytes(w, offset);
+                                if Z::ZEROS {
+                                    w = s.sub_bytes(w, zeros);
+                                }
+                                w = s.weights(w);
+                            }
+                            s.store_bytes(w, &mut tile.weights[(i * VECTORS + v) * tile.width + p].0);
+                        }
                     }
                 }
             }
@@ -184,8 +218,9 @@ impl<C: Integers, Z: Scaling> Kernel for Expand<'_, C, Z> {
     }
 }
 
-/// The product of a tile with some rows; `PARTS`: weight scales per 32 columns.
-struct Multiply<'a, const PARTS: usize> {
+/// The product of a tile with some rows; `DIGITS`: of a level; `PARTS`: weight scales per 32 columns; `SMALL`: codes
+/// are held as they are.
+struct Multiply<'a, const DIGITS: usize, const PARTS: usize, const SMALL: bool> {
     tile: &'a Tile,
     inputs: Inputs<'a>,
     set: RowSet<'a>,
@@ -193,20 +228,22 @@ struct Multiply<'a, const PARTS: usize> {
     blocks: Range<usize>,
     /// What the next tile is made of.
     ahead: &'a [&'a [u8; 64]],
+    /// What small codes come with.
+    offset: i32,
     /// `[row][panel]`, set by the first blocks and added to by the others.
     sums: &'a mut [[f32; PANEL]],
 }
 
-impl<const PARTS: usize> Kernel for Multiply<'_, PARTS> {
+impl<const DIGITS: usize, const PARTS: usize, const SMALL: bool> Kernel for Multiply<'_, DIGITS, PARTS, SMALL> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         // R · P integer sums, as many float ones and P weights stay in registers.
-        if wide::<S>() { self.all::<S, 3, WIDE>(s) } else { self.all::<S, 3, 1>(s) }
+        if const { wide::<S>() } { self.all::<S, 3, WIDE>(s) } else { self.all::<S, 3, 1>(s) }
     }
 }
 
-impl<const PARTS: usize> Multiply<'_, PARTS> {
+impl<const DIGITS: usize, const PARTS: usize, const SMALL: bool> Multiply<'_, DIGITS, PARTS, SMALL> {
     #[inline(always)]
     fn all<S: Simd, const R: usize, const P: usize>(self, s: S) {
         let count = self.rows.len();
@@ -228,12 +265,15 @@ impl<const PARTS: usize> Multiply<'_, PARTS> {
             }
             let weights = self.tile.weights.as_chunks::<P>().0.as_chunks::<VECTORS>().0;
             let scales = self.tile.scales.as_chunks::<P>().0.as_chunks::<EIGHTHS>().0.as_chunks::<PARTS>().0;
-            for (block, (weights, scales)) in weights.iter().zip(scales).take(self.blocks.len()).enumerate() {
+            let digits = weights.as_chunks::<DIGITS>().0.iter().zip(scales.as_chunks::<DIGITS>().0);
+            for (block, (weights, scales)) in digits.take(self.blocks.len()).enumerate() {
                 let mut groups = [&x[0][block]; R];
                 for r in 1..R {
                     groups[r] = &x[r][block];
                 }
-                step::<S, R, P, PARTS>(s, weights, scales, groups, &mut acc);
+                for digit in 0..DIGITS {
+                    step::<S, R, P, PARTS, SMALL>(s, &weights[digit], &scales[digit], groups, self.offset, &mut acc);
+                }
             }
             for r in 0..R.min(count - first) {
                 for p in 0..P {
@@ -254,17 +294,19 @@ impl<const PARTS: usize> Multiply<'_, PARTS> {
 
 /// One block of 32 columns: R × P panels.
 #[inline(always)]
-fn step<S: Simd, const R: usize, const P: usize, const PARTS: usize>(
+fn step<S: Simd, const R: usize, const P: usize, const PARTS: usize, const SMALL: bool>(
     s: S,
     weights: &[[Line<[u8; 64]>; P]; VECTORS],
     scales: &[[[Line<[f32; PANEL]>; P]; EIGHTHS]; PARTS],
     x: [&Int8Group; R],
+    offset: i32,
     acc: &mut [[S::F32; P]; R],
 ) {
     for part in 0..PARTS {
         let mut dots = [[s.splat_i32(0); P]; R];
         for r in 0..R {
-            dots[r] = [s.splat_i32(x[r].start(PARTS, part)); P];
+            let own = if SMALL { x[r].minus(PARTS, part).wrapping_mul(offset) } else { 0 };
+            dots[r] = [s.splat_i32(x[r].start(PARTS, part).wrapping_add(own)); P];
         }
         for v in part * VECTORS / PARTS..(part + 1) * VECTORS / PARTS {
             let mut w = [s.bytes(&weights[v][0].0); P];
@@ -273,7 +315,8 @@ fn step<S: Simd, const R: usize, const P: usize, const PARTS: usize>(
             }
             for r in 0..R {
                 for p in 0..P {
-                    dots[r][p] = s.dot(dots[r][p], w[p], x[r].words[v]);
+                    let x = x[r].words[v];
+                    dots[r][p] = if SMALL { s.dot_small(dots[r][p], w[p], x) } else { s.dot(dots[r][p], w[p], x) };
                 }
             }
         }

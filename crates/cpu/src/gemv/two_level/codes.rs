@@ -143,6 +143,7 @@ impl GridCodes for SixBits {
 impl Integers for SixBits {
     const LOW: usize = 4;
     const HIGH: usize = 2;
+    const SMALL: bool = true;
     type Tables<S: Simd> = ();
     #[inline(always)]
     fn offset<S: Simd>() -> i32 {

@@ -147,4 +147,15 @@ impl<P: Parameters, K: ScaleKind, const PARTS: usize> Scaling for InnerOuter<'_,
         let second = s.sar(s.shl(parameters, 31), 31);
         (s.mul(outer, inner), s.as_f32(s.and(second, s.splat_i32(self.moved))))
     }
+
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, block: usize) {
+        if let Some(inner) = self.inner.get(block * PARTS * const { block_bytes(P::BITS) }) {
+            s.prefetch(inner);
+        }
+        // A scale for the whole width, if there is one, is in the cache already.
+        if let Some(outer) = self.outer.get((block >> self.shift) * K::BYTES) {
+            s.prefetch(outer);
+        }
+    }
 }

@@ -8,8 +8,10 @@
 //! begins anew, and spans are merged in order. So spans may be computed by different threads (long contexts decode on
 //! all cores), and a query's result depends neither on how a prompt was cut nor on its neighbours or threads.
 
+mod ahead;
 mod plan;
 mod pooled;
+mod scores;
 mod scratch;
 mod task;
 mod tile;
@@ -20,7 +22,8 @@ use crate::shards::Shards;
 use ashlar_backend::{BackendError, Batch, BufferId, CacheId, Entries, KV_PAGE, KvFormat};
 use plan::Plan;
 use pooled::Pooled;
-use task::{Partials, Tasks};
+pub use task::Partials;
+use task::Tasks;
 
 const OP: &str = "attention";
 /// Positions whose softmax is computed without a look at others.
@@ -107,7 +110,9 @@ pub fn run(
         kv.store(part, rows, pages, &cpu.pool)?;
     }
     let mut y = cpu.buffers.take(out, [rows, heads.queries * heads.value_dim()], false, q, OP)?;
-    let result = attend(cpu, q, cache, heads, batch, &mut y);
+    let mut partials = std::mem::take(&mut cpu.partials);
+    let result = attend(cpu, q, cache, heads, batch, (&mut y, &mut partials));
+    cpu.partials = partials;
     cpu.buffers.put(out, y);
     let (kv, pages) = cpu.caches.heads_mut(cache, OP)?;
     batch.sequences.iter().for_each(|part| kv.forget(part.slot, pages));
@@ -120,14 +125,13 @@ fn attend(
     cache: CacheId,
     heads: &Heads,
     batch: &Batch,
-    y: &mut [f32],
+    (y, partials): (&mut [f32], &mut Partials),
 ) -> Result<(), BackendError> {
     let (cache, pages) = cpu.caches.heads(cache, OP)?;
     let queries = cpu.buffers.input(q, heads.queries * heads.dim, OP)?;
     let pooled = heads.entries.map(|e| Pooled::new(cpu, e, heads.dim, batch)).transpose()?;
     let plan = Plan::new(heads, batch, cpu.pool.threads());
-    let mut partials = Partials::new(&plan, heads.value_dim());
-    let partials = partials.share();
+    let partials = partials.share(&plan, heads.value_dim());
     let out = Shards::new(y);
     let tasks = Tasks { heads, cache, pages, pooled, queries, plan: &plan, partials: &partials, out: &out };
     let isa = cpu.isa;

@@ -12,6 +12,8 @@ const MANY: usize = 64;
 const FEW: usize = 16;
 /// Tasks per thread that keep all busy to the end.
 const TASKS_PER_THREAD: usize = 4;
+/// Tasks per thread where spans are apart. A task that goes on to the next span finds its keys in the cache already.
+const APART_PER_THREAD: usize = 32;
 /// The most vectors of 16 that results of spans may take together: 64 MiB.
 const PARTIAL_VECTORS: usize = 1 << 20;
 
@@ -78,13 +80,17 @@ impl Plan {
             && units.len() < wanted
             && units.iter().any(|u| u.spans.len() > 1)
             && partials.saturating_mul(vectors) <= PARTIAL_VECTORS;
+        let all: usize = units.iter().map(|u| u.spans.len()).sum();
+        let step = (all / (APART_PER_THREAD * threads)).max(1);
         let mut tasks: Vec<Task> = Vec::new();
         let mut next = 0;
         for (unit, u) in units.iter_mut().enumerate() {
             u.partials = next;
             next += u.len() * u.spans.len();
             if apart {
-                tasks.extend(u.spans.clone().map(|span| Task { unit, spans: span..span + 1 }));
+                let end = u.spans.end;
+                let cut = u.spans.clone().step_by(step);
+                tasks.extend(cut.map(|span| Task { unit, spans: span..(span + step).min(end) }));
             } else {
                 tasks.push(Task { unit, spans: u.spans.clone() });
             }
@@ -171,6 +177,8 @@ mod tests {
     fn one_token_behind_a_long_context_has_work_for_every_thread() {
         let plan = Plan::new(&heads(32, 4, None), &batch(&[(32_000, 1)]), 16);
         assert!(plan.apart && plan.tasks.len() == 4 * 63, "{}", plan.tasks.len());
+        let fewer = Plan::new(&heads(32, 4, None), &batch(&[(32_000, 1)]), 2);
+        assert!(fewer.apart && fewer.tasks.len() == 4 * 21, "{}", fewer.tasks.len());
         let prefill = Plan::new(&heads(32, 4, None), &batch(&[(4096, 512)]), 2);
         assert!(!prefill.apart && prefill.units.iter().all(|u| u.len() == 64));
     }

@@ -2,13 +2,13 @@
 
 use super::OP;
 use crate::cpu::Cpu;
-use crate::kv::Rows;
+use crate::kv::Entries as Cache;
 use ashlar_backend::{BackendError, Batch, Entries};
 
 /// The pooled keys of a layer, and who attends to which.
 #[derive(Clone, Copy)]
 pub struct Pooled<'a> {
-    cache: &'a Rows,
+    cache: &'a Cache,
     ratio: usize,
     /// Rows × width; `None` for all that are complete.
     selected: Option<(&'a [f32], usize)>,
@@ -18,7 +18,7 @@ impl<'a> Pooled<'a> {
     /// Checks that every row's entries are there.
     pub fn new(cpu: &'a Cpu, entries: Entries, width: usize, batch: &Batch) -> Result<Self, BackendError> {
         let wrong = |what: String| BackendError::Operand { op: OP, what };
-        let cache = cpu.caches.rows(entries.cache, width, OP)?;
+        let cache = cpu.caches.entries(entries.cache, width, OP)?;
         if entries.ratio == 0 {
             return Err(wrong("entries of no tokens".into()));
         }
@@ -38,11 +38,16 @@ impl<'a> Pooled<'a> {
         Ok(pooled)
     }
 
-    /// The entries of a row at `position`, in ascending order.
-    pub fn entries(self, slot: usize, row: usize, position: usize) -> Vec<&'a [f32]> {
-        let (keys, _) = self.cache.slot(slot, self.cache.held(slot));
+    /// The numbers of the entries of a row at `position`, in ascending order.
+    pub fn seen(self, row: usize, position: usize) -> Vec<usize> {
+        self.numbers(row, (position + 1) / self.ratio).collect()
+    }
+
+    /// Entries side by side: numbers × width.
+    pub fn read(self, slot: usize, numbers: &[usize], out: &mut Vec<f32>) {
         let width = self.cache.width;
-        self.numbers(row, (position + 1) / self.ratio).map(|n| &keys[n * width..(n + 1) * width]).collect()
+        out.resize(numbers.len() * width, 0.0);
+        out.chunks_exact_mut(width.max(1)).zip(numbers).for_each(|(to, n)| self.cache.read(slot, *n, to));
     }
 
     fn numbers(self, row: usize, complete: usize) -> impl Iterator<Item = usize> + use<'a> {

@@ -19,13 +19,15 @@ impl Scratch {
 
     /// The values of a block that are the first entries of its keys, scales left out.
     #[inline(always)]
-    pub fn values_of_keys<S: Simd, E: Element>(&mut self, s: S, keys: &[[E::Vector; 4]]) {
+    pub fn values_of_keys<S: Simd, E: Element>(&mut self, s: S, keys: &[[E::Keys; 4]]) {
         for v in 0..self.vectors {
-            let entries = &keys[(16 * v).min(keys.len())..];
+            let entries = &keys[(16 * v / E::KEY_ENTRIES).min(keys.len())..];
             for part in 0..4 {
                 let mut square = [s.splat(0.0); 16];
-                for (to, from) in square.iter_mut().zip(entries) {
-                    *to = E::load(s, &from[part]);
+                for (to, from) in square.chunks_mut(E::KEY_ENTRIES).zip(entries) {
+                    for (i, to) in to.iter_mut().enumerate() {
+                        *to = E::load_key(s, &from[part], i);
+                    }
                 }
                 let square = transpose(s, square);
                 for (i, lanes) in square.into_iter().enumerate() {

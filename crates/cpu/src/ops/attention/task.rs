@@ -1,11 +1,13 @@
 //! One task: some queries over one or all of the spans they see.
 
+use super::ahead::Ahead;
 use super::plan::{Plan, Task, Unit};
 use super::pooled::Pooled;
+use super::scores::Scores;
 use super::scratch::Scratch;
-use super::tile::{Ahead, Queries, State, attend};
+use super::tile::{Queries, State, attend};
 use super::{Heads, SPAN};
-use crate::kv::{Element, KvCache, Pages};
+use crate::kv::{KvCache, Pages};
 use crate::math::{Times, zip_map};
 use crate::shards::Shards;
 use ashlar_backend::KV_PAGE;
@@ -14,7 +16,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Results of spans that different tasks compute, until the last of a unit merges them.
+/// Results of spans that different tasks compute, until the last of a unit merges them. Kept from op to op: fresh memory
+/// would cost as much as merging.
+#[derive(Default)]
 pub struct Partials {
     vectors: usize,
     acc: Vec<[f32; 16]>,
@@ -33,18 +37,20 @@ pub struct Shared<'a> {
 }
 
 impl Partials {
-    /// Room for what `plan` computes apart.
-    pub fn new(plan: &Plan, value_dim: usize) -> Self {
-        let vectors = value_dim.div_ceil(16);
-        Self {
-            vectors,
-            acc: vec![[0.0; 16]; plan.partials * vectors],
-            softmax: vec![[0.0; 2]; plan.partials],
-            missing: plan.units.iter().map(|u| AtomicUsize::new(u.spans.len())).collect(),
-        }
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        (size_of_val(&*self.acc) + size_of_val(&*self.softmax)) as u64
     }
 
-    pub fn share(&mut self) -> Shared<'_> {
+    /// Room for what `plan` computes apart.
+    pub fn share(&mut self, plan: &Plan, value_dim: usize) -> Shared<'_> {
+        self.vectors = value_dim.div_ceil(16);
+        let (acc, softmax) = (plan.partials * self.vectors, plan.partials);
+        // Every span is written before it is read: what is left from earlier may stay.
+        self.acc.resize(acc.max(self.acc.len()), [0.0; 16]);
+        self.softmax.resize(softmax.max(self.softmax.len()), [0.0; 2]);
+        self.missing.clear();
+        self.missing.extend(plan.units.iter().map(|u| AtomicUsize::new(u.spans.len())));
         let (acc, softmax) = (Shards::new(&mut self.acc), Shards::new(&mut self.softmax));
         Shared { vectors: self.vectors, acc, softmax, missing: &self.missing }
     }
@@ -65,10 +71,11 @@ impl Shared<'_> {
         }
     }
 
-    /// Whether the task that asks is the last of its unit.
-    fn is_last(&self, unit: usize) -> bool {
+    /// Whether the task that asks, done with all its spans, is the last of its unit.
+    fn is_last(&self, task: &Task) -> bool {
         // Release what this task kept, acquire what the others did.
-        self.missing[unit].fetch_sub(1, Ordering::AcqRel) == 1
+        let done = task.spans.len();
+        self.missing[task.unit].fetch_sub(done, Ordering::AcqRel) == done
     }
 
     /// Merges all spans of a unit in order.
@@ -101,7 +108,7 @@ pub struct Tasks<'a> {
 
 impl Tasks<'_> {
     /// Task number `i`, over keys stored as `E`.
-    pub fn kernel<E: Element>(&self, i: usize) -> TaskKernel<'_, E> {
+    pub fn kernel<E: Scores>(&self, i: usize) -> TaskKernel<'_, E> {
         let task = &self.plan.tasks[i];
         TaskKernel { all: self, task, unit: &self.plan.units[task.unit], element: PhantomData }
     }
@@ -115,7 +122,7 @@ pub struct TaskKernel<'a, E> {
     element: PhantomData<E>,
 }
 
-impl<E: Element> Kernel for TaskKernel<'_, E> {
+impl<E: Scores> Kernel for TaskKernel<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -135,7 +142,7 @@ impl<E: Element> Kernel for TaskKernel<'_, E> {
             }
         }
         if plan.apart {
-            if !partials.is_last(self.task.unit) {
+            if !partials.is_last(self.task) {
                 return;
             }
             partials.merge(s, self.unit, &mut total);
@@ -156,7 +163,7 @@ fn merge<S: Simd>(s: S, total: &mut State, part: &State) {
     }
 }
 
-impl<E: Element> TaskKernel<'_, E> {
+impl<E: Scores> TaskKernel<'_, E> {
     #[inline(always)]
     fn queries<S: Simd>(&self, s: S) -> Queries {
         let &Heads { queries: all, dim, scale, window, .. } = self.all.heads;
@@ -165,7 +172,7 @@ impl<E: Element> TaskKernel<'_, E> {
             let (row, head) = (unit.rows.start + i / width, unit.heads.start + i % width);
             (&self.all.queries[(row * all + head) * dim..][..dim], unit.sees(row, window))
         };
-        Queries::new(s, dim, scale, (0..unit.len()).map(query))
+        Queries::new(s, dim, scale, E::SPLIT, (0..unit.len()).map(query))
     }
 
     /// The softmax before the first key: a sink is a score that was seen before all others, with a value of 0.
@@ -187,7 +194,8 @@ impl<E: Element> TaskKernel<'_, E> {
         let keys: Range<usize> = seen.start.max(span * SPAN)..seen.end.min((span + 1) * SPAN);
         for page in keys.start / KV_PAGE..keys.end.div_ceil(KV_PAGE) {
             let Some(block) = cache.block::<E>(pages, self.unit.slot, page, self.unit.key_head) else { continue };
-            let ahead = Ahead::new(cache.bytes(pages, self.unit.slot, page + 1, self.unit.key_head));
+            let parts = |page| cache.parts(pages, self.unit.slot, page, self.unit.key_head);
+            let ahead = Ahead::new(parts(page)[1], parts(page + 1)[0]);
             if heads.values_in_keys.is_some() {
                 scratch.values_of_keys::<S, E>(s, block.keys);
                 attend(s, queries, &scratch.with(&block), page * KV_PAGE, state, ahead);
@@ -200,14 +208,16 @@ impl<E: Element> TaskKernel<'_, E> {
     /// Goes on with pooled keys, in blocks and spans of their own order. The unit is one row.
     #[inline(always)]
     fn entries<S: Simd>(&self, s: S, pooled: Pooled<'_>, queries: &mut Queries, part: &mut State, total: &mut State) {
-        let entries = pooled.entries(self.unit.slot, self.unit.rows.start, self.unit.position);
+        let entries = pooled.seen(self.unit.rows.start, self.unit.position);
+        let (dim, mut rows) = (self.all.heads.dim, Vec::new());
         let mut scratch = Scratch::new(self.all.heads.dim, part.vectors);
         for span in entries.chunks(SPAN) {
             part.clear();
             for block in span.chunks(KV_PAGE) {
-                scratch.gather(s, block);
+                pooled.read(self.unit.slot, block, &mut rows);
+                scratch.gather(s, &rows.chunks_exact(dim).collect::<Vec<_>>());
                 queries.see(&(0..block.len()));
-                attend(s, queries, &scratch.block(), 0, part, Ahead::new(None));
+                attend(s, queries, &scratch.block(), 0, part, Ahead::new(&[], &[]));
             }
             merge(s, total, part);
         }

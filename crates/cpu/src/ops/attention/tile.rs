@@ -1,17 +1,19 @@
 //! The kernel: up to 8 queries against one block of 64 keys, scores in registers, weights in first-level cache.
 //!
-//! Scores are `q · Kᵀ` with keys in the lanes: one chain of FMAs over the head per score. Weighted values have the
-//! entries of a value in the lanes and run over the keys in turn. Neither order depends on how many queries share a tile,
-//! so a query's result is the same bits in any company.
+//! Scores (`scores.rs`) have keys in the lanes. Weighted values have the entries of a value in the lanes and run over the
+//! keys in turn. Neither order depends on how many queries share a tile, so a query's result is the same bits in any
+//! company.
 
+use super::ahead::Ahead;
+use super::scores::{Parts, Rows, Scores};
 use crate::kv::{Block, Element};
 use crate::math::exp;
 use ashlar_backend::KV_PAGE;
-use ashlar_simd::{Isa, Simd};
+use ashlar_simd::Simd;
 use std::ops::Range;
 
 /// Vectors of keys in a block.
-const PARTS: usize = KV_PAGE / 16;
+pub const PARTS: usize = KV_PAGE / 16;
 
 /// Neighbouring queries that are computed together: 8, 4, 2 or 1.
 #[derive(Clone, Debug)]
@@ -27,9 +29,11 @@ pub struct Tile {
 /// The queries of a task, tile by tile.
 pub struct Queries {
     /// Width of a head.
-    dim: usize,
+    pub dim: usize,
     /// Scaled; of a tile of n, n queries take turns entry by entry.
     packed: Vec<f32>,
+    /// The same as integers; empty unless they were asked for.
+    pub parts: Parts,
     tiles: Vec<Tile>,
     /// The keys that every query sees.
     sees: Vec<Range<usize>>,
@@ -48,21 +52,23 @@ pub struct State {
 }
 
 /// The most queries of a tile: what their sums leave of the registers.
-fn most<S: Simd>() -> usize {
-    if S::ISA == Isa::Avx512Vnni { 8 } else { 4 }
+const fn most<S: Simd>() -> usize {
+    if S::ROWS >= 8 { 8 } else { 4 }
 }
 
 impl Queries {
-    /// `heads`: the queries, `dim` values each, with what each sees.
+    /// `heads`: the queries, `dim` values each, with what each sees. `split`: as integers, too.
     #[inline(always)]
     pub fn new<'q, S: Simd>(
-        _s: S,
+        s: S,
         dim: usize,
         scale: f32,
+        split: bool,
         heads: impl ExactSizeIterator<Item = (&'q [f32], Range<usize>)>,
     ) -> Self {
         let count = heads.len();
         let (mut packed, mut sees) = (vec![0.0; count * dim], Vec::with_capacity(count));
+        let mut parts = if split { Parts::new(count, dim) } else { Parts::default() };
         let (mut start, mut size, mut tiles) = (0, 0, Vec::with_capacity(count / most::<S>() + 3));
         for (i, (head, seen)) in heads.enumerate() {
             if i == start + size {
@@ -70,20 +76,29 @@ impl Queries {
                 size = [8, 4, 2, 1].into_iter().find(|n| *n <= (count - i).min(most::<S>())).unwrap_or(1);
                 tiles.push(Tile { start, count: size, sees: seen.clone() });
             }
-            if let Some(Tile { sees, .. }) = tiles.last_mut() {
-                *sees = sees.start.min(seen.start)..sees.end.max(seen.end);
+            if let Some(tile) = tiles.last_mut() {
+                tile.sees = tile.sees.start.min(seen.start)..tile.sees.end.max(seen.end);
+                if split {
+                    parts.set(s, tile, i, head, scale);
+                }
             }
             for (to, q) in packed[start * dim + i - start..].iter_mut().step_by(size).zip(head) {
                 *to = q * scale;
             }
             sees.push(seen);
         }
-        Self { dim, packed, tiles, sees }
+        Self { dim, packed, parts, tiles, sees }
     }
 
     /// How many.
     pub fn len(&self) -> usize {
         self.sees.len()
+    }
+
+    /// The R queries of a tile, entry by entry.
+    #[inline(always)]
+    pub fn packed<const R: usize>(&self, tile: &Tile) -> &[[f32; R]] {
+        self.packed[tile.start * self.dim..][..R * self.dim].as_chunks::<R>().0
     }
 
     /// What any of them sees.
@@ -137,37 +152,9 @@ impl State {
     }
 }
 
-/// Memory that the next block will read, asked for little by little.
-pub struct Ahead<'a> {
-    lines: &'a [[u8; 64]],
-    /// Lines per step of a loop.
-    per: usize,
-}
-
-impl<'a> Ahead<'a> {
-    /// Nothing if the next block is not known.
-    pub fn new(next: Option<&'a [u8]>) -> Self {
-        Self { lines: next.unwrap_or_default().as_chunks().0, per: 0 }
-    }
-
-    /// From now on everything that is left is asked for within so many steps.
-    fn within(&mut self, steps: usize) {
-        self.per = self.lines.len().div_ceil(steps.max(1));
-    }
-
-    #[inline(always)]
-    fn step<S: Simd>(&mut self, s: S) {
-        let (now, rest) = self.lines.split_at(self.per.min(self.lines.len()));
-        for line in now {
-            s.prefetch(line);
-        }
-        self.lines = rest;
-    }
-}
-
 /// Adds the keys of one block, which begins at position `base`, to the softmax of every query that sees any of them.
 #[inline(always)]
-pub fn attend<S: Simd, K: Element, V: Element>(
+pub fn attend<S: Simd, K: Scores, V: Element>(
     s: S,
     queries: &Queries,
     block: &Block<'_, K, V>,
@@ -181,12 +168,13 @@ pub fn attend<S: Simd, K: Element, V: Element>(
             continue;
         }
         let job = Job { queries, block, base, tile: tile.clone(), seen };
-        match (most::<S>(), tile.count) {
-            (8, 8) => job.run::<S, 8, 2>(s, state, &mut ahead),
-            (8, 4) => job.run::<S, 4, 4>(s, state, &mut ahead),
-            (8, 2) => job.run::<S, 2, 4>(s, state, &mut ahead),
-            (4, 4) => job.run::<S, 4, 1>(s, state, &mut ahead),
-            (4, 2) => job.run::<S, 2, 2>(s, state, &mut ahead),
+        // Constant conditions, so that no code is made for the tiles of other instruction sets.
+        match tile.count {
+            8 if const { most::<S>() == 8 } => job.run::<S, 8, 2>(s, state, &mut ahead),
+            4 if const { most::<S>() == 8 } => job.run::<S, 4, 4>(s, state, &mut ahead),
+            2 if const { most::<S>() == 8 } => job.run::<S, 2, 4>(s, state, &mut ahead),
+            4 if const { most::<S>() == 4 } => job.run::<S, 4, 1>(s, state, &mut ahead),
+            2 if const { most::<S>() == 4 } => job.run::<S, 2, 2>(s, state, &mut ahead),
             _ => job.run::<S, 1, 4>(s, state, &mut ahead),
         }
     }
@@ -198,7 +186,7 @@ fn within(keys: &Range<usize>, base: usize) -> Range<usize> {
 }
 
 /// One tile and one block.
-struct Job<'a, K: Element, V: Element> {
+struct Job<'a, K: Scores, V: Element> {
     queries: &'a Queries,
     block: &'a Block<'a, K, V>,
     base: usize,
@@ -207,34 +195,42 @@ struct Job<'a, K: Element, V: Element> {
     seen: Range<usize>,
 }
 
-impl<K: Element, V: Element> Job<'_, K, V> {
+impl<K: Scores, V: Element> Job<'_, K, V> {
     /// `R` queries, `C` vectors of keys or of a value at a time.
     #[inline(always)]
     fn run<S: Simd, const R: usize, const C: usize>(self, s: S, state: &mut State, ahead: &mut Ahead<'_>) {
         let Self { queries, block, tile, seen, .. } = &self;
-        let q = &queries.packed[tile.start * queries.dim..][..R * queries.dim];
-        let q = q.as_chunks::<R>().0;
-        let mut weights = [[0.0f32; KV_PAGE]; R];
+        let mut weights: Rows<R> = [[0.0; KV_PAGE]; R];
         // Parts of 16 keys, in steps of C.
         let parts = seen.start / 16 / C * C..seen.end.div_ceil(16).next_multiple_of(C).min(PARTS);
-        // The first tile of a block asks for all of the next one.
-        ahead.within(q.len() * parts.len() / C);
-        for part in parts.clone().step_by(C) {
-            scores::<S, K, R, C>(s, q, block.keys, part, &mut weights, ahead);
-        }
+        // The first tile of a block asks for all that there is to ask for.
+        ahead.keys();
+        K::scores::<S, R, C>(s, (queries, tile), block.keys, &parts, &mut weights, ahead);
         let factors = self.softmax::<S, R>(s, &mut weights, &parts, state);
         let vectors = state.vectors;
         let acc = &mut state.acc[tile.start * vectors..(tile.start + R) * vectors];
-        if block.value_scales.is_empty() {
-            sums::<S, V, R, C>(s, &weights, seen, block.values, [vectors, 0, vectors], &factors, acc);
-            return;
+        ahead.values();
+        let mut job = Sums::<V> { keys: seen.clone(), values: block.values, vectors, factors, acc, ahead };
+        let (mut scales, group) = (block.value_scales, block.value_group.max(1));
+        if scales.is_empty() {
+            job.ahead.within(seen.len() * vectors / (2 * C));
+            return job.sums::<S, R, C>(s, &weights, 0..vectors);
         }
-        for (group, scales) in block.value_scales.chunks(PARTS).enumerate() {
-            let mut weights = weights;
-            scale::<S, R>(s, scales, &parts, &mut weights);
-            let first = group * block.value_group;
-            let end = (first + block.value_group).min(vectors);
-            sums::<S, V, R, C>(s, &weights, seen, block.values, [vectors, first, end], &factors, acc);
+        job.ahead.within(seen.len() * vectors / (2 * C.min(2 * group)));
+        let mut first = 0;
+        while first < vectors {
+            let (own, rest) = scales.split_at(PARTS.min(scales.len()));
+            let scaled = scaled::<S, R>(s, own, &parts, &weights);
+            if const { C >= 4 } && C == 2 * group && first + C <= vectors {
+                let (next, rest) = rest.split_at(PARTS.min(rest.len()));
+                let both = [scaled, self::scaled::<S, R>(s, next, &parts, &weights)];
+                job.weigh::<S, R, C, 2>(s, both.each_ref(), first);
+                (first, scales) = (first + C, rest);
+            } else {
+                let end = (first + group).min(vectors);
+                job.sums::<S, R, C>(s, &scaled, first..end);
+                (first, scales) = (end, rest);
+            }
         }
     }
 
@@ -243,11 +239,13 @@ impl<K: Element, V: Element> Job<'_, K, V> {
     fn softmax<S: Simd, const R: usize>(
         &self,
         s: S,
-        weights: &mut [[f32; KV_PAGE]; R],
+        weights: &mut Rows<R>,
         parts: &Range<usize>,
         state: &mut State,
     ) -> [f32; 16] {
-        scale::<S, R>(s, self.block.key_scales, parts, weights);
+        if !self.block.key_scales.is_empty() {
+            *weights = scaled::<S, R>(s, self.block.key_scales, parts, weights);
+        }
         let mut changes = [0.0; 16];
         let (max, sum) = (&mut state.max[self.tile.start..][..R], &mut state.sum[self.tile.start..][..R]);
         let mut sums = [0.0; R];
@@ -285,110 +283,111 @@ impl<K: Element, V: Element> Job<'_, K, V> {
     }
 }
 
-/// weights[r][16 part …] = q[r] · keys, `C` vectors of keys.
+/// Rows times the scale of every key or value.
 #[inline(always)]
-fn scores<S: Simd, K: Element, const R: usize, const C: usize>(
-    s: S,
-    q: &[[f32; R]],
-    keys: &[[K::Vector; 4]],
-    part: usize,
-    weights: &mut [[f32; KV_PAGE]; R],
-    ahead: &mut Ahead<'_>,
-) {
-    let mut sums = [[s.splat(0.0); C]; R];
-    for (q, keys) in q.iter().zip(keys) {
-        ahead.step(s);
-        let Some(keys) = keys[part..].first_chunk::<C>() else { return };
-        let mut k = [s.splat(0.0); C];
-        for c in 0..C {
-            k[c] = K::load(s, &keys[c]);
+fn scaled<S: Simd, const R: usize>(s: S, scales: &[[u8; 32]], parts: &Range<usize>, rows: &Rows<R>) -> Rows<R> {
+    let mut out = [[0.0; KV_PAGE]; R];
+    for (part, scale) in scales.iter().enumerate().take(parts.end).skip(parts.start) {
+        let scale = s.load_f16(scale);
+        for (to, from) in out.iter_mut().zip(rows) {
+            let (to, from) = (&mut to.as_chunks_mut::<16>().0[part], &from.as_chunks::<16>().0[part]);
+            s.store(s.mul(s.load(from), scale), to);
+        }
+    }
+    out
+}
+
+/// The weighted values of one tile and block.
+struct Sums<'a, 'l, V: Element> {
+    /// The keys that any query sees.
+    keys: Range<usize>,
+    values: &'a [V::Vector],
+    /// Vectors of a value.
+    vectors: usize,
+    /// What brings earlier sums to the new maximum, per query.
+    factors: [f32; 16],
+    /// Query by query.
+    acc: &'a mut [[f32; 16]],
+    ahead: &'a mut Ahead<'l>,
+}
+
+impl<V: Element> Sums<'_, '_, V> {
+    /// [`Sums::weigh`] for these vectors of values.
+    #[inline(always)]
+    fn sums<S: Simd, const R: usize, const C: usize>(&mut self, s: S, weights: &Rows<R>, vectors: Range<usize>) {
+        let mut v = vectors.start;
+        while v + C <= vectors.end {
+            self.weigh::<S, R, C, 1>(s, [weights], v);
+            v += C;
+        }
+        if C > 2 && v + 2 <= vectors.end {
+            self.weigh::<S, R, 2, 1>(s, [weights], v);
+            v += 2;
+        }
+        while v < vectors.end {
+            self.weigh::<S, R, 1, 1>(s, [weights], v);
+            v += 1;
+        }
+    }
+
+    /// acc[r] = acc[r] · factors[r] + Σ over the keys of weights[r] · value, `C` vectors of values from number `v` on. Each of
+    /// the `G` sets of weights is for C / G of them.
+    #[inline(always)]
+    fn weigh<S: Simd, const R: usize, const C: usize, const G: usize>(
+        &mut self,
+        s: S,
+        weights: [&Rows<R>; G],
+        v: usize,
+    ) {
+        let (vectors, acc) = (self.vectors, &mut *self.acc);
+        let mut sums = [[s.splat(0.0); C]; R];
+        for r in 0..R {
+            let factor = s.splat(self.factors[r]);
+            for c in 0..C {
+                sums[r][c] = s.mul(s.load(&acc[r * vectors + v + c]), factor);
+            }
+        }
+        // Two keys per step, as for scores.
+        let mut key = self.keys.start;
+        while key + 2 <= self.keys.end {
+            self.ahead.step(s);
+            for i in 0..2 {
+                let Some(row) = self.values.get((key + i) * vectors + v..) else { return };
+                add::<S, V, R, C, G>(s, weights, key + i, row, &mut sums);
+            }
+            key += 2;
+        }
+        if key < self.keys.end {
+            let Some(row) = self.values.get(key * vectors + v..) else { return };
+            add::<S, V, R, C, G>(s, weights, key, row, &mut sums);
         }
         for r in 0..R {
-            let q = s.splat(q[r]);
             for c in 0..C {
-                sums[r][c] = s.fma(q, k[c], sums[r][c]);
+                s.store(sums[r][c], &mut acc[r * vectors + v + c]);
             }
         }
     }
-    for r in 0..R {
-        let Some(row) = weights[r].as_chunks_mut::<16>().0[part..].first_chunk_mut::<C>() else { return };
-        for c in 0..C {
-            s.store(sums[r][c], &mut row[c]);
-        }
-    }
 }
 
-/// Multiplies by the scale of every key or value, where there are scales.
+/// sums[r] += weights[r] · the value of one key
 #[inline(always)]
-fn scale<S: Simd, const R: usize>(s: S, scales: &[[u8; 32]], parts: &Range<usize>, weights: &mut [[f32; KV_PAGE]; R]) {
-    for row in weights.iter_mut() {
-        let row = &mut row.as_chunks_mut::<16>().0[parts.clone()];
-        for (part, scale) in row.iter_mut().zip(scales.iter().skip(parts.start)) {
-            s.store(s.mul(s.load(part), s.load_f16(scale)), part);
-        }
-    }
-}
-
-/// [`weigh`] for the vectors `v` to `end` of values.
-#[inline(always)]
-fn sums<S: Simd, V: Element, const R: usize, const C: usize>(
+fn add<S: Simd, V: Element, const R: usize, const C: usize, const G: usize>(
     s: S,
-    weights: &[[f32; KV_PAGE]; R],
-    keys: &Range<usize>,
-    values: &[V::Vector],
-    [vectors, mut v, end]: [usize; 3],
-    factors: &[f32; 16],
-    acc: &mut [[f32; 16]],
+    weights: [&Rows<R>; G],
+    key: usize,
+    row: &[V::Vector],
+    sums: &mut [[S::F32; C]; R],
 ) {
-    while v + C <= end {
-        weigh::<S, V, R, C>(s, weights, keys, values, [vectors, v], factors, acc);
-        v += C;
+    let Some(row) = row.first_chunk::<C>() else { return };
+    let mut value = [s.splat(0.0); C];
+    for c in 0..C {
+        value[c] = V::load(s, &row[c]);
     }
-    if C > 2 && v + 2 <= end {
-        weigh::<S, V, R, 2>(s, weights, keys, values, [vectors, v], factors, acc);
-        v += 2;
-    }
-    while v < end {
-        weigh::<S, V, R, 1>(s, weights, keys, values, [vectors, v], factors, acc);
-        v += 1;
-    }
-}
-
-/// acc[r] = acc[r] · factors[r] + Σ over the keys of weights[r] · value, `C` vectors of values from number `v` on.
-#[inline(always)]
-fn weigh<S: Simd, V: Element, const R: usize, const C: usize>(
-    s: S,
-    weights: &[[f32; KV_PAGE]; R],
-    keys: &Range<usize>,
-    values: &[V::Vector],
-    [vectors, v]: [usize; 2],
-    factors: &[f32; 16],
-    acc: &mut [[f32; 16]],
-) {
-    let mut sums = [[s.splat(0.0); C]; R];
     for r in 0..R {
-        let factor = s.splat(factors[r]);
         for c in 0..C {
-            sums[r][c] = s.mul(s.load(&acc[r * vectors + v + c]), factor);
-        }
-    }
-    for (key, row) in keys.clone().zip(values[keys.start * vectors + v..].chunks(vectors)) {
-        let Some(row) = row.first_chunk::<C>() else { return };
-        let mut value = [s.splat(0.0); C];
-        for c in 0..C {
-            value[c] = V::load(s, &row[c]);
-        }
-        for r in 0..R {
             // `key` is below 64: the mask spares a check.
-            let weight = s.splat(weights[r][key & (KV_PAGE - 1)]);
-            for c in 0..C {
-                sums[r][c] = s.fma(weight, value[c], sums[r][c]);
-            }
-        }
-    }
-    for r in 0..R {
-        for c in 0..C {
-            s.store(sums[r][c], &mut acc[r * vectors + v + c]);
+            let weight = s.splat(weights[c * G / C][r][key & (KV_PAGE - 1)]);
+            sums[r][c] = s.fma(weight, value[c], sums[r][c]);
         }
     }
 }

@@ -64,7 +64,7 @@ fn a_directory_without_weights_says_what_was_looked_for() -> Result {
 
 #[test]
 fn weights_in_other_containers_are_named() -> Result {
-    for name in ["pytorch_model.bin", "model.Q4_K_M.gguf", "consolidated.00.pth"] {
+    for name in ["pytorch_model.bin", "model.onnx", "consolidated.00.pth"] {
         let dir = directory(&[CONFIG, (name, b"")])?;
         expect(&refusal(dir.path())?, &[&format!("`{name}` is of a kind that is not supported yet"), "safetensors"])?;
         expect(&refusal(&dir.path().join(name))?, &[name, "not supported yet"])?;

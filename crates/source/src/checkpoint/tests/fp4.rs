@@ -1,6 +1,7 @@
 //! Packed 4-bit codes with exponents, and FP8 whose scales are called `.scale`.
 
 use super::*;
+use crate::nibbles;
 use crate::testing::{expect, file, header, refusal, tensor};
 
 const CONFIG: (&str, &[u8]) =

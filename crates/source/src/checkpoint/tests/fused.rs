@@ -1,6 +1,7 @@
 //! Fused MXFP4 experts are listed one by one, with the bytes of the rows that belong to each.
 
 use super::*;
+use crate::nibbles;
 use crate::testing::{expect, file, header, refusal, tensor};
 
 /// Two experts, 4 rows (gate and up alternating), 64 columns, and a bias; every byte tells where it lies.

@@ -1,0 +1,153 @@
+//! `plan --hardware` and `--all-tiers`: on which machines a model runs, in which build.
+
+mod builds;
+mod machine;
+mod show;
+
+use crate::exit::{CommandResult, Failure, Outcome};
+use crate::model::{Model, Source, SourceArgs};
+use crate::output;
+use anyhow::anyhow;
+use ashlar_arch::Leaf;
+use ashlar_recipe::{catalogue, catalogued};
+use ashlar_runtime::fit::{Fit, Verdict, fit};
+use builds::{Build, Builds};
+use clap::Args;
+use machine::Machine;
+use serde_json::json;
+use std::path::Path;
+
+/// Context that is planned for unless one is given.
+const CONTEXT: usize = 16_384;
+
+/// Which machines a model is planned for.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Machines")]
+pub struct MachineArgs {
+    /// Say whether and how the model runs on H: `this` machine, a name such as rtx4090-24gb-64gb (--list-tiers), a file as in recipes/tiers, or
+    /// `vram=24GiB,ram=64GiB,nvme=7GB/s`
+    #[arg(long, value_name = "H", conflicts_with_all = ["all_tiers", "target_size", "target_bpw", "stats", "calibrate", "explain", "emit"])]
+    pub hardware: Option<String>,
+    /// The same for every kind of machine that people have; without --recipe, each gets the best build that fits it
+    #[arg(long, conflicts_with_all = ["target_size", "target_bpw", "stats", "calibrate", "explain", "emit"])]
+    pub all_tiers: bool,
+    /// Tokens of context whose keys and values have to fit [default: 16384, or what the model was made for if less]
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
+}
+
+impl MachineArgs {
+    /// Whether machines are asked about.
+    #[must_use]
+    pub fn asked(&self) -> bool {
+        self.hardware.is_some() || self.all_tiers
+    }
+
+    fn context(&self, model: &Model) -> Result<usize, Failure> {
+        let most = model.spec()?.max_position;
+        match self.context {
+            Some(asked) if asked == 0 || asked > most => {
+                Err(Failure::usage(anyhow!("--context {asked}: this model was made for 1 to {most} tokens")))
+            }
+            Some(asked) => Ok(asked),
+            None => Ok(CONTEXT.min(most)),
+        }
+    }
+}
+
+/// What is said about one machine.
+pub struct Row {
+    pub machine: Machine,
+    /// The build that is advised, or, where none fits, the one that lacks least.
+    pub build: Build,
+    pub fit: Fit,
+    /// A smaller model that memory holds, where it does not hold this one.
+    pub instead: Option<(String, Build)>,
+}
+
+/// Says which builds run where.
+///
+/// # Errors
+/// If a machine or recipe cannot be understood, or the model has no architecture that is known.
+pub fn run(model: &Model, recipe: Option<&str>, args: &MachineArgs, as_json: bool) -> CommandResult {
+    let context = args.context(model)?;
+    let machines = match &args.hardware {
+        Some(text) => vec![Machine::named(text)?],
+        None => Machine::all()?,
+    };
+    let mut builds = Builds::of(model, recipe, context)?;
+    let mut others = Others::smaller_than(model.spec()?.loaded().map(Leaf::params).sum(), context)?;
+    let mut rows = Vec::new();
+    for machine in machines {
+        let (build, fit) = best(&mut builds, model, &machine)?;
+        let instead = if fit.verdict <= Verdict::Memory { None } else { others.on(&machine)? };
+        rows.push(Row { machine, build, fit, instead });
+    }
+    let source: u64 = model.classes().iter().map(|c| c.bytes).sum();
+    if as_json {
+        let rows: Vec<_> = rows.iter().map(|row| show::json(row, source)).collect();
+        output::print_json(&json!({"context": context, "source_bytes": source, "tiers": rows}))?;
+    } else {
+        output::print(&show::text(&rows, context, source))?;
+    }
+    let fits = rows.iter().any(|row| row.fit.verdict != Verdict::No);
+    Ok(if fits { Outcome::Done } else { Outcome::Wanting })
+}
+
+/// The first (best) build that memory holds; else the one that comes nearest to that.
+fn best(builds: &mut Builds, model: &Model, machine: &Machine) -> Result<(Build, Fit), Failure> {
+    let mut nearest: Option<(Build, Fit)> = None;
+    for i in 0..builds.len() {
+        let build = builds.get(model, i)?;
+        let fit = fit(&build.needs, &machine.hardware);
+        if fit.verdict <= Verdict::Memory {
+            return Ok((build, fit));
+        }
+        let rank = |f: &Fit| (f.verdict, f.lacks, f.nvme);
+        if nearest.as_ref().is_none_or(|(_, before)| rank(&fit) < rank(before)) {
+            nearest = Some((build, fit));
+        }
+    }
+    nearest.ok_or_else(|| Failure::usage(anyhow!("no preset can be applied to this model; give one with --recipe")))
+}
+
+/// Models of the catalogue, the largest first; their builds are worked out as they are needed.
+struct Others {
+    context: usize,
+    models: Vec<(Model, Option<Builds>)>,
+}
+
+impl Others {
+    fn smaller_than(parameters: u64, context: usize) -> Result<Self, Failure> {
+        let mut models = Vec::new();
+        for release in catalogue().filter_map(catalogued) {
+            let release = release?;
+            let count: u64 = release.spec.loaded().map(Leaf::params).sum();
+            if count < parameters {
+                let name = release.name.clone();
+                let source = Source::Catalogue(Box::new(release));
+                models.push((count, Model::of(Path::new(&name), source, SourceArgs::default())?));
+            }
+        }
+        models.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+        Ok(Self { context, models: models.into_iter().map(|(_, model)| (model, None)).collect() })
+    }
+
+    /// The largest that memory holds, in its best build.
+    fn on(&mut self, machine: &Machine) -> Result<Option<(String, Build)>, Failure> {
+        for (model, builds) in &mut self.models {
+            let builds = match builds {
+                Some(builds) => builds,
+                None => {
+                    let context = self.context.min(model.spec()?.max_position);
+                    builds.insert(Builds::of(model, None, context)?)
+                }
+            };
+            let (build, fit) = best(builds, model, machine)?;
+            if fit.verdict <= Verdict::Memory {
+                return Ok(Some((model.path.display().to_string(), build)));
+            }
+        }
+        Ok(None)
+    }
+}

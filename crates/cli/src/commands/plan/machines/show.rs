@@ -1,0 +1,111 @@
+//! Verdicts for people and for programs.
+
+use super::Row;
+use super::builds::Build;
+use super::machine::Machine;
+use crate::table::Table;
+use crate::units;
+use ashlar_runtime::fit::{Fit, Verdict};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// Weights that one core quantizes per second, by the search for scales on AVX2 (`docs/benchmarks/convert.md`: 50 to 74 million for
+/// 2 and 3 bits, 35 for 4).
+const WEIGHTS_PER_CORE: f64 = 40e6;
+/// Bytes per second of a disk that is no NVMe.
+const OTHER_DISK: f64 = 500e6;
+
+/// Seconds that a conversion takes: arithmetic on all cores, or one read of the source and one write of the pack.
+fn convert_seconds(build: &Build, machine: &Machine, source: u64) -> f64 {
+    let disk = machine.hardware.nvme_bandwidth.unwrap_or(OTHER_DISK);
+    let arithmetic = build.quantized as f64 / (WEIGHTS_PER_CORE * machine.cores as f64);
+    arithmetic.max((source + build.bytes) as f64 / disk)
+}
+
+pub fn json(row: &Row, source: u64) -> Value {
+    let Row { machine, build, fit, instead } = row;
+    let h = &machine.hardware;
+    json!({
+        "tier": machine.name,
+        "title": machine.title,
+        "hardware": {
+            "gpus": h.gpus, "vram": h.vram, "ram": h.ram, "nvme": h.nvme, "unified": h.unified, "cores": machine.cores,
+            "vram_bandwidth": h.vram_bandwidth, "ram_bandwidth": h.ram_bandwidth, "nvme_bandwidth": h.nvme_bandwidth,
+        },
+        "build": build.recipe,
+        "fits": fit.verdict != Verdict::No,
+        "fit": fit,
+        "needs": build.needs,
+        "pack_bytes": build.bytes,
+        "disk_bytes": build.bytes + source,
+        "convert_seconds": convert_seconds(build, machine, source).ceil(),
+        "instead": instead.as_ref().map(|(model, build)| json!({
+            "model": model,
+            "build": build.recipe,
+            "pack_bytes": build.bytes,
+        })),
+    })
+}
+
+/// The table, and what its words mean.
+pub fn text(rows: &[Row], context: usize, source: u64) -> String {
+    let mut table =
+        Table::new(&["machine", "verdict", "best build", ">pack", ">card", ">RAM", ">NVMe", ">tokens/s", ">convert"]);
+    for Row { machine, build, fit, .. } in rows {
+        let bytes = |n: u64| if n == 0 { String::new() } else { units::bytes(n) };
+        table.row([
+            machine.name.clone(),
+            verdict(fit),
+            build.recipe.clone(),
+            units::bytes(build.bytes),
+            bytes(fit.vram),
+            bytes(fit.ram),
+            bytes(fit.nvme),
+            fit.tokens_per_s.map_or(String::new(), speed),
+            units::duration(convert_seconds(build, machine, source)),
+        ]);
+    }
+    let mut out = table.render();
+    let instead: Vec<_> = rows.iter().filter_map(|row| row.instead.as_ref().map(|i| (&row.machine.name, i))).collect();
+    if !instead.is_empty() {
+        out.push_str("\nfrom memory alone instead:\n");
+        let mut table = Table::new(&["machine", "model", "build", ">pack"]);
+        for (tier, (model, build)) in instead {
+            table.row([tier.clone(), model.clone(), build.recipe.clone(), units::bytes(build.bytes)]);
+        }
+        out.push_str(&table.render());
+    }
+    let _ = write!(out, "\n{}", notes(rows, context, source));
+    out
+}
+
+fn notes(rows: &[Row], context: usize, source: u64) -> String {
+    let largest = rows.iter().map(|row| row.build.bytes).max().unwrap_or_default();
+    let mut out = format!(
+        "context {} tokens, keys and values included. Disk: the pack, and {} of the source beside it while converting (up to {} \
+         together; `--stream` keeps only a few of its files). Next-token layers are left out.\n",
+        units::thousands(context as u64),
+        units::bytes(source),
+        units::bytes(source + largest)
+    );
+    out.push_str(
+        "note: tokens/s follow from bandwidths, from a cautious to a hopeful guess; nothing was measured on these machines. Cards are \
+         arithmetic as yet: this version runs on the processor\n",
+    );
+    out
+}
+
+fn verdict(fit: &Fit) -> String {
+    match fit.verdict {
+        Verdict::Card => "fits on the card".into(),
+        Verdict::Memory => "fits".into(),
+        Verdict::Nvme => "fits with NVMe".into(),
+        Verdict::No => format!("lacks {}", units::bytes(fit.lacks)),
+    }
+}
+
+/// `4.4 - 14`
+fn speed([low, high]: [f64; 2]) -> String {
+    let number = |v: f64| if v < 9.95 { format!("{v:.1}") } else { format!("{v:.0}") };
+    format!("{} - {}", number(low), number(high))
+}

@@ -1,0 +1,217 @@
+//! `ashlar simulate`: a recording of routes through caches of experts.
+
+use crate::args::Globals;
+use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
+use crate::output;
+use crate::table::Table;
+use anyhow::{Context, anyhow};
+use ashlar_recipe::{Recipe, tier};
+use ashlar_runtime::routing::{Links, Policy, Replay, Replayed, Routes, replay};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use std::io::BufReader;
+use std::path::PathBuf;
+
+/// Seconds that handing a layer's tokens to the processor and back may take.
+const HANDSHAKE: f64 = 40e-6;
+
+/// Replay recorded routes through a cache of experts: how often it would have hit, by policy and size
+///
+/// The prompt warms the cache; decoded tokens are counted. Every policy is held against Belady's, which knows the future and
+/// cannot be beaten. With --machine, tokens per second at best: the accelerator computes what is in the cache while the
+/// processor computes what is not.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  ashlar simulate qwen.route.csv
+  ashlar simulate qwen.route.csv --policies ema,belady --capacity 5%,12%,20% --max-fills 1 --hysteresis 1.1
+  ashlar simulate qwen.route.csv --machine rtx3080-10gb-64gb")]
+pub struct Simulate {
+    /// What `ashlar trace` wrote
+    pub trace: PathBuf,
+    /// Who leaves when a slot is needed
+    #[arg(long, value_name = "P", value_enum, value_delimiter = ',', default_value = "lru,lfu,ema,static,belady")]
+    pub policies: Vec<Word>,
+    /// Slots: a share of all experts, or a number
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "5%,8%,12%,20%,30%,40%,50%", value_parser = capacity)]
+    pub capacity: Vec<Capacity>,
+    /// Of ema: tokens after which a use counts half
+    #[arg(long, value_name = "TOKENS", default_value_t = 16.0, value_parser = positive)]
+    pub half_life: f64,
+    /// Experts that may be brought in per layer and token [default: all that miss]
+    #[arg(long, value_name = "N")]
+    pub max_fills: Option<usize>,
+    /// Of ema: bring in only what scores so many times more than what leaves [default: whatever it scores]
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub hysteresis: Option<f64>,
+    /// Predict tokens per second on a kind of machine (`plan --list-tiers`)
+    #[arg(long, value_name = "M")]
+    pub machine: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A policy by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Word {
+    /// Who was used last longest ago
+    Lru,
+    /// Who was used least often
+    Lfu,
+    /// Who was used least often lately
+    Ema,
+    /// Nobody: the most used experts of this recording, fixed
+    Static,
+    /// Who will be used last
+    Belady,
+}
+
+impl Word {
+    fn heading(self) -> &'static str {
+        match self {
+            Self::Lru => ">lru",
+            Self::Lfu => ">lfu",
+            Self::Ema => ">ema",
+            Self::Static => ">static",
+            Self::Belady => ">belady",
+        }
+    }
+}
+
+/// Slots of a cache.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Capacity {
+    /// Of all experts.
+    Share(f64),
+    /// So many.
+    Slots(usize),
+}
+
+fn capacity(text: &str) -> Result<Capacity, String> {
+    let wrong = || format!("`{text}` is no size of a cache; write e.g. 12% or 700");
+    match text.strip_suffix('%') {
+        Some(share) => {
+            let share = share.trim().parse::<f64>().ok().filter(|s| (0.0..=100.0).contains(s));
+            share.map(|s| Capacity::Share(s / 100.0)).ok_or_else(wrong)
+        }
+        None => text.parse().map(Capacity::Slots).map_err(|_| wrong()),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let value = text.parse::<f64>().ok().filter(|v| v.is_finite() && *v > 0.0);
+    value.ok_or_else(|| format!("`{text}` is no number above 0"))
+}
+
+impl Capacity {
+    fn slots(self, all: usize) -> usize {
+        match self {
+            Self::Share(share) => (share * all as f64) as usize,
+            Self::Slots(slots) => slots.min(all),
+        }
+    }
+}
+
+impl Simulate {
+    /// Replays and prints.
+    ///
+    /// # Errors
+    /// A recording or machine that cannot be read is the user's mistake.
+    pub fn run(&self, _globals: Globals) -> CommandResult {
+        let name = self.trace.display().to_string();
+        let file = std::fs::File::open(&self.trace).with_context(|| format!("cannot read {name}")).or_usage()?;
+        let routes = Routes::read(BufReader::new(file)).with_context(|| name).or_usage()?;
+        let links = self.links()?;
+        let all: Vec<(usize, Vec<Replayed>)> = self
+            .capacity
+            .iter()
+            .map(|capacity| {
+                let slots = capacity.slots(routes.slots());
+                (slots, self.policies.iter().map(|policy| replay(&routes, &self.what(*policy, slots), links)).collect())
+            })
+            .collect();
+        if self.json {
+            output::print_json(&self.as_json(&routes, &all))?;
+        } else {
+            output::print(&self.text(&routes, &all))?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn what(&self, policy: Word, capacity: usize) -> Replay {
+        let policy = match policy {
+            Word::Lru => Policy::Lru,
+            Word::Lfu => Policy::Lfu,
+            Word::Ema => Policy::Ema { half_life: self.half_life },
+            Word::Static => Policy::Static,
+            Word::Belady => Policy::Belady,
+        };
+        // What the future brings is not held back.
+        let max_fills = self.max_fills.filter(|_| policy != Policy::Belady);
+        Replay { policy, capacity, max_fills, hysteresis: self.hysteresis }
+    }
+
+    fn links(&self) -> Result<Option<Links>, Failure> {
+        let Some(name) = &self.machine else { return Ok(None) };
+        let text = tier(name).ok_or_else(|| {
+            let near = ashlar_arch::nearest(name, ashlar_recipe::tiers()).map(|n| format!("; did you mean `{n}`?"));
+            Failure::usage(anyhow!("there is no kind of machine `{name}`{}", near.unwrap_or_default()))
+        })?;
+        let hardware = Recipe::parse(text, name).or_usage()?.hardware().unwrap_or_default();
+        match (hardware.vram_bandwidth, hardware.ram_bandwidth) {
+            (Some(vram), Some(ram)) => Ok(Some(Links { vram, ram, handshake: HANDSHAKE })),
+            _ => Err(Failure::usage(anyhow!("{name} has no accelerator that could hold experts"))),
+        }
+    }
+
+    fn text(&self, routes: &Routes, all: &[(usize, Vec<Replayed>)]) -> String {
+        let decoded = all.first().and_then(|(_, r)| r.first()).map_or(0, |r| r.tokens);
+        let mut out = format!(
+            "{}: {} layers of {} experts, {} per token, {decoded} decoded tokens\n\nhits in % of accesses, in brackets experts \
+             brought in per access\n",
+            routes.model,
+            routes.slots() / routes.experts.max(1),
+            routes.experts,
+            routes.top_k
+        );
+        let columns: Vec<&'static str> =
+            std::iter::once(">slots").chain(self.policies.iter().map(|policy| policy.heading())).collect();
+        let mut hits = Table::new(&columns);
+        for (slots, found) in all {
+            let cell = |r: &Replayed| format!("{:.1} ({:.2})", 100.0 * r.hit_rate(), r.fill_rate());
+            hits.row(std::iter::once(slots.to_string()).chain(found.iter().map(cell)).collect::<Vec<_>>());
+        }
+        out.push_str(&hits.render());
+        if let Some(machine) = &self.machine {
+            out.push_str(&format!(
+                "\ntokens per second at best on {machine} (data sheet bandwidths, 40 µs per layer)\n"
+            ));
+            let mut rates = Table::new(&columns);
+            for (slots, found) in all {
+                let cell = |r: &Replayed| format!("{:.1}", r.tokens as f64 / r.seconds);
+                rates.row(std::iter::once(slots.to_string()).chain(found.iter().map(cell)).collect::<Vec<_>>());
+            }
+            out.push_str(&rates.render());
+        }
+        out
+    }
+
+    fn as_json(&self, routes: &Routes, all: &[(usize, Vec<Replayed>)]) -> serde_json::Value {
+        let rows = all.iter().flat_map(|(slots, found)| {
+            self.policies.iter().zip(found).map(move |(policy, r)| {
+                json!({
+                    "policy": self.what(*policy, 0).policy.name(),
+                    "slots": slots,
+                    "tokens": r.tokens,
+                    "accesses": r.accesses,
+                    "hits": r.hits,
+                    "bytes": r.bytes,
+                    "hit_bytes": r.hit_bytes,
+                    "fills": r.fills,
+                    "tokens_per_s": self.machine.as_ref().map(|_| r.tokens as f64 / r.seconds),
+                })
+            })
+        });
+        json!({"model": routes.model, "experts": routes.slots(), "replayed": rows.collect::<Vec<_>>()})
+    }
+}

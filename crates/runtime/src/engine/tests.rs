@@ -1,0 +1,205 @@
+use super::*;
+use crate::{GenerateOptions, OpenOptions, Sampling};
+use ashlar_tensor::Silent;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+/// What one request was told.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<(String, Vec<Choice>, Option<Result<Finished, String>>)>>);
+
+struct Listener {
+    told: Told,
+    /// Leaves after so many tokens.
+    patience: usize,
+}
+
+impl Sink for Listener {
+    fn piece(&mut self, piece: Piece) -> bool {
+        let mut told = self.told.0.lock().unwrap();
+        told.0.push_str(&piece.text());
+        told.1.extend(piece.tokens);
+        told.1.len() < self.patience
+    }
+
+    fn finished(self: Box<Self>, how: Result<Finished, String>) {
+        let mut told = self.told.0.lock().unwrap();
+        assert!(told.2.replace(how).is_none(), "told twice");
+    }
+}
+
+impl Told {
+    fn text(&self) -> String {
+        self.0.lock().unwrap().0.clone()
+    }
+
+    fn end(&self) -> Finished {
+        self.0.lock().unwrap().2.clone().expect("ended").expect("no error")
+    }
+}
+
+fn engine(sequences: usize, queue: usize, kv_budget: Option<u64>) -> Engine {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/demo-moe");
+    let options =
+        OpenOptions { sequences, kv_budget, context: Some(256), chunk: 32, threads: Some(2), ..OpenOptions::default() };
+    let model = Model::open(&dir, &options, &Silent).unwrap();
+    Engine::new(model, EngineOptions { queue, chunk: 32, shared_chunk: 8 }).unwrap()
+}
+
+const PROMPTS: [&str; 6] = [
+    "And it came to pass in those days, that",
+    "The",
+    "In the beginning God created the heaven and the earth. And the earth was without form, and void; and darkness was",
+    "He said unto them, Go",
+    "The words of the",
+    "And when the king heard the words of the book of the law, he",
+];
+
+fn request(engine: &Engine, prompt: &str, max_tokens: usize) -> (Request, Told) {
+    let told = Told::default();
+    let options =
+        GenerateOptions { max_tokens: Some(max_tokens), ignore_stop_tokens: true, ..GenerateOptions::default() };
+    let prompt = engine.tokenizer().encode(prompt, true).unwrap();
+    let sink = Box::new(Listener { told: told.clone(), patience: usize::MAX });
+    (Request { prompt, options, logprobs: None, sink }, told)
+}
+
+fn submit(engine: &mut Engine, prompt: &str, max_tokens: usize) -> (Ticket, Told) {
+    let (request, told) = request(engine, prompt, max_tokens);
+    (engine.submit(request).unwrap(), told)
+}
+
+fn drain(engine: &mut Engine) {
+    while engine.step().unwrap() {}
+    assert!(engine.is_idle());
+}
+
+fn alone(prompt: &str, max_tokens: usize) -> String {
+    let mut engine = engine(1, 1, None);
+    let (_, told) = submit(&mut engine, prompt, max_tokens);
+    drain(&mut engine);
+    told.text()
+}
+
+#[test]
+fn a_text_is_the_same_alone_and_among_others_that_come_and_go() {
+    let expected: Vec<String> = PROMPTS.iter().map(|p| alone(p, 24)).collect();
+    let mut engine = engine(4, 16, None);
+    let mut all = Vec::new();
+    for round in 0..3 {
+        for (prompt, expected) in PROMPTS.iter().zip(&expected) {
+            all.push((submit(&mut engine, prompt, 24).1, expected));
+            for _ in 0..round {
+                engine.step().unwrap();
+            }
+        }
+    }
+    drain(&mut engine);
+    for (told, expected) in all {
+        assert_eq!(told.text(), *expected);
+        assert_eq!(told.end().reason, StopReason::MaxTokens);
+    }
+    let stats = engine.stats();
+    assert_eq!((stats.ended, stats.running, stats.waiting, stats.tokens_out), (18, 0, 0, 18 * 24));
+}
+
+#[test]
+fn with_far_too_little_memory_all_requests_still_end_with_the_same_texts() {
+    let expected: Vec<String> = PROMPTS.iter().map(|p| alone(p, 60)).collect();
+    // Enough for about one request and a half: prompts fit side by side, answers do not.
+    let one = engine(1, 1, None).model().kv().bytes(100, 32);
+    let mut engine = engine(4, 16, Some(one + one / 2));
+    let all: Vec<Told> = PROMPTS.iter().map(|p| submit(&mut engine, p, 60).1).collect();
+    while engine.step().unwrap() {
+        let stats = engine.stats();
+        assert!(stats.kv_used <= stats.kv_budget.unwrap());
+    }
+    assert!(engine.is_idle() && engine.stats().preempted > 0, "{:?}", engine.stats());
+    for (told, expected) in all.iter().zip(&expected) {
+        assert_eq!(told.text(), *expected);
+    }
+}
+
+#[test]
+fn a_prompt_that_begins_as_an_earlier_one_reuses_its_cache() {
+    let mut engine = engine(2, 4, None);
+    let (_, first) = submit(&mut engine, PROMPTS[2], 8);
+    drain(&mut engine);
+    let longer = format!("{}{} and", PROMPTS[2], first.text());
+    let (_, second) = submit(&mut engine, &longer, 8);
+    drain(&mut engine);
+    let end = second.end();
+    assert!(end.timings.reused_tokens > 16, "{end:?}");
+    assert_eq!(second.text(), alone(&longer, 8));
+    assert_eq!(engine.stats().prefix_tokens, end.timings.reused_tokens as u64);
+}
+
+#[test]
+fn what_can_never_fit_is_refused_with_numbers_and_a_full_queue_says_when() {
+    let mut engine = engine(1, 2, Some(1 << 20));
+    let (long, _) = request(&engine, &"word ".repeat(400), 5);
+    let refused = engine.submit(long).unwrap_err();
+    assert!(refused.to_string().contains("256"), "{refused}");
+    let (mut foreign, _) = request(&engine, "The", 5);
+    foreign.prompt.push(u32::MAX);
+    assert!(engine.submit(foreign).unwrap_err().to_string().contains("4294967295"));
+    for waiting in 0..3 {
+        assert_eq!(submit(&mut engine, "The", 4).0.ahead, waiting);
+    }
+    let (fourth, _) = request(&engine, "The", 4);
+    assert!(matches!(engine.submit(fourth).unwrap_err(), Refused::Full { waiting: 3, .. }));
+    assert_eq!(engine.stats().refused, 3);
+    drain(&mut engine);
+}
+
+#[test]
+fn who_goes_away_or_is_cancelled_frees_the_slot_within_a_step() {
+    let mut engine = engine(1, 4, None);
+    let (mut impatient, told) = request(&engine, "The", 200);
+    impatient.sink = Box::new(Listener { told: told.clone(), patience: 3 });
+    engine.submit(impatient).unwrap();
+    let (waiting, unheard) = submit(&mut engine, "The", 4);
+    let (_, third) = submit(&mut engine, PROMPTS[3], 4);
+    engine.cancel(waiting.id);
+    drain(&mut engine);
+    assert_eq!((told.end().reason, told.end().tokens), (StopReason::Cancelled, 3));
+    assert_eq!((unheard.end().reason, unheard.text()), (StopReason::Cancelled, String::new()));
+    assert_eq!(third.text(), alone(PROMPTS[3], 4));
+    engine.cancel(99);
+}
+
+#[test]
+fn probabilities_are_those_of_the_logits_and_the_chosen_token_of_a_greedy_text_is_the_first() {
+    let mut engine = engine(1, 1, None);
+    let (mut asked, told) = request(&engine, "The", 5);
+    asked.logprobs = Some(3);
+    engine.submit(asked).unwrap();
+    drain(&mut engine);
+    let choices = told.0.lock().unwrap().1.clone();
+    assert_eq!(choices.len(), 5);
+    for choice in choices {
+        assert_eq!((choice.top[0].0, Some(choice.top[0].1)), (choice.id, choice.logprob));
+        assert!(choice.top.len() == 3 && choice.top.windows(2).all(|w| w[0].1 >= w[1].1));
+        assert!(choice.top.iter().map(|(_, p)| p.exp()).sum::<f32>() <= 1.0001);
+    }
+}
+
+#[test]
+fn sampled_texts_depend_on_their_seed_alone() {
+    let sampled = |sequences: usize| {
+        let mut engine = engine(sequences, 8, None);
+        let told: Vec<Told> = (0..4)
+            .map(|seed| {
+                let (mut request, told) = request(&engine, "And", 12);
+                request.options.sampling = Sampling { temperature: 1.0, seed, ..Sampling::default() };
+                engine.submit(request).unwrap();
+                told
+            })
+            .collect();
+        drain(&mut engine);
+        told.iter().map(Told::text).collect::<Vec<_>>()
+    };
+    let texts = sampled(1);
+    assert_eq!(texts, sampled(4));
+    assert_ne!(texts[0], texts[1]);
+}

@@ -1,0 +1,112 @@
+//! One request's answers: handed to the engine, heard as events.
+
+use super::error::ApiError;
+use crate::State;
+use ashlar_runtime::GenerateOptions;
+use ashlar_runtime::engine::{Finished, Piece, Request, Sink, Ticket};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// What is heard of one of the choices.
+#[derive(Debug)]
+pub enum Event {
+    /// More of it.
+    Piece(usize, Piece),
+    /// Its end.
+    End(usize, Result<Finished, String>),
+}
+
+struct Channel {
+    choice: usize,
+    events: UnboundedSender<Event>,
+}
+
+impl Sink for Channel {
+    fn piece(&mut self, piece: Piece) -> bool {
+        self.events.send(Event::Piece(self.choice, piece)).is_ok()
+    }
+
+    fn finished(self: Box<Self>, how: Result<Finished, String>) {
+        // A client that has gone has dropped the other end.
+        let _ = self.events.send(Event::End(self.choice, how));
+    }
+}
+
+/// Requests in the engine; dropping them ends them there.
+pub struct Answers {
+    state: Arc<State>,
+    ids: Vec<u64>,
+    events: UnboundedReceiver<Event>,
+    left: usize,
+    begun: Instant,
+    last: Vec<Option<Instant>>,
+    /// Requests before the first of these, and about how long they take.
+    pub ahead: usize,
+    pub seconds: f64,
+}
+
+impl Answers {
+    /// Asks the engine for `choices` texts after `prompt`; each but the first with the next seed.
+    ///
+    /// # Errors
+    /// If the engine refuses one of them; the others are ended then.
+    pub async fn ask(
+        state: &Arc<State>,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        logprobs: Option<usize>,
+        choices: usize,
+    ) -> Result<Self, ApiError> {
+        let (sender, events) = unbounded_channel();
+        let (ids, last) = (Vec::new(), vec![None; choices]);
+        let (state, begun) = (Arc::clone(state), Instant::now());
+        let mut answers = Self { state, ids, events, left: choices, begun, last, ahead: 0, seconds: 0.0 };
+        for choice in 0..choices {
+            let mut options = options.clone();
+            options.sampling.seed = options.sampling.seed.wrapping_add(choice as u64);
+            let sink = Box::new(Channel { choice, events: sender.clone() });
+            let request = Request { prompt: prompt.to_vec(), options, logprobs, sink };
+            let Ticket { id, ahead, seconds } =
+                answers.state.worker.submit(request).await.ok_or_else(ApiError::stopping)??;
+            answers.ids.push(id);
+            (answers.ahead, answers.seconds) = (ahead, seconds);
+        }
+        Ok(answers)
+    }
+
+    /// The next event; `None` after the last end.
+    pub async fn next(&mut self) -> Option<Event> {
+        if self.left == 0 {
+            return None;
+        }
+        let event = self.events.recv().await?;
+        match &event {
+            Event::Piece(choice, piece) if !piece.tokens.is_empty() => {
+                let now = Instant::now();
+                if let Some(last) = self.last.get_mut(*choice) {
+                    match last.replace(now) {
+                        None => self.state.metrics.first_token(now - self.begun),
+                        Some(before) => self.state.metrics.next_token(now - before),
+                    }
+                }
+            }
+            Event::Piece(..) => {}
+            Event::End(_, how) => {
+                self.left -= 1;
+                if let Ok(finished) = how {
+                    self.state.metrics.waited(finished.waited);
+                }
+            }
+        }
+        Some(event)
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        if self.left > 0 {
+            self.ids.iter().for_each(|id| self.state.worker.cancel(*id));
+        }
+    }
+}

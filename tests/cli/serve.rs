@@ -1,0 +1,298 @@
+//! `serve`: OpenAI's API over a socket, and clients that behave badly.
+
+use crate::support::{ashlar, fixture};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+/// A server on a free port, ended with the test.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(extra: &[&str]) -> Self {
+        let mut command = ashlar();
+        command
+            .arg("serve")
+            .arg(fixture("demo-moe"))
+            .args(["--port", "0", "--threads", "2", "--context", "512"])
+            .args(extra);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = lines
+            .find(|l| l.as_ref().is_ok_and(|l| l.contains("http://")))
+            .expect("it tells where it listens")
+            .unwrap();
+        let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+        // Whatever it tells from now on must not stop it.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        stream
+    }
+
+    /// Sends a request; returns status, headers and body.
+    fn ask(&self, method: &str, path: &str, headers: &[&str], body: &str) -> (u16, String, String) {
+        let mut stream = self.connect();
+        let headers: String = headers.iter().map(|h| format!("{h}\r\n")).collect();
+        let length = body.len();
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}").unwrap();
+        answer_of(stream)
+    }
+
+    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let (status, _, body) = self.ask("POST", path, &[], &body.to_string());
+        (status, serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body}")))
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let (_, _, text) = self.ask("GET", "/metrics", &[], "");
+        let line = text
+            .lines()
+            .find(|l| l.starts_with(&format!("ashlar_{name} ")))
+            .unwrap_or_else(|| panic!("{name} in {text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    fn wait_for(&self, what: &str, is: impl Fn(&Self) -> bool) {
+        let begin = Instant::now();
+        while !is(self) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "still no {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn answer_of(mut stream: TcpStream) -> (u16, String, String) {
+    let mut raw = Vec::new();
+    stream.read_to_end(&mut raw).unwrap();
+    let text = String::from_utf8(raw).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_owned() };
+    (status, head.to_owned(), body)
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap();
+        whole.push_str(&rest[..size]);
+        body = &rest[(size + 2).min(rest.len())..];
+        if size == 0 {
+            break;
+        }
+    }
+    whole
+}
+
+fn events(body: &str) -> Vec<Value> {
+    let lines: Vec<&str> =
+        body.split("\n\n").filter(|l| !l.is_empty()).map(|l| l.strip_prefix("data: ").unwrap()).collect();
+    assert_eq!(lines.last(), Some(&"[DONE]"), "{body}");
+    lines[..lines.len() - 1].iter().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn question(extra: &Value) -> Value {
+    let mut body =
+        json!({"messages": [{"role": "user", "content": "In the beginning"}], "temperature": 0, "max_tokens": 12});
+    body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    body
+}
+
+#[test]
+fn a_chat_is_answered_whole_or_in_pieces_with_the_same_text_and_usage() {
+    let server = Server::start(&[]);
+    let (status, whole) = server.post("/v1/chat/completions", &question(&json!({"logprobs": true, "top_logprobs": 2})));
+    assert_eq!(status, 200, "{whole}");
+    let choice = &whole["choices"][0];
+    let text = choice["message"]["content"].as_str().unwrap();
+    assert!(!text.is_empty() && choice["message"]["role"] == "assistant" && whole["object"] == "chat.completion");
+    let tokens = whole["usage"]["completion_tokens"].as_u64().unwrap();
+    let logprobs = choice["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(logprobs.len() as u64, tokens);
+    assert!(
+        logprobs.iter().all(|l| l["top_logprobs"][0]["logprob"] == l["logprob"] && l["top_logprobs"][1].is_object())
+    );
+    let streamed = question(&json!({"stream": true, "stream_options": {"include_usage": true}}));
+    let (status, head, body) = server.ask("POST", "/v1/chat/completions", &[], &streamed.to_string());
+    assert!(status == 200 && head.to_lowercase().contains("text/event-stream"), "{head}");
+    let events = events(&body);
+    let pieces: String = events.iter().filter_map(|e| e["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(pieces, text);
+    let usage = &events.last().unwrap()["usage"];
+    assert_eq!(usage["completion_tokens"], whole["usage"]["completion_tokens"]);
+    // The same prompt again: all but its last token was known.
+    assert!(usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap() > 0, "{usage}");
+    let finish: Vec<&Value> =
+        events.iter().map(|e| &e["choices"][0]["finish_reason"]).filter(|f| !f.is_null()).collect();
+    assert_eq!(finish, [&choice["finish_reason"]]);
+}
+
+#[test]
+fn plain_completions_continue_text_and_stop_where_told() {
+    let server = Server::start(&[]);
+    let ask = |extra: &Value| {
+        let mut body = json!({"prompt": "And it came to pass", "temperature": 0, "max_tokens": 20});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let (status, answer) = server.post("/v1/completions", &body);
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let whole = ask(&json!({"logprobs": 1}));
+    let text = whole["choices"][0]["text"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (&whole["choices"][0]["finish_reason"], &whole["usage"]["completion_tokens"]),
+        (&json!("length"), &json!(20))
+    );
+    assert_eq!(whole["choices"][0]["logprobs"]["tokens"].as_array().unwrap().len(), 20);
+    let word = text.split_whitespace().nth(3).unwrap();
+    let stopped = ask(&json!({"stop": [word]}));
+    assert_eq!(stopped["choices"][0]["text"].as_str().unwrap(), text.split(word).next().unwrap());
+    assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
+    assert!(ask(&json!({"echo": true}))["choices"][0]["text"].as_str().unwrap().starts_with("And it came to pass"));
+    let several = ask(&json!({"n": 3, "temperature": 1.5, "seed": 4}));
+    let texts: Vec<&Value> = several["choices"].as_array().unwrap().iter().map(|c| &c["text"]).collect();
+    assert!(texts.len() == 3 && texts[0] != texts[1], "{several}");
+    assert_eq!(several["choices"], ask(&json!({"n": 3, "temperature": 1.5, "seed": 4}))["choices"]);
+}
+
+#[test]
+fn texts_do_not_depend_on_what_else_is_answered() {
+    let server = Server::start(&["--max-sequences", "4"]);
+    let ask = |i: usize| {
+        let prompt = format!("{} of the", ["The son", "And the king", "The word", "In the days"][i % 4]);
+        let (status, answer) =
+            server.post("/v1/completions", &json!({"prompt": prompt, "temperature": 0, "max_tokens": 16}));
+        assert_eq!(status, 200, "{answer}");
+        answer["choices"][0]["text"].as_str().unwrap().to_owned()
+    };
+    let alone: Vec<String> = (0..4).map(ask).collect();
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..16).map(|i| scope.spawn(move || ask(i))).collect();
+        for (i, one) in all.into_iter().enumerate() {
+            assert_eq!(one.join().unwrap(), alone[i % 4]);
+        }
+    });
+    assert_eq!((server.metric("requests_running"), server.metric("requests_ended_total")), (0.0, 20.0));
+}
+
+#[test]
+fn a_full_queue_answers_429_and_who_waits_or_leaves_is_seen_in_the_metrics() {
+    let server = Server::start(&["--max-sequences", "1", "--queue", "1"]);
+    let long = json!({"prompt": "The", "temperature": 1, "max_tokens": 450, "stream": true}).to_string();
+    let open = || {
+        let mut stream = server.connect();
+        write!(stream, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{long}", long.len())
+            .unwrap();
+        stream
+    };
+    let first = open();
+    server.wait_for("running request", |s| s.metric("requests_running") == 1.0);
+    let second = open();
+    server.wait_for("waiting request", |s| s.metric("requests_waiting") == 1.0);
+    let (status, head, body) = server.ask("POST", "/v1/completions", &[], &long);
+    assert_eq!(status, 429, "{body}");
+    assert!(head.to_lowercase().contains("retry-after: ") && body.contains("rate_limit_error"), "{head}{body}");
+    // Both clients leave: their requests end within a step.
+    drop((first, second));
+    server.wait_for("idle server", |s| s.metric("requests_running") + s.metric("requests_waiting") == 0.0);
+    assert_eq!(server.metric("requests_refused_total"), 1.0);
+}
+
+#[test]
+fn errors_have_openais_shape() {
+    let server = Server::start(&[]);
+    let error = |path: &str, body: &Value| {
+        let (status, answer) = server.post(path, body);
+        assert!(answer["error"]["message"].as_str().is_some_and(|m| !m.is_empty()), "{answer}");
+        (status, answer["error"]["type"].as_str().unwrap().to_owned(), answer["error"]["param"].clone())
+    };
+    let invalid = |param: Value| (400, "invalid_request_error".to_owned(), param);
+    assert_eq!(error("/v1/chat/completions", &json!({})), invalid(json!("messages")));
+    assert_eq!(error("/v1/chat/completions", &question(&json!({"messages": 3}))), invalid(json!("messages")));
+    assert_eq!(error("/v1/chat/completions", &question(&json!({"n": 99}))), invalid(json!("n")));
+    assert_eq!(
+        error("/v1/chat/completions", &question(&json!({"logit_bias": {"5": 1}}))),
+        invalid(json!("logit_bias"))
+    );
+    assert_eq!(error("/v1/chat/completions", &question(&json!({"temperature": -1}))), invalid(Value::Null));
+    assert_eq!(error("/v1/chat/completions", &question(&json!({"reasoning_effort": "high"}))), invalid(Value::Null));
+    assert_eq!(error("/v1/completions", &json!({"prompt": "word ".repeat(600)})), invalid(Value::Null));
+    let (status, _, param) = error("/v1/chat/completions", &question(&json!({"model": "another"})));
+    assert_eq!((status, param), (404, json!("model")));
+    assert_eq!(error("/v1/nothing", &json!({})).0, 404);
+    let (status, _, body) = server.ask("POST", "/v1/chat/completions", &[], "{\"messages\": [");
+    assert!(status == 400 && body.contains("\"error\""), "{body}");
+    let (status, _, models) = server.ask("GET", "/v1/models", &[], "");
+    let models: Value = serde_json::from_str(&models).unwrap();
+    assert_eq!((status, &models["data"][0]["id"]), (200, &json!("demo-moe")));
+    assert!(server.ask("GET", "/", &[], "").2.contains("<title>ashlar</title>"));
+}
+
+#[test]
+fn with_a_key_only_those_who_know_it_are_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, "secret\n").unwrap();
+    let server = Server::start(&["--key-file", file.to_str().unwrap()]);
+    for headers in [&[][..], &["Authorization: Bearer wrong!"], &["Authorization: secret"]] {
+        assert_eq!(server.ask("GET", "/v1/models", headers, "").0, 401);
+        assert_eq!(server.ask("GET", "/metrics", headers, "").0, 401);
+    }
+    assert_eq!(server.ask("GET", "/v1/models", &["Authorization: Bearer secret"], "").0, 200);
+    assert_eq!(server.ask("GET", "/health", &[], "").0, 200);
+}
+
+#[test]
+fn hostile_clients_do_no_harm() {
+    let server = Server::start(&["--max-body", "4KiB", "--read-timeout", "1", "--connections", "40"]);
+    assert_eq!(server.ask("POST", "/v1/completions", &[], &"x".repeat(5000)).0, 413);
+    let deep = format!("{{\"messages\": {}", "[".repeat(3000));
+    assert_eq!(server.ask("POST", "/v1/chat/completions", &[], &deep).0, 400);
+    // Headers that never end, a body that never comes, and more connections than there are places.
+    let mut idle: Vec<TcpStream> = (0..60).map(|_| server.connect()).collect();
+    for (i, stream) in idle.iter_mut().enumerate() {
+        let begun = if i % 2 == 0 {
+            "POST /v1/completions HTTP/1.1\r\nHo"
+        } else {
+            "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
+        };
+        stream.write_all(begun.as_bytes()).unwrap();
+    }
+    // The slow ones are sent away, and the next is answered.
+    let (status, answer) = server.post("/v1/completions", &json!({"prompt": "The", "max_tokens": 2}));
+    assert_eq!(status, 200, "{answer}");
+    let slow = answer_of(idle.swap_remove(1));
+    assert!(slow.0 == 408 && slow.2.contains("not complete"), "{slow:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stopped_server_finishes_what_runs_and_ends_with_success() {
+    let mut server = Server::start(&[]);
+    let body = json!({"prompt": "The", "temperature": 0, "max_tokens": 200, "stream": true}).to_string();
+    let mut stream = server.connect();
+    write!(stream, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    server.wait_for("running request", |s| s.metric("requests_running") == 1.0);
+    let killed = std::process::Command::new("kill").arg(server.child.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    let (status, _, body) = answer_of(stream);
+    assert_eq!((status, events(&body).len() > 2), (200, true));
+    assert!(server.child.wait().unwrap().success());
+}
