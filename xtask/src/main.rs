@@ -4,6 +4,8 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
 mod deny;
+mod gpu;
+mod kernels;
 mod lint;
 mod metadata;
 mod sizes;
@@ -12,16 +14,20 @@ mod tokens;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask <lint|deny|sizes>
+const USAGE: &str = "usage: cargo xtask <gpu|kernels|lint|deny|sizes>
 
-  lint   dependency arrows, places where formats and families may be named, unsafe, file sizes
-  deny   licences, banned crates and duplicate versions of all dependencies, by the lists in deny.toml
-  sizes  write docs/sizes.md from the model catalogue; with --check only say whether it is current";
+  gpu      everything that wants a GPU: conformance, golden logits, sanitizers, speed; writes target/gpu-report.md
+  kernels  PTX of the CUDA sources and docs/kernels.md; with --check only say whether they are current
+  lint     dependency arrows, places where formats and families may be named, unsafe, file sizes
+  deny     licences, banned crates and duplicate versions of all dependencies, by the lists in deny.toml
+  sizes    write docs/sizes.md from the model catalogue; with --check only say whether it is current";
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf);
     let task = std::env::args().nth(1).unwrap_or_default();
     let problems = match task.as_str() {
+        "gpu" => gpu::run(&root),
+        "kernels" => kernels::run(&root, std::env::args().nth(2).as_deref() == Some("--check")),
         "lint" => lint::run(&root),
         "deny" => deny::run(&root),
         "sizes" => sizes::run(&root, std::env::args().nth(2).as_deref() == Some("--check")),

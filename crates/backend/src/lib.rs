@@ -87,6 +87,14 @@ pub enum BackendError {
         /// Available.
         capacity: usize,
     },
+    /// The device is not there, or failed.
+    #[error("{what}")]
+    Device {
+        /// Backend name.
+        backend: &'static str,
+        /// What happened, and the remedy.
+        what: String,
+    },
     /// Bad operands: a bug of the program builder, reported rather than panicking.
     #[error("{op}: {what}")]
     Operand {

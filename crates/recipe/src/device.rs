@@ -3,7 +3,8 @@
 use std::fmt;
 
 /// Kinds of devices, and whether there may be several of a kind. Which of them a machine has is not known here.
-const KINDS: &[(&str, bool)] = &[("cpu", false), ("cuda", true), ("reference", false), ("virtual", true)];
+const KINDS: &[(&str, bool)] =
+    &[("cpu", false), ("cuda", true), ("cuda-host", true), ("reference", false), ("virtual", true)];
 
 /// What messages show.
 pub const EXAMPLES: [&str; 5] = ["auto", "cpu", "cuda:0", "reference", "virtual:0"];
@@ -14,7 +15,7 @@ const MOST: usize = 64;
 /// The name of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Device {
-    /// `cpu`, `cuda`, `reference` or `virtual`.
+    /// `cpu`, `cuda`, `cuda-host`, `reference` or `virtual`.
     pub kind: &'static str,
     /// Which of its kind, where there may be several.
     pub index: Option<usize>,

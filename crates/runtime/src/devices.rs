@@ -3,6 +3,7 @@
 use crate::{Kv, RuntimeError};
 use ashlar_backend::{ActivationMode, Backend, KvFormat, Reference, Virtual};
 use ashlar_cpu::Cpu;
+use ashlar_cuda::Cuda;
 use ashlar_recipe::{DEVICE_EXAMPLES, Device, parse_device};
 use ashlar_simd::Isa;
 
@@ -37,7 +38,8 @@ struct Kind {
 /// Every kind, alphabetical.
 const REGISTRY: &[Kind] = &[
     Kind { name: "cpu", open: |_, settings| Ok(Box::new(cpu(settings)?)), memory: |_| Ok(None) },
-    Kind { name: "cuda", open: |index, _| Err(no_cuda(index)), memory: |index| Err(no_cuda(index)) },
+    Kind { name: "cuda", open: |index, settings| Ok(Box::new(cuda(index, settings)?)), memory: cuda_memory },
+    Kind { name: "cuda-host", open: |_, settings| Ok(Box::new(cuda_host(settings)?)), memory: |_| Ok(None) },
     Kind { name: "reference", open: |_, settings| Ok(Box::new(reference(settings))), memory: |_| Ok(None) },
     Kind { name: "virtual", open: |_, settings| Ok(Box::new(virtual_device(settings)?)), memory: |_| Ok(None) },
 ];
@@ -62,12 +64,24 @@ fn virtual_device(settings: &Settings) -> Result<Virtual, RuntimeError> {
     Ok(Virtual::new(Box::new(cpu(settings)?), settings.limit.unwrap_or(u64::MAX)))
 }
 
-fn no_cuda(index: usize) -> RuntimeError {
-    RuntimeError::Device {
-        device: format!("{ACCELERATOR}:{index}"),
-        why: "this build has no CUDA backend; use --device cpu, or rehearse the placement with --device virtual:0"
-            .into(),
-    }
+/// A GPU behind its driver.
+fn cuda(index: usize, settings: &Settings) -> Result<Cuda, RuntimeError> {
+    let mode = activation_mode("cuda", settings.activations);
+    ashlar_cuda::open(index, mode, settings.limit).map_err(|e| no_cuda(index, &e))
+}
+
+/// The CUDA kernels compiled for the processor: slow, for tests.
+fn cuda_host(settings: &Settings) -> Result<Cuda, RuntimeError> {
+    let mode = activation_mode("cuda-host", settings.activations);
+    ashlar_cuda::open_host(mode, false).map_err(|e| no_cuda(0, &e))
+}
+
+fn cuda_memory(index: usize) -> Result<Option<u64>, RuntimeError> {
+    ashlar_cuda::budget(index).map(Some).map_err(|e| no_cuda(index, &e))
+}
+
+fn no_cuda(index: usize, error: &ashlar_cuda::Error) -> RuntimeError {
+    RuntimeError::Device { device: format!("{ACCELERATOR}:{index}"), why: error.to_string() }
 }
 
 /// Opens a device.

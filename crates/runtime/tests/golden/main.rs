@@ -5,6 +5,7 @@
     reason = "a test that cannot read its fixture has failed; errors are shown"
 )]
 
+mod cuda;
 mod eval;
 mod fixtures;
 mod generate;

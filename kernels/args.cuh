@@ -1,0 +1,57 @@
+// What matrix kernels are told. Each struct has a twin in crates/cuda/src/args.rs; a test compares their sizes.
+#pragma once
+#include "weight.cuh"
+
+// One output of a product: m × n, row-major.
+struct Part {
+    u64 out, bias;
+    u32 weight, reserved;
+};
+
+// out = x · Wᵀ + bias for several weights of one kind, or out += ….
+struct LinearArgs {
+    u64 weights;
+    // Rounded inputs: signed bytes m × k, and scales m × k/32. Or the inputs themselves, m × k.
+    u64 codes, scales, x;
+    u32 m, k, accumulate, parts;
+    Part part[6];
+};
+
+// A product per (token, slot) of a mixture: a pair. `ids` name the weight of every expert, those of another kind are left out.
+struct PairArgs {
+    u64 weights;
+    u64 ids[2], out[2];
+    // Of every pair, its expert.
+    u64 chosen;
+    u64 codes, scales, x;
+    // Row of the inputs: pair / per_row.
+    u32 pairs, per_row, k, n, kind, reserved;
+};
+
+// The same grouped by expert. `order`: pairs, expert by expert; `tiles`: (expert, first place, pairs) of every tile of rows.
+struct GroupArgs {
+    u64 weights;
+    u64 ids[2], out[2];
+    u64 order, tiles, count;
+    u64 codes, scales, x;
+    u32 per_row, k, n, kind;
+};
+
+// Blocks of a weight, each times its own part of x.
+struct BlockArgs {
+    u64 weights, x, out;
+    u32 weight, m, count, stride, first, rows, k, width;
+};
+
+struct EmbedArgs {
+    u64 weights, tokens, out;
+    u32 weight, m;
+};
+
+// What outliers add to products that are there already.
+struct OutlierArgs {
+    u64 weights, codes, scales, x, out;
+    // Of pairs: chosen expert, weight of every expert. 0 for rows in order.
+    u64 chosen, ids;
+    u32 weight, m, k, n, per_row, reserved;
+};
