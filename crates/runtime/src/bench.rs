@@ -198,6 +198,7 @@ pub fn bench(
     let mut profiles = [Profile::default(), Profile::default()];
     let mut energy = Energy::start();
     report.begin("bench", (options.depths.len() * options.rounds) as u64);
+    warm_up(model, options)?;
     for &depth in &options.depths {
         fill(model, depth, options.sequences())?;
         let mut works = works(options);
@@ -287,6 +288,13 @@ impl Profile {
             entry.time += time.time;
         }
     }
+}
+
+/// Runs once what is measured later: the first run maps weights and fills pools, which a model does once in its life.
+fn warm_up(model: &mut Model, options: &BenchOptions) -> Result<(), RuntimeError> {
+    let tokens = tokens(model, options.prompt_tokens.max(1));
+    prompt(model, 0, 0, &tokens)?;
+    prompt(model, 0, 0, tokens.get(..1).unwrap_or_default())
 }
 
 /// Brings every slot to `depth` positions.
