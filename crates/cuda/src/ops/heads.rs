@@ -19,7 +19,7 @@ pub fn halves(
 ) -> Result<(), BackendError> {
     const OP: &str = "qk_norm_rope";
     let width = cuda.buffers.get(x, OP)?.width;
-    if head_dim < 2 || head_dim % 2 != 0 || !width.is_multiple_of(head_dim) {
+    if head_dim < 2 || !head_dim.is_multiple_of(2) || !width.is_multiple_of(head_dim) {
         let what = format!("width {width} is not a multiple of head_dim {head_dim}");
         return Err(BackendError::Operand { op: OP, what });
     }
