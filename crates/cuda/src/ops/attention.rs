@@ -53,7 +53,7 @@ impl Heads {
         match self.dim.max(self.value_dim()) {
             ..=128 if rows >= MANY_ROWS && self.options.entries.is_none() => (32, "attend_32_128"),
             ..=128 => (8, "attend_8_128"),
-            ..=256 => (8, "attend_8_256"),
+            129..=256 => (8, "attend_8_256"),
             _ => (8, "attend_8_576"),
         }
     }

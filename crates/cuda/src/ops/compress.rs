@@ -43,7 +43,7 @@ pub fn run(
     let (wide, rows) = (cuda.buffers.get(kv, OP)?.width, batch.rows());
     let width = if pool.overlap { wide / 2 } else { wide };
     let turned = pool.rope.width;
-    if pool.ratio == 0 || turned > width || turned % 2 != 0 || pool.overlap && wide != 2 * width {
+    if pool.ratio == 0 || turned > width || !turned.is_multiple_of(2) || pool.overlap && wide != 2 * width {
         let what = format!("entries of {width} from {wide}, {} tokens each, rope over {turned}", pool.ratio);
         return Err(BackendError::Operand { op: OP, what });
     }

@@ -14,7 +14,7 @@ fn open(name: &str, device: &str, rules: Option<String>) -> Result<Model, Runtim
         device: device.into(),
         placement: rules.map(|text| PlacementText { name: "rules".into(), text }),
         activations: Some(ActivationMode::F32),
-        kv: Some(KvFormat::F32),
+        kv: Some(KvFormat::F32.into()),
         threads: Some(1),
         context: Some(320),
         ..OpenOptions::default()
