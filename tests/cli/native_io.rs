@@ -83,7 +83,8 @@ fn converting_native_fp8_reads_the_source_once_and_writes_the_pack_once() -> Tes
         let pack = whole(&out)?;
         println!("{recipe}: source {bytes}, pack {pack}, read {read}, written {written}");
         assert!((bytes..bytes + bytes / 50 + BESIDES).contains(&read), "{recipe}: {read} of {bytes}");
-        assert!((pack..pack + pack / 50 + BESIDES).contains(&written), "{recipe}: {written} of {pack}");
+        // Room that nothing is written to is left by setting the length.
+        assert!((pack - pack / 50..pack + pack / 50 + BESIDES).contains(&written), "{recipe}: {written} of {pack}");
     }
     Ok(())
 }

@@ -54,13 +54,12 @@ fn pooled_entries_of_a_long_text_match_the_release() {
 /// reference rounds alike in f32 and in f64.
 #[test]
 fn keys_rounded_as_the_release_does_match_it() {
-    for name in POOLED {
-        let golden = Golden::named(name, "golden_long.safetensors");
-        for (device, tolerance) in [("reference", REFERENCE), ("cpu", CPU)] {
-            let error = error(&mut open(&dir(name), device, Kv::Native), &golden, NATIVE);
-            println!("{name} on {device}, 280 tokens, native keys: max error {error:.1e} of the range");
-            assert!(error <= tolerance, "{name} on {device}: {error:.2e}");
-        }
+    let name = "tiny/deepseek_v4_bf16";
+    let golden = Golden::named(name, "golden_long.safetensors");
+    for (device, tolerance) in [("reference", REFERENCE), ("cpu", CPU)] {
+        let error = error(&mut open(&dir(name), device, Kv::Native), &golden, NATIVE);
+        println!("{name} on {device}, 280 tokens, native keys: max error {error:.1e} of the range");
+        assert!(error <= tolerance, "{name} on {device}: {error:.2e}");
     }
 }
 
