@@ -95,7 +95,7 @@ pub const ATTENTION: &str = "attention";
 /// Pooled entries.
 pub const POOLED: &str = "pooled";
 
-/// All modules. Those of formats come first, in the order of [`crate::table::Kind`].
+/// All modules. Those of formats come first, in the order of `table::Kind`.
 pub const MODULES: &[Module] = &[
     module!("q8", "integer.cu", Some(("Q8", "q8.cuh"))),
     module!("i4", "integer.cu", Some(("I4", "i4.cuh"))),

@@ -1,6 +1,10 @@
 //! The conformance suite over the host shim: every kernel and all orchestration, without a GPU.
 
-#![allow(clippy::print_stdout, reason = "skips must be seen")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "skips must be seen; a device that cannot be opened twice is a failure"
+)]
 
 use ashlar_backend::conformance::{self, Tolerances};
 use ashlar_backend::{ActivationMode, Backend};

@@ -56,7 +56,7 @@ pub fn pairs(
     let width = cuda.buffers.get(x, OP)?.width;
     let input = cuda.buffers.input(x, width, Some(batch.rows()), OP)?;
     let (normed, turned) = (norm.map_or(0, |n| n.width), rope.map_or(0, |r| r.width));
-    if head_dim == 0 || !width.is_multiple_of(head_dim) || normed.max(turned) > head_dim || turned % 2 != 0 {
+    if head_dim == 0 || !width.is_multiple_of(head_dim) || normed.max(turned) > head_dim || !turned.is_multiple_of(2) {
         let what = format!("width {width}, heads of {head_dim}, norm over {normed}, rope over {turned}");
         return Err(BackendError::Operand { op: OP, what });
     }

@@ -3,7 +3,7 @@
 
 use crate::fixtures::{Golden, MODELS, dir, relative_to_range};
 use ashlar_runtime::placement::PlacementText;
-use ashlar_runtime::{ActivationMode, Kv, KvFormat, Model, OpenOptions, RuntimeError, Wanted, logits};
+use ashlar_runtime::{ActivationMode, KvFormat, Model, OpenOptions, RuntimeError, Wanted, logits};
 use ashlar_tensor::Silent;
 
 /// As the CPU's with f32 inputs: f32 sums in another order.
@@ -14,7 +14,7 @@ fn open(name: &str, device: &str, rules: Option<String>) -> Result<Model, Runtim
         device: device.into(),
         placement: rules.map(|text| PlacementText { name: "rules".into(), text }),
         activations: Some(ActivationMode::F32),
-        kv: Some(Kv::As(KvFormat::F32)),
+        kv: Some(KvFormat::F32.into()),
         threads: Some(1),
         context: Some(320),
         ..OpenOptions::default()
