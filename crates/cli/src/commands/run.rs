@@ -21,7 +21,7 @@ use std::path::PathBuf;
 ///
 /// The prompt comes from -p, from a file (-p @FILE) or from stdin, and is put into the model's chat template, unless --raw
 /// is given or the model has none. The answer goes to stdout, everything else to stderr: also what the model reasons before
-/// it answers, dimmed on a terminal, else between [reasoning] and [end of reasoning]; --quiet leaves it out. Ctrl-C ends the
+/// it answers, dimmed on a terminal, else between `[reasoning]` and `[end of reasoning]`; --quiet leaves it out. Ctrl-C ends the
 /// text, a second one the program.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
