@@ -23,7 +23,7 @@ pub struct Options {
     pub hessians: bool,
     /// Bytes that the Hessians of one part may take.
     pub memory: u64,
-    /// A name from [`ashlar_runtime::DEVICES`].
+    /// A device, as `--device` names it.
     pub device: String,
     /// Threads; `None` for all cores. They change no sum.
     pub threads: Option<usize>,

@@ -49,7 +49,7 @@ pub struct SensitivityOptions {
     pub ctx: usize,
     /// Tokens in all, at most.
     pub tokens: usize,
-    /// A name from [`ashlar_runtime::DEVICES`].
+    /// A device, as `--device` names it.
     pub device: String,
     /// Threads; `None` for all cores.
     pub threads: Option<usize>,

@@ -32,7 +32,7 @@ pub struct StreamOptions {
     pub ctx: usize,
     /// Tokens in all, at most (rounded down to windows); `None` for the whole text.
     pub tokens: Option<usize>,
-    /// A name from [`ashlar_runtime::DEVICES`].
+    /// A device, as `--device` names it.
     pub device: String,
     /// Threads; `None` for all cores. They change no bit.
     pub threads: Option<usize>,
