@@ -30,7 +30,7 @@ pub struct ServerOptions {
     pub cors: Option<String>,
     /// Bytes that a request may have.
     pub max_body: usize,
-    /// How long a client may take to send a request, and how long an answer may take.
+    /// How long a client may take to send a request.
     pub read_timeout: Duration,
     /// How long an answer may take.
     pub answer_timeout: Duration,

@@ -183,8 +183,8 @@ impl Engine {
     /// Moves requests from the queue into slots, as long as there are slots and their prompts fit.
     fn start_waiting(&mut self) {
         while let Some(first) = self.waiting.front() {
-            let (needed, tokens) = (self.prompt_bytes(first), first.tokens().to_vec());
-            let Some((slot, common)) = self.slots.choose(&tokens, self.model.kv()) else { return };
+            let needed = self.prompt_bytes(first);
+            let Some((slot, common)) = self.slots.choose(first.tokens(), self.model.kv()) else { return };
             if !self.make_room(needed, slot) {
                 return;
             }

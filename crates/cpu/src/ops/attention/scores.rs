@@ -16,24 +16,12 @@ use std::ops::Range;
 /// A tile's scores, one row per query.
 pub type Rows<const R: usize> = [[f32; KV_PAGE]; R];
 
-/// Stored keys that queries can meet.
-pub trait Scores: Element {
+/// Stored keys that queries can meet: floats, unless an element says otherwise.
+pub trait Scores: Element + Sized {
     /// Whether queries must be split.
-    const SPLIT: bool;
+    const SPLIT: bool = false;
 
     /// rows[r][16 part …] = q[r] · keys for the vectors of keys `parts`, `C` of them at a time.
-    fn scores<S: Simd, const R: usize, const C: usize>(
-        s: S,
-        queries: (&Queries, &Tile),
-        keys: &[[Self::Keys; PARTS]],
-        parts: &Range<usize>,
-        rows: &mut Rows<R>,
-        ahead: &mut Ahead<'_>,
-    );
-}
-
-impl Scores for F32 {
-    const SPLIT: bool = false;
     #[inline(always)]
     fn scores<S: Simd, const R: usize, const C: usize>(
         s: S,
@@ -47,20 +35,9 @@ impl Scores for F32 {
     }
 }
 
-impl Scores for F16 {
-    const SPLIT: bool = false;
-    #[inline(always)]
-    fn scores<S: Simd, const R: usize, const C: usize>(
-        s: S,
-        (queries, tile): (&Queries, &Tile),
-        keys: &[[Self::Keys; PARTS]],
-        parts: &Range<usize>,
-        rows: &mut Rows<R>,
-        ahead: &mut Ahead<'_>,
-    ) {
-        floats::<S, Self, R, C>(s, queries.packed::<R>(tile), keys, parts, rows, ahead);
-    }
-}
+impl Scores for F32 {}
+
+impl Scores for F16 {}
 
 impl Scores for Q8 {
     const SPLIT: bool = true;
