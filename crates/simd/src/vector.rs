@@ -108,6 +108,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Lane i = vᵢ >> nᵢ with zeros, 0 ≤ nᵢ < 32.
     fn shr_each(self, v: Self::I32, n: Self::I32) -> Self::I32;
 
+    /// Runs `kernel` as a function of its own, compiled for this ISA: a part that is used in several places, or that makes a
+    /// function too large to compile in reasonable time.
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output;
+
     /// Asks for the cache line of `x`, which will be read soon. No effect on any result.
     #[inline(always)]
     fn prefetch<T>(self, x: &T) {

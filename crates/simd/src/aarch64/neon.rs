@@ -95,6 +95,10 @@ impl Simd for NeonDotprod {
     type I32 = [int32x4_t; 4];
     type U8 = [uint8x16_t; 4];
 
+    #[inline(never)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        self.run(kernel)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> [float32x4_t; 4] {
         [proven!(vdupq_n_f32(x)); 4]

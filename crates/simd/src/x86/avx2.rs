@@ -90,6 +90,10 @@ impl<const VNNI: bool> Simd for Avx<VNNI> {
     type I32 = [__m256i; 2];
     type U8 = [__m256i; 2];
 
+    #[inline(never)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        self.run(kernel)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> [__m256; 2] {
         [proven!(_mm256_set1_ps(x)); 2]

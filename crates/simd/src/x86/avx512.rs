@@ -43,6 +43,10 @@ impl Simd for Avx512 {
     type I32 = __m512i;
     type U8 = __m512i;
 
+    #[inline(never)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+        self.run(kernel)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         proven!(_mm512_castsi512_ps(_mm512_set1_epi32(x.to_bits().cast_signed())))

@@ -9,7 +9,7 @@ use super::scores::{Parts, Rows, Scores};
 use crate::kv::{Block, Element};
 use crate::math::exp;
 use ashlar_backend::KV_PAGE;
-use ashlar_simd::Simd;
+use ashlar_simd::{Kernel, Simd};
 use std::ops::Range;
 
 /// Vectors of keys in a block.
@@ -167,15 +167,15 @@ pub fn attend<S: Simd, K: Scores, V: Element>(
         if seen.is_empty() {
             continue;
         }
-        let job = Job { queries, block, base, tile: tile.clone(), seen };
+        let job = Job { queries, block, base, tile: tile.clone(), seen, state, ahead: &mut ahead };
         // Constant conditions, so that no code is made for the tiles of other instruction sets.
         match tile.count {
-            8 if const { most::<S>() == 8 } => job.run::<S, 8, 2>(s, state, &mut ahead),
-            4 if const { most::<S>() == 8 } => job.run::<S, 4, 4>(s, state, &mut ahead),
-            2 if const { most::<S>() == 8 } => job.run::<S, 2, 4>(s, state, &mut ahead),
-            4 if const { most::<S>() == 4 } => job.run::<S, 4, 1>(s, state, &mut ahead),
-            2 if const { most::<S>() == 4 } => job.run::<S, 2, 2>(s, state, &mut ahead),
-            _ => job.run::<S, 1, 4>(s, state, &mut ahead),
+            8 if const { most::<S>() == 8 } => s.apart(Shaped::<_, _, 8, 2>(job)),
+            4 if const { most::<S>() == 8 } => s.apart(Shaped::<_, _, 4, 4>(job)),
+            2 if const { most::<S>() == 8 } => s.apart(Shaped::<_, _, 2, 4>(job)),
+            4 if const { most::<S>() == 4 } => s.apart(Shaped::<_, _, 4, 1>(job)),
+            2 if const { most::<S>() == 4 } => s.apart(Shaped::<_, _, 2, 2>(job)),
+            _ => s.apart(Shaped::<_, _, 1, 4>(job)),
         }
     }
 }
@@ -186,27 +186,37 @@ fn within(keys: &Range<usize>, base: usize) -> Range<usize> {
 }
 
 /// One tile and one block.
-struct Job<'a, K: Scores, V: Element> {
+struct Job<'a, 'l, K: Scores, V: Element> {
     queries: &'a Queries,
     block: &'a Block<'a, K, V>,
     base: usize,
     tile: Tile,
     /// What any query sees of the block.
     seen: Range<usize>,
+    state: &'a mut State,
+    ahead: &'a mut Ahead<'l>,
 }
 
-impl<K: Scores, V: Element> Job<'_, K, V> {
-    /// `R` queries, `C` vectors of keys or of a value at a time.
+/// A job of `R` queries, `C` vectors of keys or of a value at a time.
+struct Shaped<'a, 'l, K: Scores, V: Element, const R: usize, const C: usize>(Job<'a, 'l, K, V>);
+
+impl<K: Scores, V: Element, const R: usize, const C: usize> Kernel for Shaped<'_, '_, K, V, R, C> {
+    type Output = ();
     #[inline(always)]
-    fn run<S: Simd, const R: usize, const C: usize>(self, s: S, state: &mut State, ahead: &mut Ahead<'_>) {
-        let Self { queries, block, tile, seen, .. } = &self;
+    fn run<S: Simd>(self, s: S) {
+        let Job { queries, block, base, tile, seen, state, ahead } = self.0;
         let mut weights: Rows<R> = [[0.0; KV_PAGE]; R];
         // Parts of 16 keys, in steps of C.
         let parts = seen.start / 16 / C * C..seen.end.div_ceil(16).next_multiple_of(C).min(PARTS);
         // The first tile of a block asks for all that there is to ask for.
         ahead.keys();
-        K::scores::<S, R, C>(s, (queries, tile), block.keys, &parts, &mut weights, ahead);
-        let factors = self.softmax::<S, R>(s, &mut weights, &parts, state);
+        K::scores::<S, R, C>(s, (queries, &tile), block.keys, &parts, &mut weights, ahead);
+        if !block.key_scales.is_empty() {
+            weights = scaled::<S, R>(s, block.key_scales, &parts, &weights);
+        }
+        let all = tile.start..tile.start + R;
+        let (max, sum) = (&mut state.max[all.clone()], &mut state.sum[all.clone()]);
+        let factors = softmax::<S, R>(s, &mut weights, &parts, (&queries.sees[all], base), max, sum);
         let vectors = state.vectors;
         let acc = &mut state.acc[tile.start * vectors..(tile.start + R) * vectors];
         ahead.values();
@@ -233,54 +243,52 @@ impl<K: Scores, V: Element> Job<'_, K, V> {
             }
         }
     }
+}
 
-    /// Turns scores into weights e^(score − max so far); returns what brings earlier sums to the new maximum.
-    #[inline(always)]
-    fn softmax<S: Simd, const R: usize>(
-        &self,
-        s: S,
-        weights: &mut Rows<R>,
-        parts: &Range<usize>,
-        state: &mut State,
-    ) -> [f32; 16] {
-        if !self.block.key_scales.is_empty() {
-            *weights = scaled::<S, R>(s, self.block.key_scales, parts, weights);
+/// Turns scores into weights e^(score − max so far), of those keys of the block at `base` that each query sees; returns
+/// what brings earlier sums to the new maximum.
+#[inline(always)]
+fn softmax<S: Simd, const R: usize>(
+    s: S,
+    weights: &mut Rows<R>,
+    parts: &Range<usize>,
+    (sees, base): (&[Range<usize>], usize),
+    max: &mut [f32],
+    sum: &mut [f32],
+) -> [f32; 16] {
+    let mut changes = [0.0; 16];
+    let mut sums = [0.0; R];
+    for r in 0..R {
+        let row = &mut weights[r];
+        let own = within(&sees[r], base);
+        if own.is_empty() {
+            row.fill(0.0);
+            continue;
         }
-        let mut changes = [0.0; 16];
-        let (max, sum) = (&mut state.max[self.tile.start..][..R], &mut state.sum[self.tile.start..][..R]);
-        let mut sums = [0.0; R];
-        for r in 0..R {
-            let row = &mut weights[r];
-            let own = within(&self.queries.sees[self.tile.start + r], self.base);
-            if own.is_empty() {
-                row.fill(0.0);
-                continue;
-            }
-            row[parts.start * 16..own.start].fill(f32::NEG_INFINITY);
-            row[own.end..parts.end * 16].fill(f32::NEG_INFINITY);
-            let row = &mut row.as_chunks_mut::<16>().0[parts.clone()];
-            let mut greatest = s.splat(max[r]);
-            for part in row.iter() {
-                greatest = s.max(s.load(part), greatest);
-            }
-            let new = s.greatest(greatest);
-            let (top, mut total) = (s.splat(new), s.splat(0.0));
-            for part in row {
-                let weight = exp(s, s.sub(s.load(part), top));
-                total = s.add(total, weight);
-                s.store(weight, part);
-            }
-            sums[r] = s.sum(total);
-            changes[r] = max[r] - new;
-            max[r] = new;
+        row[parts.start * 16..own.start].fill(f32::NEG_INFINITY);
+        row[own.end..parts.end * 16].fill(f32::NEG_INFINITY);
+        let row = &mut row.as_chunks_mut::<16>().0[parts.clone()];
+        let mut greatest = s.splat(max[r]);
+        for part in row.iter() {
+            greatest = s.max(s.load(part), greatest);
         }
-        let mut factors = [0.0; 16];
-        s.store(exp(s, s.load(&changes)), &mut factors);
-        for r in 0..R {
-            sum[r] = sum[r] * factors[r] + sums[r];
+        let new = s.greatest(greatest);
+        let (top, mut total) = (s.splat(new), s.splat(0.0));
+        for part in row {
+            let weight = exp(s, s.sub(s.load(part), top));
+            total = s.add(total, weight);
+            s.store(weight, part);
         }
-        factors
+        sums[r] = s.sum(total);
+        changes[r] = max[r] - new;
+        max[r] = new;
     }
+    let mut factors = [0.0; 16];
+    s.store(exp(s, s.load(&changes)), &mut factors);
+    for r in 0..R {
+        sum[r] = sum[r] * factors[r] + sums[r];
+    }
+    factors
 }
 
 /// Rows times the scale of every key or value.
