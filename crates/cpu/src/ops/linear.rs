@@ -72,9 +72,15 @@ pub fn round_inputs(
     weights: impl Iterator<Item = WeightId>,
     op: &'static str,
 ) -> Result<(), BackendError> {
-    let weights = weights.map(|id| cpu.weight(id, op)).collect::<Result<Vec<_>, BackendError>>()?;
-    let values = weights.iter().any(|w| w.reads_rounded_values());
-    if weights.iter().any(|w| w.form() != Form::F32) {
+    let forms = weights.map(|id| cpu.weight(id, op).map(|w| (w.form(), w.reads_rounded_values())));
+    let forms = forms.collect::<Result<Vec<_>, BackendError>>()?;
+    round(cpu, x, &forms, op)
+}
+
+/// Rounds x if it is read so; `forms`: the form that each of the weights reads, and whether it wants rounded values.
+pub fn round(cpu: &mut Cpu, x: BufferId, forms: &[(Form, bool)], op: &'static str) -> Result<(), BackendError> {
+    let values = forms.iter().any(|(_, values)| *values);
+    if forms.iter().any(|(form, _)| *form != Form::F32) {
         let input = cpu.buffers.get(x, op)?;
         cpu.rounded.round(&cpu.pool, cpu.isa, &input.values, input.width, values);
     }
