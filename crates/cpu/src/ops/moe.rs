@@ -9,7 +9,7 @@ use super::linear::{Pair, observe, round_inputs};
 use super::matmul::{FirstError, Output, Write, tasks, write_panels};
 use crate::cpu::Cpu;
 use crate::gemv::{Job, RowSet};
-use crate::inputs::{Form, Inputs, Rounded};
+use crate::inputs::{Form, Forms, Inputs, Rounded};
 use crate::loaded::Loaded;
 use ashlar_arch::{Activation, Routing};
 use ashlar_backend::{
@@ -212,10 +212,8 @@ impl Layer<'_> {
             self.observe(observer, &input.values, &middle)?;
         }
         let mut rounded = Rounded::default();
-        if used.iter().any(|u| u.down.form() != Form::F32) {
-            let values = used.iter().any(|u| u.down.reads_rounded_values());
-            rounded.round(&cpu.pool, cpu.isa, &middle, self.intermediate, values);
-        }
+        let forms = Forms::of(used.iter().map(|u| u.down));
+        rounded.round(&cpu.pool, cpu.isa, &middle, self.intermediate, forms);
         self.second_half(&used, Inputs::new(&middle, self.intermediate, Some(&rounded)), y)
     }
 
