@@ -191,10 +191,10 @@ impl Rounded {
     /// [`ashlar_backend::round_bf16`] do, to the same bits.
     pub fn round(&mut self, pool: &Pool, isa: Isa, x: &[f32], k: usize, forms: Forms) {
         if forms.int8 {
-            self.to_int8(pool, isa, x, k, forms.int8_values);
+            self.int8(pool, isa, x, k, forms.int8_values);
         }
         if forms.bf16 {
-            self.to_bf16(pool, isa, x, k);
+            self.bf16(pool, isa, x, k);
         }
         if forms.bf16_values {
             self.bf16_values.clear();
@@ -202,7 +202,7 @@ impl Rounded {
         }
     }
 
-    fn to_int8(&mut self, pool: &Pool, isa: Isa, x: &[f32], k: usize, with_values: bool) {
+    fn int8(&mut self, pool: &Pool, isa: Isa, x: &[f32], k: usize, with_values: bool) {
         (self.rows, self.groups) = (x.len() / k.max(1), k.div_ceil(INT8_GROUP));
         let (rows, groups, width) = (self.rows, self.groups, if with_values { k } else { 0 });
         self.int8.resize(rows * groups, Int8Group::default());
@@ -222,7 +222,7 @@ impl Rounded {
         pool.run(rows, &body);
     }
 
-    fn to_bf16(&mut self, pool: &Pool, isa: Isa, x: &[f32], k: usize) {
+    fn bf16(&mut self, pool: &Pool, isa: Isa, x: &[f32], k: usize) {
         let (rows, chunks) = (x.len() / k.max(1), k.div_ceil(BF16_CHUNK));
         self.bf16.resize(rows * chunks, Bf16Chunk([0; 2 * BF16_CHUNK]));
         let out = Shards::new(&mut self.bf16);
@@ -346,7 +346,7 @@ mod tests {
         let mut x: Vec<f32> = (0..3 * k).map(|i| ((i * 2_654_435_761usize) as u32 as f32).sin() * 3.0).collect();
         x[k..k + 32].fill(0.0);
         x[..4].copy_from_slice(&[127.0, 2.5, 3.5, -0.5]);
-        x[40..43].copy_from_slice(&[1e-39, -2e-38, 1.003_906_25]);
+        x[40..43].copy_from_slice(&[1e-39, -2e-38, 1.0 + 1.0 / 256.0]);
         for isa in Isa::available() {
             let pool = Pool::new(2);
             let mut rounded = Rounded::default();

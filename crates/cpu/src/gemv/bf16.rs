@@ -1,19 +1,20 @@
 //! bf16 weights, row-major, and inputs rounded to bf16: the dot product of a weight row and an activation row, 32 columns at
 //! a time, in lanes of two.
 
-#![expect(clippy::needless_range_loop, reason = "an index names the same row in several arrays")]
-
 use super::{Job, PANEL, PanelKernel, Sink, drive};
 use crate::inputs::{BF16_CHUNK, Bf16Chunk, Inputs};
 use ashlar_backend::BackendError;
 use ashlar_simd::Simd;
 use std::ops::Range;
 
-/// Weight rows that share the loads of an activation row.
-const QUAD: usize = 4;
+/// Weight rows that share the loads of M activation rows: 16 sums at once.
+const fn together(m: usize) -> usize {
+    if m >= 8 { 2 } else { 4 }
+}
 /// Rows of activations up to which weights are bound to come from memory: they are read whole rows at a time.
 const FEW: usize = 2;
-/// Chunks of a block: with 4 rows of activations, 32 KiB of weights and 8 of those.
+/// Chunks of a block: with 8 rows of activations, 16 KiB of those and 32 of weights. The more rows, the more often a weight is
+/// used between its ways from the second-level cache.
 const BLOCK: usize = 32;
 
 /// The kernel of bf16 weights.
@@ -32,7 +33,7 @@ struct Panels<'a> {
 }
 
 impl PanelKernel for Panels<'_> {
-    const ROWS: [usize; 2] = [4, 2];
+    const ROWS: [usize; 2] = [8, 2];
     const BF16: bool = true;
 
     #[inline(always)]
@@ -46,9 +47,16 @@ impl PanelKernel for Panels<'_> {
         let chunks = self.inputs.k.div_ceil(BF16_CHUNK);
         let block = if M > FEW { BLOCK } else { chunks.max(1) };
         for start in (0..chunks).step_by(block) {
-            for first in (0..PANEL).step_by(QUAD) {
-                if panel * PANEL + first < self.n {
-                    self.quad(s, [panel * PANEL, first], x, start..(start + block).min(chunks), &mut sums);
+            let chunks = start..(start + block).min(chunks);
+            for first in (0..PANEL).step_by(const { together(M) }) {
+                let at = [panel * PANEL, first];
+                if panel * PANEL + first >= self.n {
+                    break;
+                }
+                if const { together(M) == 2 } {
+                    self.some::<S, M, 2>(s, at, x, chunks.clone(), &mut sums);
+                } else {
+                    self.some::<S, M, 4>(s, at, x, chunks.clone(), &mut sums);
                 }
             }
         }
@@ -65,9 +73,9 @@ impl PanelKernel for Panels<'_> {
 }
 
 impl Panels<'_> {
-    /// Adds the products of four weight rows with M activation rows over some chunks; rows beyond n repeat the last.
+    /// Adds the products of Q weight rows with M activation rows over some chunks; rows beyond n repeat the last.
     #[inline(always)]
-    fn quad<S: Simd, const M: usize>(
+    fn some<S: Simd, const M: usize, const Q: usize>(
         &self,
         s: S,
         [row, first]: [usize; 2],
@@ -76,42 +84,42 @@ impl Panels<'_> {
         sums: &mut [[S::F32; PANEL]; M],
     ) {
         let k = self.inputs.k;
-        let mut w: [&[u8]; QUAD] = [&[]; QUAD];
+        let mut w: [&[u8]; Q] = [&[]; Q];
         for (i, w) in w.iter_mut().enumerate() {
             let row = (row + first + i).min(self.n - 1);
             *w = &self.data[2 * row * k..2 * (row + 1) * k];
         }
-        let mut acc = [[s.splat(0.0); QUAD]; M];
+        let mut acc = [[s.splat(0.0); Q]; M];
         for t in 0..M {
-            for i in 0..QUAD {
+            for i in 0..Q {
                 acc[t][i] = sums[t][first + i];
             }
         }
         let whole = chunks.start..chunks.end.min(k / BF16_CHUNK);
         for c in whole.clone() {
-            // One line of each of the next four rows.
+            // One line of each of the next rows.
             if M <= FEW {
-                for i in 0..QUAD {
-                    let next = (row + first + i + QUAD) * k + c * BF16_CHUNK;
+                for i in 0..Q {
+                    let next = (row + first + i + Q) * k + c * BF16_CHUNK;
                     if let Some(byte) = self.data.get(2 * next) {
                         s.prefetch(byte);
                     }
                 }
             }
-            let mut values = [s.bytes(&[0; 64]); QUAD];
+            let mut values = [s.bytes(&[0; 64]); Q];
             for (v, w) in values.iter_mut().zip(w) {
                 let Some(w) = w[2 * c * BF16_CHUNK..].first_chunk() else { continue };
                 *v = s.bytes(w);
             }
             for t in 0..M {
                 let x = s.bytes(&x[t][c].0);
-                for i in 0..QUAD {
+                for i in 0..Q {
                     acc[t][i] = s.dot_bf16(acc[t][i], values[i], x);
                 }
             }
         }
         for c in whole.end.max(chunks.start)..chunks.end {
-            for i in 0..QUAD {
+            for i in 0..Q {
                 let mut bytes = [0; 64];
                 let tail = &w[i][2 * c * BF16_CHUNK..];
                 bytes[..tail.len()].copy_from_slice(tail);
@@ -121,7 +129,7 @@ impl Panels<'_> {
             }
         }
         for t in 0..M {
-            for i in 0..QUAD {
+            for i in 0..Q {
                 sums[t][first + i] = acc[t][i];
             }
         }

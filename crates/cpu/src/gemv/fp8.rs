@@ -4,8 +4,6 @@
 //! included; one multiplication makes them right. Codes 0x7f and 0xff (NaN) would read as ±480: `convert` and `verify`
 //! refuse them, so a pack holds none, and checkpoints in row order are decoded by `formats`, which refuses them too.
 
-#![expect(clippy::needless_range_loop, reason = "an index names the same row in several arrays")]
-
 use super::grouped::codes::{Panel, VECTORS};
 use super::grouped::f32::{Panels, Values};
 use super::grouped::scales::Scaling;
