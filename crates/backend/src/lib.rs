@@ -37,7 +37,7 @@ pub use op::{
 pub use operands::{Access, Operand, Operands};
 pub use reference::Reference;
 pub use rope::RopeTable;
-pub use round::{INT8_GROUP, int8_scale, round_int8, round_row};
+pub use round::{INT8_GROUP, int8_scale, round_bf16, round_int8, round_row};
 pub use route::{check as check_routing, route, weights_of};
 pub use streamed::{Arrived, Records, Streamed};
 pub use virtual_device::Virtual;

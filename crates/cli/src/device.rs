@@ -15,13 +15,15 @@ use clap::{Args, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-/// In which precision inputs of quantized weights are multiplied.
+/// In which precision inputs of weights are multiplied.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Activations {
     /// As they are
     F32,
-    /// Rounded to 8 bits, one scale per 32 values
+    /// Rounded to 8 bits, one scale per 32 values; floats and fp8 meet inputs as they are
     Int8,
+    /// The same, and rounded to bf16 for bf16 and fp8 weights: about twice as fast on CPUs with AVX512-BF16
+    Bf16,
 }
 
 impl From<Activations> for ActivationMode {
@@ -29,6 +31,7 @@ impl From<Activations> for ActivationMode {
         match activations {
             Activations::F32 => Self::F32,
             Activations::Int8 => Self::Int8,
+            Activations::Bf16 => Self::Bf16,
         }
     }
 }

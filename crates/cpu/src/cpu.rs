@@ -164,8 +164,9 @@ impl Backend for Cpu {
     fn describe(&self) -> String {
         let threads = self.pool.threads();
         let activations = match self.mode {
-            ActivationMode::F32 => "f32",
-            ActivationMode::Int8 => "int8",
+            ActivationMode::Bf16 if self.isa.multiplies_bf16() => "int8 and bf16 (AVX512-BF16)",
+            ActivationMode::Bf16 => "int8 and bf16 (multiplied in f32)",
+            mode => mode.name(),
         };
         let nodes = match cores::numa_nodes() {
             1 => String::new(),

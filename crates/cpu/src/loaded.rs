@@ -27,8 +27,10 @@ pub struct Loaded {
 
 /// How this backend rounds the inputs of weights of `spec` when asked for `mode`.
 pub fn activations(spec: &Spec, mode: ActivationMode) -> ActivationMode {
-    match table::entry(spec, Order::X16) {
-        Some(entry) if entry.rounded.is_some() => mode,
+    let entry = table::entry(spec, Order::X16);
+    match mode.of(spec) {
+        ActivationMode::Int8 if entry.is_some_and(|e| e.rounded.is_some()) => ActivationMode::Int8,
+        ActivationMode::Bf16 if entry.is_some_and(|e| e.bf16.is_some()) => ActivationMode::Bf16,
         _ => ActivationMode::F32,
     }
 }
@@ -121,6 +123,8 @@ impl Loaded {
             (ActivationMode::F32, _) => Form::F32,
             (ActivationMode::Int8, Some(entry)) => entry.rounded.map_or(Form::F32, |(form, _)| form),
             (ActivationMode::Int8, None) => Form::Rounded,
+            (ActivationMode::Bf16, Some(_)) => Form::Bf16,
+            (ActivationMode::Bf16, None) => Form::Bf16Values,
         }
     }
 
@@ -140,6 +144,7 @@ impl Loaded {
         match (self.entry, form) {
             (None, _) => any::multiply,
             (Some(entry), Form::F32) => entry.exact,
+            (Some(entry), Form::Bf16) => entry.bf16.unwrap_or(entry.exact),
             (Some(entry), _) => entry.rounded.map_or(entry.exact, |(_, kernel)| kernel),
         }
     }

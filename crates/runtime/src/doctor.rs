@@ -119,7 +119,8 @@ pub fn examine(threads: Option<usize>, disk: Option<&Path>, report: &dyn Report)
 
 fn kernel_rates(threads: Option<usize>, report: &dyn Report) -> Result<Vec<KernelRate>, RuntimeError> {
     let formats = FORMATS.map(str::to_owned).to_vec();
-    let options = KernelOptions { formats, rows: vec![1, ROWS], rounds: 2, threads };
+    let activations = devices::activation_mode("cpu", None);
+    let options = KernelOptions { formats, rows: vec![1, ROWS], rounds: 2, threads, activations };
     let lines = kernels::measure(&options, &AtomicBool::new(false), report)?.unwrap_or_default();
     let mut rates: Vec<KernelRate> = Vec::new();
     for line in &lines {

@@ -208,13 +208,13 @@ mod tests {
     fn a_buffer_comes_back_whole_from_its_last_holder() -> Result {
         let all = counted(100);
         let part = all.slice(10, 5).expect("inside");
-        let all = all.try_into_heap().expect_err("two hold it");
+        let all = all.try_into_heap().err().expect("two hold it");
         drop(all);
         let heap = part.try_into_heap().expect("one holds it");
         assert_eq!((heap.len(), heap[99]), (100, 99));
         let mut file = tempfile::tempfile()?;
         file.write_all(b"ashlar")?;
-        let map = Bytes::map_file(&file)?.try_into_heap().expect_err("mapped");
+        let map = Bytes::map_file(&file)?.try_into_heap().err().expect("mapped");
         assert_eq!(&*map, b"ashlar");
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::matmul::{FirstError, Output, tasks};
 use super::moe::{OP, Routes};
 use crate::cpu::Cpu;
 use crate::gemv::{Job, RowSet};
-use crate::inputs::{Form, Inputs, Rounded};
+use crate::inputs::{Forms, Inputs, Rounded};
 use crate::loaded::Loaded;
 use ashlar_arch::Activation;
 use ashlar_backend::{BackendError, BufferId, ExpertWeights, MatmulInput, Observer, Records, WeightId};
@@ -194,10 +194,8 @@ impl Layer<'_> {
         let (base, end) = (routes.pairs(one.index).start, routes.pairs(last.index).end);
         let middle = &middle[base * self.intermediate..end * self.intermediate];
         let mut rounded = Rounded::default();
-        if used.iter().any(|u| u.down.form() != Form::F32) {
-            let values = used.iter().any(|u| u.down.reads_rounded_values());
-            rounded.round(&cpu.pool, cpu.isa, middle, self.intermediate, values);
-        }
+        let forms = Forms::of(used.iter().map(|u| &*u.down));
+        rounded.round(&cpu.pool, cpu.isa, middle, self.intermediate, forms);
         let inputs = Inputs::new(middle, self.intermediate, Some(&rounded));
         let numbers: Vec<u32> = (0..(end - base) as u32).collect();
         let cost = used.iter().map(|u| u.down.panel_bytes()).sum();

@@ -3,7 +3,7 @@
 use super::matmul::{FirstError, Output, Task, Write, tasks, write_panels};
 use crate::cpu::Cpu;
 use crate::gemv::{Job, RowSet};
-use crate::inputs::{Form, Inputs};
+use crate::inputs::{Forms, Inputs};
 use crate::loaded::Loaded;
 use crate::math::Gated;
 use ashlar_arch::Activation;
@@ -72,18 +72,9 @@ pub fn round_inputs(
     weights: impl Iterator<Item = WeightId>,
     op: &'static str,
 ) -> Result<(), BackendError> {
-    let forms = weights.map(|id| cpu.weight(id, op).map(|w| (w.form(), w.reads_rounded_values())));
-    let forms = forms.collect::<Result<Vec<_>, BackendError>>()?;
-    round(cpu, x, &forms, op)
-}
-
-/// Rounds x if it is read so; `forms`: the form that each of the weights reads, and whether it wants rounded values.
-pub fn round(cpu: &mut Cpu, x: BufferId, forms: &[(Form, bool)], op: &'static str) -> Result<(), BackendError> {
-    let values = forms.iter().any(|(_, values)| *values);
-    if forms.iter().any(|(form, _)| *form != Form::F32) {
-        let input = cpu.buffers.get(x, op)?;
-        cpu.rounded.round(&cpu.pool, cpu.isa, &input.values, input.width, values);
-    }
+    let weights = weights.map(|id| cpu.described(id, op)).collect::<Result<Vec<_>, BackendError>>()?;
+    let input = cpu.buffers.get(x, op)?;
+    cpu.rounded.round(&cpu.pool, cpu.isa, &input.values, input.width, Forms::of(weights));
     Ok(())
 }
 

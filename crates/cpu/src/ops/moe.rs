@@ -4,7 +4,7 @@
 //! expert by expert. Who is chosen is decided here; `experts` computes.
 
 use super::experts::Layer;
-use super::linear::{observe, round};
+use super::linear::{observe, round_inputs};
 use super::matmul::{FirstError, Output, Write, tasks, write_panels};
 use crate::cpu::Cpu;
 use crate::gemv::{Job, RowSet};
@@ -57,9 +57,7 @@ pub fn run(
         observer.routed(&Routed { router, experts: experts.len(), top_k, chosen: &chosen });
     }
     let first_halves = routes.used.iter().flat_map(|&e| [experts[e].gate, experts[e].up]);
-    let first_halves = first_halves.map(|id| cpu.described(id, OP)).collect::<Result<Vec<_>, _>>()?;
-    let forms = first_halves.iter().map(|w| (w.form(), w.reads_rounded_values())).collect::<Vec<_>>();
-    round(cpu, x, &forms, OP)?;
+    round_inputs(cpu, x, first_halves, OP)?;
     let mut y = cpu.buffers.take(out, [rows, hidden], true, x, OP)?;
     let layer = Layer { cpu, experts, routes: &routes, activation, hidden, intermediate };
     let result = layer.run(x, &mut y, observer);
