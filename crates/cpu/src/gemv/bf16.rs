@@ -13,9 +13,9 @@ const fn together(m: usize) -> usize {
 }
 /// Rows of activations up to which weights are bound to come from memory: they are read whole rows at a time.
 const FEW: usize = 2;
-/// Chunks of a block: with 8 rows of activations, 16 KiB of those and 32 of weights. The more rows, the more often a weight is
+/// Chunks of a block: with 8 rows of activations, 8 KiB of those and 16 of weights. The more rows, the more often a weight is
 /// used between its ways from the second-level cache.
-const BLOCK: usize = 32;
+const BLOCK: usize = 16;
 
 /// The kernel of bf16 weights.
 pub fn multiply(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
