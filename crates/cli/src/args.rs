@@ -47,6 +47,7 @@ pub enum Command {
     Run(commands::run::Run),
     Serve(Box<commands::serve::Serve>),
     Bench(commands::bench::Bench),
+    Doctor(commands::doctor::Doctor),
     Trace(commands::trace::Trace),
     Simulate(commands::simulate::Simulate),
 }
@@ -71,6 +72,7 @@ impl Command {
             Self::Run(c) => c.run(globals),
             Self::Serve(c) => c.run(globals),
             Self::Bench(c) => c.run(globals),
+            Self::Doctor(c) => c.run(globals),
             Self::Trace(c) => c.run(globals),
             Self::Simulate(c) => c.run(globals),
         }

@@ -92,6 +92,7 @@ impl DeviceArgs {
             device: self.device.clone(),
             placement: self.placement.read()?,
             vram_limit: self.placement.vram_limit,
+            ram_limit: self.placement.ram_limit,
             threads: self.threads.map(NonZeroUsize::get),
             activations: self.activations.map(Into::into),
             kv: self.kv.map(Into::into),
@@ -125,7 +126,7 @@ pub fn open(path: &Path, options: &OpenOptions, globals: Globals) -> Result<Mode
             model.device(),
             model.context()
         ));
-        if model.placement().devices.len() > 1 || options.placement.is_some() {
+        if model.placement().devices.len() > 1 || options.placement.is_some() || model.nvme().is_some() {
             progress.note(&placement::shares(model.placement()));
         }
     }

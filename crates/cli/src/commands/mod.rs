@@ -4,6 +4,7 @@ pub mod bench;
 pub mod calibrate;
 pub mod convert;
 pub mod demo;
+pub mod doctor;
 pub mod eval;
 pub mod inspect;
 pub mod logits;

@@ -72,7 +72,7 @@ pub fn round_inputs(
     weights: impl Iterator<Item = WeightId>,
     op: &'static str,
 ) -> Result<(), BackendError> {
-    let weights = weights.map(|id| cpu.weight(id, op)).collect::<Result<Vec<_>, BackendError>>()?;
+    let weights = weights.map(|id| cpu.described(id, op)).collect::<Result<Vec<_>, BackendError>>()?;
     let input = cpu.buffers.get(x, op)?;
     cpu.rounded.round(&cpu.pool, cpu.isa, &input.values, input.width, Forms::of(weights));
     Ok(())
