@@ -65,6 +65,22 @@ fn policies_are_held_against_the_bound_and_told_as_tokens_per_second() -> Test {
 }
 
 #[test]
+fn experts_of_the_next_layer_are_guessed_and_what_that_is_worth_is_told() -> Test {
+    let routes = fixture("routes/qwen3-30b.route.csv");
+    let text = ashlar!["simulate", routes, "--capacity", "30%", "--look-ahead", "previous,learned"].expect(0).stdout;
+    assert!(text.contains("previous") && text.contains("of missing"), "{text}");
+    let found =
+        ashlar!["simulate", routes, "--capacity", "30%", "--look-ahead", "learned", "--train", routes, "--json"];
+    let row = found.expect(0).json()["look_ahead"][0].clone();
+    let of = |key: &str| row[key].as_u64().unwrap_or_default();
+    // Who learned from the recording itself knows more than half of it.
+    assert!(of("named") * 2 > of("uses") && of("useful") > of("wasted"), "{row}");
+    assert!(of("covered") <= of("absent") && of("uses") > 0, "{row}");
+    ashlar!["simulate", routes, "--train", routes].expect(2).says(&["--look-ahead"]);
+    Ok(())
+}
+
+#[test]
 fn what_is_no_recording_or_no_size_is_wrong_usage() -> Test {
     let routes = fixture("routes/qwen3-30b.route.csv");
     ashlar!["simulate", fixture("demo-moe").join("config.json")].expect(2).says(&["line 1", "no recording of routes"]);

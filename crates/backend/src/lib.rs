@@ -181,6 +181,16 @@ pub trait Backend: Send {
     /// [`BackendError`]; [`BackendError::Unsupported`] if there is an observer and the device has no taps.
     fn run(&mut self, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError>;
 
+    /// A mixture of experts will run later in this batch; `like` holds rows that resemble what it will read, if there are any
+    /// yet. A device that streams weights may begin to. Results do not depend on it.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if `moe` is no such op, or its operands are wrong.
+    fn look_ahead(&mut self, moe: &Op, like: Option<BufferId>, batch: &Batch) -> Result<(), BackendError> {
+        let _ = (moe, like, batch);
+        Ok(())
+    }
+
     /// Copies the current rows of a buffer to the host (rows × width, row-major).
     ///
     /// # Errors

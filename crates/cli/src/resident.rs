@@ -1,7 +1,7 @@
 //! How much memory this process really takes, as the system counts it.
 
 use crate::units;
-use ashlar_runtime::{Model, NvmeUse, Residency};
+use ashlar_runtime::{AheadUse, Model, NvmeUse, Residency};
 
 /// Bytes in memory: of mapped files, and of the process itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,24 @@ pub fn disk(used: &NvmeUse) -> String {
         used.depth,
         units::bytes(used.rate as u64)
     )
+}
+
+/// One line: what came of reading ahead; nothing where nothing was guessed.
+#[must_use]
+pub fn ahead(used: &AheadUse) -> Option<String> {
+    let share = |part: u64, of: u64| 100.0 * part as f64 / (of as f64).max(1.0);
+    (used.uses + used.certain > 0).then(|| {
+        format!(
+            "look-ahead: {:.0} % of experts named, {:.0} % of those that were missing read ahead; {} useful, {} in vain ({} known for \
+             certain), given up {} times",
+            share(used.named, used.uses),
+            share(used.covered, used.absent),
+            used.useful,
+            used.wasted,
+            used.certain,
+            used.pauses
+        )
+    })
 }
 
 fn residency(model: &Model) -> String {

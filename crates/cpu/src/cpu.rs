@@ -234,6 +234,10 @@ impl Backend for Cpu {
         ops::run(self, op, batch, observer)
     }
 
+    fn look_ahead(&mut self, moe: &Op, like: Option<BufferId>, batch: &Batch) -> Result<(), BackendError> {
+        ops::look_ahead(self, moe, like, batch)
+    }
+
     fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError> {
         Ok(self.buffers.get(buffer, "read")?.values.clone())
     }

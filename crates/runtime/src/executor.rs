@@ -31,7 +31,14 @@ pub(crate) struct Executor {
     steps: Vec<Ready>,
     /// Device and buffer.
     logits: (usize, BufferId),
+    /// Steps whose experts follow from the tokens alone.
+    named: Vec<usize>,
+    /// By step: the next mixture of experts on the same device, which is guessed from what this one read.
+    guessed: Vec<Option<(usize, BufferId)>>,
 }
+
+/// More rows use most experts anyway.
+const GUESSED_ROWS: usize = 8;
 
 /// A step with the devices' own operands.
 enum Ready {
@@ -86,7 +93,8 @@ impl Executor {
         }
         let logits = operands.buffer(placement.logits, draft.program.logits, draft, &mut devices)?;
         check(placement, &devices)?;
-        Ok(Self { devices, steps, logits: (placement.logits, logits) })
+        let (named, guessed) = ahead(&steps, source.streamed.is_some());
+        Ok(Self { devices, steps, logits: (placement.logits, logits), named, guessed })
     }
 
     /// Runs all steps on a batch and returns its logits.
@@ -99,13 +107,24 @@ impl Executor {
         observer: &mut Option<&mut dyn Observer>,
         profile: &mut Option<Profile>,
     ) -> Result<Vec<f32>, BackendError> {
-        for step in &self.steps {
+        for step in &self.named {
+            if let Some(Ready::Run { device, op }) = self.steps.get(*step) {
+                self.devices[*device].look_ahead(op, None, batch)?;
+            }
+        }
+        for (number, step) in self.steps.iter().enumerate() {
             // An option of a borrowed observer cannot be copied; each op gets a shorter borrow.
             let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
             let devices = &mut self.devices;
             match profile {
                 None => step.run(devices, batch, observer)?,
                 Some(profile) => profile.time(step.name(), || step.run(devices, batch, observer))?,
+            }
+            if let Some((next, like)) = self.guessed.get(number).copied().flatten()
+                && batch.rows() <= GUESSED_ROWS
+                && let Some(Ready::Run { device, op }) = self.steps.get(next)
+            {
+                self.devices[*device].look_ahead(op, Some(like), batch)?;
             }
         }
         let (device, buffer) = self.logits;
@@ -148,6 +167,22 @@ fn check(placement: &Placement, devices: &[Box<dyn Backend>]) -> Result<(), Back
         }
     }
     Ok(())
+}
+
+/// What can be known of experts before their turn: steps whose experts tokens name, and of every step the next one to guess.
+fn ahead(steps: &[Ready], streamed: bool) -> (Vec<usize>, Vec<Option<(usize, BufferId)>>) {
+    let (mut named, mut guessed) = (Vec::new(), vec![None; steps.len()]);
+    let mut last: Option<(usize, usize, BufferId)> = None;
+    for (number, step) in steps.iter().enumerate().filter(|_| streamed) {
+        let Ready::Run { device, op: Op::Moe { x, options, .. } } = step else { continue };
+        match (options.table, last) {
+            (Some(_), _) => named.push(number),
+            (None, Some((before, on, like))) if on == *device => guessed[before] = Some((number, like)),
+            _ => {}
+        }
+        last = Some((number, *device, *x));
+    }
+    (named, guessed)
 }
 
 impl Ready {

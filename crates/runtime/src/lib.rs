@@ -44,7 +44,7 @@ pub use generate::{GenerateOptions, Generation, Generator, StopReason, Timings};
 pub use kv::KvUse;
 pub use load::Loader;
 pub use model::{DEFAULT_CHUNK, DEFAULT_CONTEXT, Model, OpenOptions, Wanted, logits};
-pub use nvme::NvmeUse;
+pub use nvme::{AheadUse, NvmeUse};
 pub use open::{Opened, open, side_dir};
 pub use overlay::Overlay;
 pub use residency::{Residency, free_memory};

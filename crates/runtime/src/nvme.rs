@@ -2,11 +2,12 @@
 //! used lately stay there. So a model larger than memory runs, and its text is the one that it would write in memory.
 //!
 //! The cast: `records` (which bytes of which file make an expert), `disk` (reads past the page cache), `state` (who is
-//! in which slot; pure), [`ExpertStore`] (threads that read, and the op that waits). The policy is the simulator's
+//! in which slot; pure), `ahead` (whether guesses pay), [`ExpertStore`] (threads that read, and the op that waits). The policy is the simulator's
 //! ([`crate::routing::ExpertCache`]).
 //!
 //! A read that fails is tried once more, then the step fails, with file and expert: nothing is computed from what did not come.
 
+mod ahead;
 mod disk;
 mod records;
 mod state;
@@ -22,6 +23,8 @@ use disk::{Disk, Files};
 use std::sync::Arc;
 use store::StoreOptions;
 
+pub(crate) use ahead::Ahead;
+pub use ahead::AheadUse;
 pub(crate) use records::{Plan, expert_matrix};
 pub(crate) use state::HALF_LIFE;
 pub use state::NvmeUse;

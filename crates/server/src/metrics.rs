@@ -83,6 +83,18 @@ impl Metrics {
         if let Some(budget) = stats.kv_budget {
             one("kv_budget_bytes", "gauge", "Bytes that keys and values may take", budget);
         }
+        if let Some(nvme) = &stats.nvme {
+            let waited = (nvme.waited * 1e3) as u64;
+            one("nvme_read_bytes_total", "counter", "Bytes of experts read from the disk", nvme.bytes);
+            one("nvme_hits_total", "counter", "Uses of experts that were in memory or on their way", nvme.hits);
+            one("nvme_misses_total", "counter", "Uses of experts that were not", nvme.misses);
+            one("nvme_evictions_total", "counter", "Experts that left memory for others", nvme.evictions);
+            one("nvme_retries_total", "counter", "Reads that were tried again", nvme.retries);
+            one("nvme_waited_milliseconds_total", "counter", "Time that was spent waiting for the disk", waited);
+            one("nvme_slots", "gauge", "Experts that memory holds", nvme.slots as u64);
+            one("nvme_ahead_useful_total", "counter", "Experts read ahead of their turn and used", nvme.ahead.useful);
+            one("nvme_ahead_wasted_total", "counter", "Experts read ahead of their turn in vain", nvme.ahead.wasted);
+        }
         let of = |h: &Mutex<Histogram>| h.lock().unwrap_or_else(PoisonError::into_inner).clone();
         of(&self.first).write(
             &mut out,

@@ -6,11 +6,12 @@ use crate::output;
 use crate::table::Table;
 use anyhow::{Context, anyhow};
 use ashlar_recipe::{Recipe, tier};
-use ashlar_runtime::routing::{Links, Policy, Replay, Replayed, Routes, replay};
+use ashlar_runtime::AheadUse;
+use ashlar_runtime::routing::{Guesser, Links, LookAhead, Pairs, Policy, Replay, Replayed, Routes, look_ahead, replay};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::io::BufReader;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Seconds that handing a layer's tokens to the processor and back may take.
 const HANDSHAKE: f64 = 40e-6;
@@ -43,6 +44,13 @@ pub struct Simulate {
     /// Of ema: bring in only what scores so many times more than what leaves [default: whatever it scores]
     #[arg(long, value_name = "X", value_parser = positive)]
     pub hysteresis: Option<f64>,
+    /// Guess the experts of the next layer and read them ahead, as a model does whose experts lie on disk: from what the token before used
+    /// there (previous), or from which experts came together (learned); with `ema`
+    #[arg(long, value_name = "G", value_enum, value_delimiter = ',', conflicts_with = "machine")]
+    pub look_ahead: Vec<GuesserWord>,
+    /// With --look-ahead learned: another recording to learn from, instead of this one as it goes by
+    #[arg(long, value_name = "TRACE", requires = "look_ahead")]
+    pub train: Option<PathBuf>,
     /// Predict tokens per second on a kind of machine (`plan --list-tiers`)
     #[arg(long, value_name = "M")]
     pub machine: Option<String>,
@@ -76,6 +84,32 @@ impl Word {
             Self::Belady => ">belady",
         }
     }
+}
+
+/// How experts of the next layer are guessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GuesserWord {
+    /// What the token before used there
+    Previous,
+    /// What came most often with what this token used in the layer before
+    Learned,
+}
+
+impl From<GuesserWord> for Guesser {
+    fn from(word: GuesserWord) -> Self {
+        match word {
+            GuesserWord::Previous => Self::Previous,
+            GuesserWord::Learned => Self::Learned,
+        }
+    }
+}
+
+/// One guesser with one number of slots.
+struct Guessed {
+    guesser: Guesser,
+    slots: usize,
+    hits: f64,
+    used: AheadUse,
 }
 
 /// Slots of a cache.
@@ -118,9 +152,7 @@ impl Simulate {
     /// # Errors
     /// A recording or machine that cannot be read is the user's mistake.
     pub fn run(&self, _globals: Globals) -> CommandResult {
-        let name = self.trace.display().to_string();
-        let file = std::fs::File::open(&self.trace).with_context(|| format!("cannot read {name}")).or_usage()?;
-        let routes = Routes::read(BufReader::new(file)).with_context(|| name).or_usage()?;
+        let routes = read(&self.trace)?;
         let links = self.links()?;
         let all: Vec<(usize, Vec<Replayed>)> = self
             .capacity
@@ -130,12 +162,28 @@ impl Simulate {
                 (slots, self.policies.iter().map(|policy| replay(&routes, &self.what(*policy, slots), links)).collect())
             })
             .collect();
+        let guessed = self.guessed(&routes)?;
         if self.json {
-            output::print_json(&self.as_json(&routes, &all))?;
+            output::print_json(&self.as_json(&routes, &all, &guessed))?;
         } else {
             output::print(&self.text(&routes, &all))?;
+            output::print(&guessed_text(&guessed))?;
         }
         Ok(Outcome::Done)
+    }
+
+    /// What guesses come to.
+    fn guessed(&self, routes: &Routes) -> Result<Vec<Guessed>, Failure> {
+        let trained = self.train.as_deref().map(read).transpose()?.map(|other| Pairs::of(&other));
+        let mut all = Vec::new();
+        for guesser in self.look_ahead.iter().map(|word| Guesser::from(*word)) {
+            for capacity in self.capacity.iter().map(|c| c.slots(routes.slots())) {
+                let what = LookAhead { guesser, trained: trained.as_ref(), capacity, half_life: self.half_life };
+                let (hits, accesses, used) = look_ahead(routes, &what);
+                all.push(Guessed { guesser, slots: capacity, hits: hits as f64 / (accesses as f64).max(1.0), used });
+            }
+        }
+        Ok(all)
     }
 
     fn what(&self, policy: Word, capacity: usize) -> Replay {
@@ -196,7 +244,22 @@ impl Simulate {
         out
     }
 
-    fn as_json(&self, routes: &Routes, all: &[(usize, Vec<Replayed>)]) -> serde_json::Value {
+    fn as_json(&self, routes: &Routes, all: &[(usize, Vec<Replayed>)], guessed: &[Guessed]) -> serde_json::Value {
+        let ahead = guessed.iter().map(|g| {
+            json!({
+                "guesser": g.guesser.name(),
+                "slots": g.slots,
+                "hit_rate": g.hits,
+                "uses": g.used.uses,
+                "named": g.used.named,
+                "absent": g.used.absent,
+                "covered": g.used.covered,
+                "useful": g.used.useful,
+                "wasted": g.used.wasted,
+                "pauses": g.used.pauses,
+            })
+        });
+        let ahead: Vec<_> = ahead.collect();
         let rows = all.iter().flat_map(|(slots, found)| {
             self.policies.iter().zip(found).map(move |(policy, r)| {
                 json!({
@@ -212,6 +275,43 @@ impl Simulate {
                 })
             })
         });
-        json!({"model": routes.model, "experts": routes.slots(), "replayed": rows.collect::<Vec<_>>()})
+        json!({
+            "model": routes.model,
+            "experts": routes.slots(),
+            "replayed": rows.collect::<Vec<_>>(),
+            "look_ahead": ahead,
+        })
     }
+}
+
+fn read(path: &Path) -> Result<Routes, Failure> {
+    let name = path.display().to_string();
+    let file = std::fs::File::open(path).with_context(|| format!("cannot read {name}")).or_usage()?;
+    Routes::read(BufReader::new(file)).with_context(|| name).or_usage()
+}
+
+/// The table of guesses; nothing where none were asked for.
+fn guessed_text(all: &[Guessed]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut table =
+        Table::new(&["guesser", ">slots", ">hits", ">named", ">of missing", ">useful", ">in vain", ">given up"]);
+    for Guessed { guesser, slots, hits, used } in all {
+        let share = |part: u64, of: u64| format!("{:.1} %", 100.0 * part as f64 / (of as f64).max(1.0));
+        table.row([
+            guesser.name().to_owned(),
+            slots.to_string(),
+            format!("{:.1} %", 100.0 * hits),
+            share(used.named, used.uses),
+            share(used.covered, used.absent),
+            used.useful.to_string(),
+            used.wasted.to_string(),
+            used.pauses.to_string(),
+        ]);
+    }
+    format!(
+        "\nread ahead into an ema cache: experts that a guess named, missing ones that it had read, reads in time and in vain\n{}",
+        table.render()
+    )
 }

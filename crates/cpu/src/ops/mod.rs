@@ -19,7 +19,17 @@ mod sigmoid_gate;
 mod tests;
 
 use crate::cpu::Cpu;
-use ashlar_backend::{BackendError, Batch, Observer, Op};
+use ashlar_backend::{BackendError, Batch, BufferId, Observer, Op};
+
+/// Tells where experts come from which ones `moe` will use, or is likely to.
+pub fn look_ahead(cpu: &Cpu, moe: &Op, like: Option<BufferId>, batch: &Batch) -> Result<(), BackendError> {
+    let Op::Moe { router, routing, options, experts, .. } = moe else {
+        let what = format!("{} is no mixture of experts", moe.name());
+        return Err(BackendError::Operand { op: moe::OP, what });
+    };
+    let router = moe::Router { weight: *router, routing: *routing, options: *options };
+    moe::look_ahead(cpu, &router, experts, like, batch)
+}
 
 /// Runs one op; `batch` is checked.
 pub fn run(cpu: &mut Cpu, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {

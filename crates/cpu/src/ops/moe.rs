@@ -9,6 +9,7 @@ use super::matmul::{FirstError, Output, Write, tasks, write_panels};
 use crate::cpu::Cpu;
 use crate::gemv::{Job, RowSet};
 use crate::inputs::{Form, Inputs};
+use crate::loaded::Loaded;
 use ashlar_arch::{Activation, Routing};
 use ashlar_backend::{
     BackendError, Batch, BufferId, ExpertWeights, MoeOptions, Observer, Routed, WeightId, check_routing, route,
@@ -65,6 +66,42 @@ pub fn run(
     result
 }
 
+/// Tells where experts come from which ones will be used: those that a table names for the tokens, or those that the router chooses for
+/// rows that are `like` its input.
+pub fn look_ahead(
+    cpu: &Cpu,
+    router: &Router,
+    experts: &[ExpertWeights],
+    like: Option<BufferId>,
+    batch: &Batch,
+) -> Result<(), BackendError> {
+    let streamed = |expert: &ExpertWeights| cpu.described(expert.gate, OP).ok().and_then(|w| w.streamed.as_ref());
+    let Some(records) = experts.iter().find_map(streamed).map(|s| &s.records) else { return Ok(()) };
+    let mut chosen: Vec<usize> = match (router.options.table, like) {
+        (Some(table), _) => {
+            let table = cpu.matrix(table, None, router.routing.top_k, OP)?;
+            let rows = batch.ids().iter().map(|id| table_row(table, *id, experts.len()));
+            rows.collect::<Result<Vec<_>, _>>()?.concat()
+        }
+        (None, Some(x)) => {
+            let input = cpu.buffers.get(x, OP)?;
+            if cpu.described(router.weight, OP)?.weight.k != input.width {
+                return Ok(());
+            }
+            let choice_bias = router.options.choice_bias.map(|id| cpu.vector(id, experts.len(), OP)).transpose()?;
+            let logits = logits(cpu, x, router, input.values.len() / input.width.max(1))?;
+            let routed = |logits| route(logits, choice_bias, &router.routing);
+            logits.chunks_exact(experts.len()).flat_map(routed).map(|(expert, _)| expert).collect()
+        }
+        (None, None) => return Ok(()),
+    };
+    chosen.sort_unstable();
+    chosen.dedup();
+    let numbers = chosen.iter().filter_map(|e| experts.get(*e)).filter_map(streamed).map(|s| s.record);
+    records.ahead(&numbers.collect::<Vec<_>>(), router.options.table.is_some());
+    Ok(())
+}
+
 /// Checks every shape; the width between the halves, `None` if there is no expert.
 fn check(cpu: &Cpu, router: &Router, experts: &[ExpertWeights], hidden: usize) -> Result<Option<usize>, BackendError> {
     cpu.matrix(router.weight, Some(experts.len()), hidden, OP)?;
@@ -112,23 +149,29 @@ fn named(
     batch: &Batch,
 ) -> Result<Vec<(usize, f32)>, BackendError> {
     let table = cpu.matrix(table, None, routing.top_k, OP)?;
-    let mut names = vec![0.0; routing.top_k];
     let mut chosen = Vec::with_capacity(batch.rows() * routing.top_k);
     for (logits, id) in logits.chunks_exact(experts).zip(batch.ids()) {
-        let row = *id as usize;
-        if row >= table.weight.n {
-            let what = format!("`{}` has {} rows, there is a token {id}", table.weight.name, table.weight.n);
-            return Err(BackendError::Operand { op: OP, what });
-        }
-        table.weight.decode(row..row + 1, &mut names)?;
-        let names: Vec<usize> = names.iter().map(|e| *e as usize).collect();
-        if names.iter().any(|e| *e >= experts) {
-            let what = format!("`{}` names an expert beyond {experts} for token {id}", table.weight.name);
-            return Err(BackendError::Operand { op: OP, what });
-        }
+        let names = table_row(table, *id, experts)?;
         chosen.extend(weights_of(logits, names, routing).into_iter().map(|(e, weight)| (e, weight as f32)));
     }
     Ok(chosen)
+}
+
+/// The experts that a table names for a token.
+fn table_row(table: &Loaded, id: u32, experts: usize) -> Result<Vec<usize>, BackendError> {
+    let row = id as usize;
+    if row >= table.weight.n {
+        let what = format!("`{}` has {} rows, there is a token {id}", table.weight.name, table.weight.n);
+        return Err(BackendError::Operand { op: OP, what });
+    }
+    let mut names = vec![0.0; table.weight.k];
+    table.weight.decode(row..row + 1, &mut names)?;
+    let names: Vec<usize> = names.iter().map(|e| *e as usize).collect();
+    if names.iter().any(|e| *e >= experts) {
+        let what = format!("`{}` names an expert beyond {experts} for token {id}", table.weight.name);
+        return Err(BackendError::Operand { op: OP, what });
+    }
+    Ok(names)
 }
 
 /// Who goes where.

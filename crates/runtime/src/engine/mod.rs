@@ -95,7 +95,8 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         let running = self.slots.busy().count();
         let (kv_used, kv_budget) = (self.model.kv().used(), self.model.kv().budget());
-        EngineStats { running, waiting: self.waiting.len(), kv_used, kv_budget, ..self.stats.clone() }
+        let nvme = self.model.nvme();
+        EngineStats { running, waiting: self.waiting.len(), kv_used, kv_budget, nvme, ..self.stats.clone() }
     }
 
     /// Takes a request, which starts as soon as there is room.

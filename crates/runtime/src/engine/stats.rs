@@ -1,6 +1,7 @@
 //! What an engine has done, for its user.
 
 use super::UNKNOWN;
+use crate::NvmeUse;
 use ashlar_backend::Batch;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub struct EngineStats {
     pub prefix_tokens: u64,
     /// Batches run.
     pub steps: u64,
+    /// What came from the disk, where experts lie there.
+    pub nvme: Option<NvmeUse>,
     /// Seconds per token that was answered lately; 0 before the first.
     pub seconds_per_token: f64,
 }

@@ -1,5 +1,6 @@
 //! Who is in which slot, what is being read, what waits. Pure: the store's threads ask and tell.
 
+use super::ahead::{Ahead, AheadUse};
 use crate::routing::{Admission, Ema, ExpertCache};
 use ashlar_pack::PAGE;
 use ashlar_tensor::{AlignedBytes, Bytes};
@@ -32,6 +33,8 @@ pub struct NvmeUse {
     pub warm_bytes: u64,
     /// Seconds that ops waited for the disk.
     pub waited: f64,
+    /// What came of reading before anyone asked.
+    pub ahead: AheadUse,
     /// Reads at once.
     pub depth: usize,
     /// Bytes per second at that depth, as measured at the start; 0 if there was nothing to measure with.
@@ -61,6 +64,9 @@ pub struct State {
     /// Buffers whose record left while an op still had it.
     lent: Vec<Bytes>,
     queue: VecDeque<u32>,
+    /// What is read when nobody waits.
+    later: VecDeque<u32>,
+    ahead: Ahead,
     failed: HashMap<u32, String>,
     /// The layer of every record.
     layers: Vec<usize>,
@@ -108,6 +114,8 @@ impl State {
             free: slots,
             lent: Vec::new(),
             queue: VecDeque::new(),
+            later: VecDeque::new(),
+            ahead: Ahead::default(),
             failed: HashMap::new(),
             layers,
             token: 0,
@@ -127,6 +135,7 @@ impl State {
             self.token += rows as u64;
         }
         self.layer = layer.unwrap_or_default();
+        self.settle(used);
         let slots = self.used.slots.max(1);
         // Two windows are in memory at once, unless one holds all.
         let window = if used.len() <= slots { used.len().max(1) } else { (slots / 2).max(1) };
@@ -139,6 +148,54 @@ impl State {
         windows
     }
 
+    /// Compares what was guessed of the layer at work with what it uses; what was read in vain has its own score again.
+    fn settle(&mut self, used: &[(u32, usize)]) {
+        let used: Vec<u32> = used.iter().map(|(record, _)| *record).collect();
+        let cache = &self.cache;
+        for record in self.ahead.settle(self.layer, &used, |r| cache.holds(r)) {
+            self.cache.rescore(record, self.ema.score(record));
+            // Too late: nobody reads it any more.
+            if let Some(at) = self.later.iter().position(|r| *r == record) {
+                self.later.remove(at);
+                self.cache.remove(record);
+                if let Some(held) = self.held.get_mut(record as usize) {
+                    *held = Held::Absent;
+                }
+            }
+        }
+        self.used.ahead = self.ahead.used;
+    }
+
+    /// Records of one layer that an op will use later in this batch, see [`ashlar_backend::Records::ahead`]. They take the slots of
+    /// lower scores, seen as if they were used already.
+    pub fn look_ahead(&mut self, records: &[u32], certain: bool) {
+        let Some(&layer) = records.first().and_then(|r| self.layers.get(*r as usize)) else { return };
+        let mut read = Vec::new();
+        if self.ahead.pays(certain) {
+            let admission = Admission { most: None, margin: Some(0.0) };
+            for &record in records {
+                let score = self.ema.if_used(record, self.token + 1);
+                let mut moved = None;
+                if !self.cache.holds(record) {
+                    self.cache.fill(&[(record, score)], records, admission, &mut |_, old| moved = Some(old));
+                }
+                let Some(old) = moved else { continue };
+                if let Some(old) = old {
+                    self.used.evictions += 1;
+                    self.evict(old);
+                }
+                self.want(record);
+                if self.queue.back() == Some(&record) {
+                    self.queue.pop_back();
+                    self.later.push_back(record);
+                }
+                read.push(record);
+            }
+        }
+        self.ahead.guess(layer, records, read, certain);
+        self.used.ahead = self.ahead.used;
+    }
+
     /// Gives the records of windows up to `last` slots.
     fn admit(&mut self, last: usize) {
         while self.op.admitted <= last && self.op.admitted < self.op.windows.len() {
@@ -148,6 +205,13 @@ impl State {
             let used = of(number).unwrap_or_default().to_vec();
             let before = number.checked_sub(1).and_then(of).unwrap_or_default();
             let kept: Vec<u32> = before.iter().map(|(record, _)| *record).collect();
+            for (record, _) in &used {
+                // Somebody waits for it now.
+                if let Some(at) = self.later.iter().position(|r| r == record) {
+                    self.later.remove(at);
+                    self.queue.push_back(*record);
+                }
+            }
             let mut moves = Vec::new();
             let found = self.cache.fill(&used, &kept, ALL, &mut |new, old| moves.push((new, old)));
             self.used.hits += found.hits as u64;
@@ -192,7 +256,10 @@ impl State {
         let Some(held) = self.held.get_mut(record as usize) else { return };
         match std::mem::replace(held, Held::Absent) {
             Held::Absent => {}
-            Held::Queued => self.queue.retain(|r| *r != record),
+            Held::Queued => {
+                self.queue.retain(|r| *r != record);
+                self.later.retain(|r| *r != record);
+            }
             Held::Reading { .. } => *held = Held::Reading { given_up: true },
             Held::There(bytes) => self.lent.push(bytes),
         }
@@ -211,12 +278,12 @@ impl State {
 
     /// The next record to read and a buffer for it, if a thread may.
     pub fn next(&mut self) -> Option<(u32, AlignedBytes)> {
-        if self.reading >= self.depth || self.queue.is_empty() {
+        if self.reading >= self.depth || self.waiting() == 0 {
             return None;
         }
         self.reclaim();
         let buffer = self.free.pop()?;
-        let Some(record) = self.queue.pop_front() else {
+        let Some(record) = self.queue.pop_front().or_else(|| self.later.pop_front()) else {
             self.free.push(buffer);
             return None;
         };
@@ -290,12 +357,12 @@ impl State {
 
     /// Records that wait for a thread.
     pub fn waiting(&self) -> usize {
-        self.queue.len()
+        self.queue.len() + self.later.len()
     }
 
     /// Whether nothing waits or is on its way.
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.reading == 0
+        self.waiting() == 0 && self.reading == 0
     }
 
     /// What every moment must hold: no more records than slots, and every buffer in exactly one place.
@@ -309,7 +376,7 @@ impl State {
             assert_eq!(self.cache.holds(record as u32), resident, "record {record}: {held:?}");
         }
         let queued = self.held.iter().filter(|h| matches!(h, Held::Queued)).count();
-        assert_eq!(queued, self.queue.len());
+        assert_eq!(queued, self.waiting());
     }
 }
 

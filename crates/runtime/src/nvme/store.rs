@@ -218,6 +218,12 @@ impl Records for ExpertStore {
         windows
     }
 
+    fn ahead(&self, records: &[u32], certain: bool) {
+        let mut state = self.shared.lock();
+        state.look_ahead(records, certain);
+        self.shared.wake(&state);
+    }
+
     fn take(&self, window: usize) -> Result<Vec<Arrived>, BackendError> {
         let mut state = self.shared.lock();
         loop {

@@ -204,6 +204,24 @@ fn an_op_that_was_given_up_leaves_nothing_behind_that_the_next_one_stumbles_over
     assert!(reads.load(Ordering::SeqCst) > 0);
 }
 
+#[test]
+fn what_is_read_ahead_is_there_when_its_layer_comes_and_vain_reads_are_counted() {
+    // What is read at the start, the first experts of every layer, is not what is used.
+    let plan = plan(3, 64);
+    let (store, _) = store(&plan, Fault::None, 12);
+    for _ in 0..50 {
+        assert_eq!(run(&store, &[10, 11]).unwrap(), [10, 11]);
+        store.ahead(&[74, 75], false);
+        store.ahead(&[138, 139], true);
+        assert_eq!(run(&store, &[74, 75]).unwrap(), [74, 75]);
+        assert_eq!(run(&store, &[138, 140]).unwrap(), [138, 140]);
+    }
+    let ahead = store.used().ahead;
+    assert_eq!((ahead.uses, ahead.named), (100, 100));
+    assert!(ahead.wasted > 0 && ahead.certain > 0 && ahead.useful > 0, "{ahead:?}");
+    assert!(ahead.covered <= ahead.absent);
+}
+
 /// Every order of reads that ends, ops that take and ops that stop half way.
 #[test]
 fn no_order_of_events_loses_a_buffer_or_puts_a_record_in_two() {
@@ -219,6 +237,14 @@ fn no_order_of_events_loses_a_buffer_or_puts_a_record_in_two() {
             let layer = random(&mut seed, 3) as u32;
             let used: BTreeSet<u32> = (0..8).map(|_| layer * 8 + random(&mut seed, 8) as u32).collect();
             let used: Vec<(u32, usize)> = used.into_iter().map(|r| (r, 1)).collect();
+            if random(&mut seed, 2) == 0 {
+                let guess: BTreeSet<u32> = (0..4).map(|_| layer * 8 + random(&mut seed, 8) as u32).collect();
+                state.look_ahead(&guess.into_iter().collect::<Vec<_>>(), random(&mut seed, 3) == 0);
+                state.check();
+                if let Some(next) = state.next() {
+                    reading.push(next);
+                }
+            }
             let windows = state.begin(&used, 1);
             state.check();
             'op: for window in 0..windows.len() {

@@ -90,7 +90,8 @@ impl ExpertCache {
         }
     }
 
-    fn rescore(&mut self, expert: u32, score: f64) {
+    /// Changes a score.
+    pub fn rescore(&mut self, expert: u32, score: f64) {
         let i = expert as usize;
         let Some(old) = self.score.get_mut(i) else { return };
         let before = std::mem::replace(old, score);

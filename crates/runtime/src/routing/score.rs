@@ -15,6 +15,18 @@ impl Ema {
         Self { half_life, value: vec![f64::NEG_INFINITY; experts] }
     }
 
+    /// The score of an expert now.
+    #[must_use]
+    pub fn score(&self, expert: u32) -> f64 {
+        self.value.get(expert as usize).copied().unwrap_or(f64::NEG_INFINITY)
+    }
+
+    /// What the score of an expert would be if token number `at` used it.
+    #[must_use]
+    pub fn if_used(&self, expert: u32, at: u64) -> f64 {
+        sum(self.score(expert), at as f64 / self.half_life)
+    }
+
     /// The score of an expert that `uses` of the `tokens` up to and including number `last` use, spread evenly.
     pub fn touch(&mut self, expert: u32, last: u64, uses: usize, tokens: usize) -> f64 {
         let Some(value) = self.value.get_mut(expert as usize) else { return f64::NEG_INFINITY };
@@ -23,11 +35,15 @@ impl Ema {
         let decay = (-1.0 / self.half_life).exp2();
         let mean = if tokens > 1 { (1.0 - decay.powf(tokens as f64)) / ((1.0 - decay) * tokens as f64) } else { 1.0 };
         let added = if uses == 1 && tokens <= 1 { at } else { at + (uses as f64 * mean).log2() };
-        // log2(2^value + 2^added), the greater one outside.
-        let (high, low) = (value.max(added), value.min(added));
-        *value = high + (low - high).exp2().ln_1p() * std::f64::consts::LOG2_E;
+        *value = sum(*value, added);
         *value
     }
+}
+
+/// log2(2^a + 2^b), the greater one outside.
+fn sum(a: f64, b: f64) -> f64 {
+    let (high, low) = (a.max(b), a.min(b));
+    high + (low - high).exp2().ln_1p() * std::f64::consts::LOG2_E
 }
 
 #[cfg(test)]

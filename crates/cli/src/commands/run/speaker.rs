@@ -73,6 +73,7 @@ impl Speaker {
             self.tell(&resident::told(self.generator.model()));
             if let Some(used) = self.generator.model().nvme() {
                 self.tell(&resident::disk(&used));
+                resident::ahead(&used.ahead).iter().for_each(|line| self.tell(line));
             }
         }
         Ok(made)
