@@ -49,6 +49,8 @@ pub enum Command {
     Bench(commands::bench::Bench),
     Trace(commands::trace::Trace),
     Simulate(commands::simulate::Simulate),
+    Completions(commands::completions::Completions),
+    Man(commands::man::Man),
 }
 
 impl Command {
@@ -73,6 +75,8 @@ impl Command {
             Self::Bench(c) => c.run(globals),
             Self::Trace(c) => c.run(globals),
             Self::Simulate(c) => c.run(globals),
+            Self::Completions(c) => c.run(),
+            Self::Man(c) => c.run(globals),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What an engine has done, for its user.
 
 use super::UNKNOWN;
-use ashlar_backend::Batch;
+use crate::prefixes::PrefixStats;
+use ashlar_backend::{Batch, Memory};
 use std::time::Duration;
 
 /// Weight of the newest step in what the last steps took.
@@ -18,6 +19,8 @@ pub struct EngineStats {
     pub kv_used: u64,
     /// Bytes they may take.
     pub kv_budget: Option<u64>,
+    /// What the devices keep besides weights.
+    pub memory: Memory,
     /// Tokens of prompts that went through the model.
     pub tokens_in: u64,
     /// Tokens chosen.
@@ -32,6 +35,16 @@ pub struct EngineStats {
     pub prefix_hits: u64,
     /// Tokens found there.
     pub prefix_tokens: u64,
+    /// Requests that found it on disk.
+    pub disk_hits: u64,
+    /// Tokens found there.
+    pub disk_tokens: u64,
+    /// Requests that were given the beginning of another one's slot.
+    pub shared_hits: u64,
+    /// Tokens of these.
+    pub shared_tokens: u64,
+    /// What is on disk; `None` without a directory.
+    pub prefixes: Option<PrefixStats>,
     /// Batches run.
     pub steps: u64,
     /// Seconds per token that was answered lately; 0 before the first.
