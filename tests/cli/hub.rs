@@ -4,7 +4,7 @@
 mod server;
 
 use crate::support::{Ran, Shape, Test, ashlar, assert_same_files, finish, write_checkpoint};
-use server::{Fault, TestHub};
+use server::{COMMIT, Fault, TestHub};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +46,20 @@ impl Place {
     }
 }
 
+/// All files but the card, in which a model of the hub has a name and a commit.
+fn assert_same_weights(local: &Path, hub: &Path) -> Test {
+    let card = std::fs::read_to_string(hub.join("README.md"))?;
+    assert!(card.contains("base_model:\n- org/model\n") && card.contains(&format!("org/model at {COMMIT}")), "{card}");
+    for dir in [local, hub] {
+        let path = dir.join("README.md");
+        if path.exists() {
+            std::fs::remove_file(path)?;
+        }
+    }
+    assert_same_files(local, hub);
+    Ok(())
+}
+
 #[test]
 fn a_model_of_the_hub_is_planned_from_its_headers() -> Test {
     let place = Place::new()?;
@@ -58,6 +72,8 @@ fn a_model_of_the_hub_is_planned_from_its_headers() -> Test {
         assert_eq!(hub[key], local[key], "{key}");
     }
     assert_eq!(place.run(["inspect", SRC, "--json"]).expect(0).json()["license"], "mit");
+    let tier = place.run(["plan", SRC, "--hardware", "cpu-32gb"]).expect(0).stdout;
+    assert!(tier.contains("cpu-32gb") && tier.contains("fits"), "{tier}");
     place.run(["plan", SRC, "--target-bpw", "5"]).expect(2).says(&["only shapes"]);
     Ok(())
 }
@@ -68,7 +84,7 @@ fn a_model_of_the_hub_converts_downloaded_or_shard_by_shard_to_the_same_bytes() 
     let (local, pulled, streamed) = (place.out("a"), place.out("b"), place.out("c"));
     place.convert(&place.local, &local, &[]).expect(0);
     place.convert(Path::new(SRC), &streamed, &["--stream"]).expect(0);
-    assert_same_files(&local, &streamed);
+    assert_same_weights(&local, &streamed)?;
     assert!(!place.out("c.download").exists(), "nothing is left of the shards");
     // Nothing of the weights went into the cache.
     let cached = place.run(["pull", "org/model", "--json"]).expect(0).json();
@@ -76,7 +92,7 @@ fn a_model_of_the_hub_converts_downloaded_or_shard_by_shard_to_the_same_bytes() 
     place.server.forget();
     place.convert(Path::new(SRC), &pulled, &[]).expect(0);
     assert_eq!(place.server.weight_bytes(), 0, "it was in the cache");
-    assert_same_files(&local, &pulled);
+    assert_same_weights(&local, &pulled)?;
     let report = place.run(["verify".as_ref(), pulled.as_os_str(), "--against".as_ref(), SRC.as_ref()]);
     report.expect(0);
     Ok(())
@@ -93,7 +109,7 @@ fn parts_of_a_model_of_the_hub_download_only_the_shards_they_need() -> Test {
     place.server.forget();
     place.convert(Path::new(SRC), &out, &["--merge"]).expect(0);
     assert!(place.server.weight_bytes() <= 4 * (256 << 10), "headers alone: {}", place.server.weight_bytes());
-    assert_same_files(&local, &out);
+    assert_same_weights(&local, &out)?;
     Ok(())
 }
 
@@ -111,7 +127,7 @@ fn a_stream_survives_cuts_and_goes_on_after_a_failure() -> Test {
     place.server.forget();
     place.server.fail(&shard(4), [Fault::Cut(usize::MAX), Fault::Cut(10_000)]);
     place.convert(Path::new(SRC), &out, &["--stream"]).expect(0).says(&["note"]);
-    assert_same_files(&local, &out);
+    assert_same_weights(&local, &out)?;
     Ok(())
 }
 
@@ -126,5 +142,59 @@ fn mistakes_with_the_hub_are_the_users_and_say_what_helps() -> Test {
     place.server.demand("hf_secret");
     let refused = place.run(["pull", "org/model"]).expect(2);
     refused.says(&["401", "HF_TOKEN"]);
+    Ok(())
+}
+
+/// A repository with two quantizations of a model, one of them in a folder.
+fn of_gguf() -> std::io::Result<Place> {
+    let fixtures = crate::support::fixture("gguf");
+    let file = |name: &str, to: &str| Ok::<_, std::io::Error>((to.to_owned(), std::fs::read(fixtures.join(name))?));
+    let mut files = vec![file("llama-q8_0.gguf", "tiny-Q8_0.gguf")?, ("mmproj-F16.gguf".to_owned(), vec![0; 8])];
+    for part in std::fs::read_dir(fixtures.join("llama-split"))?
+        .flatten()
+        .filter(|e| e.path().extension().is_some_and(|e| e == "gguf"))
+    {
+        let name = part.file_name().to_string_lossy().into_owned();
+        files.push((format!("split/{name}"), std::fs::read(part.path())?));
+    }
+    Ok(Place { server: TestHub::new(files), ..Place::new()? })
+}
+
+#[test]
+fn of_several_gguf_files_one_is_named_and_only_it_is_downloaded() -> Test {
+    let place = of_gguf()?;
+    place.run(["plan", SRC, "--recipe", "8bit"]).expect(2).says(&["several GGUF files", "tiny-Q8_0", "hf:org/model:"]);
+    place.run(["pull", "org/model:Q5_K_M"]).expect(2).says(&["no GGUF file of that name", "tiny-Q8_0"]);
+    for named in ["hf:org/model:q8_0", "hf:org/model:split"] {
+        let headers = place.run(["inspect", named, "--json"]).expect(0).json();
+        assert_eq!(headers["family"], "llama", "{named}");
+        let (pulled, streamed) = (place.out("pulled"), place.out("streamed"));
+        place.convert(Path::new(named), &streamed, &["--stream"]).expect(0);
+        place.convert(Path::new(named), &pulled, &[]).expect(0);
+        assert_same_weights(&pulled, &streamed)?;
+        place.server.forget();
+        place.run(["plan", named, "--recipe", "4bit"]).expect(0);
+        assert_eq!(place.server.weight_bytes(), 0, "it was in the cache");
+        for dir in [pulled, streamed] {
+            std::fs::remove_dir_all(dir)?;
+        }
+    }
+    let json = place.run(["pull", "org/model:tiny-Q8_0.gguf", "--json"]).expect(0).json();
+    assert!(json["path"].as_str().is_some_and(|p| p.ends_with("/tiny-Q8_0.gguf")), "{json}");
+    assert_eq!(json["downloaded_bytes"], 0);
+    Ok(())
+}
+
+#[test]
+fn a_pack_of_the_hub_is_downloaded_whole_and_used() -> Test {
+    let place = Place::new()?;
+    let pack = place.out("pack");
+    place.convert(&place.local, &pack, &[]).expect(0);
+    let place = Place { server: TestHub::of(&pack), ..place };
+    place.run(["inspect", SRC]).expect(2).says(&["it holds a pack", "ashlar pull org/model"]);
+    place.run(["pull", "org/model"]).expect(0);
+    let inspected = place.run(["inspect", SRC, "--json"]).expect(0).json();
+    assert_eq!((&inspected["kind"], &inspected["license"]), (&"pack".into(), &"mit".into()));
+    place.run(["verify", SRC]).expect(0);
     Ok(())
 }

@@ -2,14 +2,17 @@
 
 use crate::support::{Test, ashlar, peak_of, write_release};
 use ashlar_recipe::catalogued;
+use std::time::Instant;
 
 // Tensors and bytes: what the releases' indexes count, and sums over the shapes in their papers.
 
 /// Peak memory of what reads headers alone.
 const MEMORY: u64 = 500_000_000;
+/// Processor time of one run, on one thread: what it takes where nothing else runs.
+const SECONDS: f64 = 2.0;
 
 #[test]
-fn releases_at_their_real_size_are_inspected_and_planned_within_500_mb() -> Test {
+fn releases_at_their_real_size_are_inspected_and_planned_within_2_s_and_500_mb() -> Test {
     for (name, recipe, tensors, bytes) in [
         ("deepseek-v4-flash", "v4-flash-2bit-experts", 69_187, 159_609_485_896_u64),
         ("deepseek-v3", "deepseek-v3-2bit-experts", 91_991, 688_574_839_360),
@@ -25,14 +28,26 @@ fn releases_at_their_real_size_are_inspected_and_planned_within_500_mb() -> Test
         assert_eq!(planned["total_bytes"], predicted["total_bytes"], "{name}");
         assert_eq!(planned["classes"], predicted["classes"], "{name}");
         for command in ["inspect", "plan"] {
-            let mut run = ashlar();
-            run.arg(command).arg(dir.path());
-            if command == "plan" {
-                run.args(["--recipe", recipe]);
+            let mut best = f64::MAX;
+            for _ in 0..3 {
+                let mut run = ashlar();
+                run.arg(command).arg(dir.path());
+                if command == "plan" {
+                    run.args(["--recipe", recipe]);
+                }
+                let started = Instant::now();
+                let peak = peak_of(&mut run)?;
+                let seconds = started.elapsed().as_secs_f64();
+                println!(
+                    "{command} {name}, {tensors} tensors: {seconds:.2} s, of the processor {:.2} s, {} MB",
+                    peak.processor.unwrap_or(0.0),
+                    peak.resident.unwrap_or(0) / 1_000_000
+                );
+                assert!(peak.status.success());
+                assert!(peak.resident.is_none_or(|r| r < MEMORY), "{name} {command}: {peak:?}");
+                best = best.min(peak.processor.unwrap_or(seconds));
             }
-            let peak = peak_of(&mut run)?;
-            assert!(peak.status.success());
-            assert!(peak.resident.is_none_or(|r| r < MEMORY), "{name} {command}: {peak:?}");
+            assert!(best <= SECONDS, "{name} {command}: {best} s");
         }
     }
     Ok(())

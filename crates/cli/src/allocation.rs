@@ -201,10 +201,9 @@ impl Decided {
         if model.leaves.iter().all(stays) {
             return Ok(None);
         }
-        let leaves: Vec<Leaf> = model.leaves.iter().filter(|l| stays(l)).cloned().collect();
         let mut choices = self.choices.clone();
         choices.list.retain(|c| stays(&c.leaf));
-        Ok(Some(plan(model, &leaves, &choices, String::new(), self.shard_bytes).or_usage()?.total_bytes))
+        ashlar_convert::planned_bytes(model.store(), &choices, self.shard_bytes).or_usage().map(Some)
     }
 
     /// The decisions as a recipe; it says what they were made for.

@@ -1,6 +1,7 @@
-//! `hf:ORG/NAME[@REV]` wherever a path may stand: downloaded into the cache, and a directory from then on.
+//! `hf:ORG/NAME[@REV][:GGUF]` wherever a path may stand: downloaded into the cache, and a directory or file from then on.
 
 use crate::exit::{Failure, OrUsage};
+use crate::model::{Model, Source};
 use crate::progress::{Progress, Unit};
 use anyhow::anyhow;
 use ashlar_hub::{Hub, HubError, Repo, Settings};
@@ -53,12 +54,27 @@ pub fn local(path: &Path) -> Result<PathBuf, Failure> {
     let Some(repo) = repository(path)? else { return Ok(path.to_owned()) };
     let name = repo.to_string();
     let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(dir) = found.get(&name) {
-        return Ok(dir.clone());
+    if let Some(path) = found.get(&name) {
+        return Ok(path.clone());
     }
-    let dir = open()?.pull(&repo, &progress()).map_err(failure)?.dir;
-    found.insert(name, dir.clone());
-    Ok(dir)
+    let path = open()?.pull(&repo, &progress()).map_err(failure)?.path;
+    found.insert(name, path.clone());
+    Ok(path)
+}
+
+/// The commit of a repository that a model was opened from.
+#[must_use]
+pub fn commit(model: &Model) -> Option<String> {
+    match &model.source {
+        Source::Headers(h) => return Some(h.commit.clone()),
+        Source::Stream(s) => return Some(s.commit().to_owned()),
+        _ => {}
+    }
+    let found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = found.get(&repository(&model.path).ok().flatten()?.to_string())?;
+    // The cache: snapshots/COMMIT.
+    let mut folders = path.iter().skip_while(|folder| *folder != "snapshots");
+    folders.nth(1)?.to_str().map(str::to_owned)
 }
 
 /// What is the user's mistake, and what is a failure.

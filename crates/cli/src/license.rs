@@ -4,6 +4,8 @@
 //! line break is no difference, and an added condition is. There are two standard texts here, MIT and Apache 2.0; of others only the
 //! name is told.
 
+use crate::model::Source;
+use ashlar_source::SideDir;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::Read;
@@ -49,6 +51,15 @@ impl License {
         }
         license.file = Some(file);
         license
+    }
+
+    /// Of an opened model.
+    #[must_use]
+    pub fn of_source(source: &Source) -> Self {
+        match source {
+            Source::Catalogue(release) => Self::named(&release.license),
+            source => dir_of(source).map_or_else(Self::default, |dir| Self::of(&dir)),
+        }
     }
 
     /// By a name alone.
@@ -109,6 +120,17 @@ impl License {
     }
 }
 
+/// The folder of a model's licence and card.
+pub fn dir_of(source: &Source) -> Option<SideDir> {
+    match source {
+        Source::Catalogue(_) => None,
+        Source::Headers(h) => Some(h.checkpoint().side_dir()),
+        Source::Stream(s) => Some(s.checkpoint().side_dir()),
+        Source::Checkpoint(c) => Some(c.side_dir()),
+        Source::Pack(p) => Some(p.dir().to_owned().into()),
+    }
+}
+
 /// A card that calls a licence otherwise than its text is.
 fn mismatch(name: Option<&str>, standard: &str) -> String {
     match name {
@@ -132,9 +154,19 @@ fn differences(verb: &str, all: &[String]) -> String {
     out
 }
 
+/// A card's front matter, without the lines around it, and what follows.
+pub fn front_matter(card: &str) -> (&str, &str) {
+    let card = card.trim_start_matches('\u{feff}');
+    let Some(rest) = card.strip_prefix("---\n") else { return ("", card) };
+    match rest.split_once("\n---") {
+        Some((front, body)) => (front, body.split_once('\n').map_or("", |(_, body)| body)),
+        None => (rest.strip_prefix("---").unwrap_or(rest), ""),
+    }
+}
+
 /// `license_name`, else `license`, of a card's front matter.
 fn stated(card: &str) -> Option<String> {
-    let front = card.trim_start_matches('\u{feff}').strip_prefix("---\n")?.split("\n---").next()?;
+    let (front, _) = front_matter(card);
     let key = |key: &str| {
         let value = front.lines().find_map(|l| l.strip_prefix(key)?.trim_start().strip_prefix(':'))?;
         let value = value.trim().trim_matches(['"', '\'']);
@@ -185,7 +217,7 @@ fn is_notice(line: &str) -> bool {
 }
 
 /// A file, as far as it is text.
-fn beginning(path: &Path) -> Option<String> {
+pub fn beginning(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     std::fs::File::open(path).ok()?.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())

@@ -4,6 +4,7 @@
 
 mod allocation;
 mod args;
+mod card;
 mod commands;
 mod device;
 mod exit;

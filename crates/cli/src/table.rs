@@ -47,6 +47,18 @@ impl Table {
         }
         out
     }
+
+    /// As a Markdown table.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let line = |cells: &mut dyn Iterator<Item = String>| format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "));
+        let mut out = line(&mut self.head.iter().map(|h| (*h).to_owned()));
+        out += &line(&mut self.right.iter().map(|right| if *right { "---:" } else { "---" }.to_owned()));
+        for row in &self.rows {
+            out += &line(&mut row.iter().map(|cell| cell.replace('|', "\\|")));
+        }
+        out
+    }
 }
 
 #[cfg(test)]

@@ -194,7 +194,8 @@ impl<'a> Conversion<'a> {
         let measured = measured(plan, &done)?;
         self.stamps.check(&plan.origin.weights)?;
         report.begin("syncing", plan.total_bytes);
-        pipeline.writer.publish(&manifest(plan, &done, &measured)?, &plan.origin.side_files)?;
+        let origin = &plan.origin;
+        pipeline.writer.publish(&manifest(plan, &done, &measured)?, &origin.side_files, origin.card.as_deref())?;
         report.end();
         let (bytes, records) = (plan.total_bytes, plan.layout.records.len());
         let (seconds, resumed_records) = (self.started.elapsed().as_secs_f64(), self.resumed_records);

@@ -36,5 +36,5 @@ pub use error::ConvertError;
 pub use knowledge::Knowledge;
 pub use measure::{ClassSummary, Loss, Summary};
 pub use parts::{convert_part, merge};
-pub use plan::{ClassTotal, Memory, Origin, Plan, PlannedTensor, plan};
+pub use plan::{ClassTotal, Memory, Origin, Plan, PlannedTensor, plan, planned_bytes};
 pub use verify::{Comparison, VerifyReport, verify};

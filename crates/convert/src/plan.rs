@@ -27,6 +27,8 @@ pub struct Origin {
     pub recipe: String,
     /// Files to be copied along.
     pub side_files: Vec<PathBuf>,
+    /// The pack's own README.md, in the place of the source's.
+    pub card: Option<String>,
     /// The directory it lies in, or the file it is; the output must lie elsewhere.
     pub dir: PathBuf,
     /// The files that hold the weights; they must not change while they are converted.
@@ -44,6 +46,7 @@ impl Origin {
             config: checkpoint.config().clone(),
             recipe,
             side_files: checkpoint.side_files(),
+            card: None,
             dir: checkpoint.place_on_disk(),
             weights: checkpoint.files().map(|(name, _)| checkpoint.dir().join(name)).collect(),
             source_blake3: BTreeMap::new(),
@@ -54,7 +57,7 @@ impl Origin {
     #[must_use]
     pub fn shapes(identity: String, config: Value, recipe: String) -> Self {
         let (side_files, weights, source_blake3) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Self { identity, config, recipe, side_files, dir: PathBuf::new(), weights, source_blake3 }
+        Self { identity, config, recipe, side_files, card: None, dir: PathBuf::new(), weights, source_blake3 }
     }
 
     /// Of a pack that is quantized again.
@@ -66,6 +69,7 @@ impl Origin {
             config: pack.config().clone(),
             recipe,
             side_files: pack.side_files(),
+            card: None,
             dir: pack.dir().to_owned(),
             weights: pack.manifest().shards.iter().map(|(name, _)| pack.dir().join(name)).collect(),
             source_blake3: kept.map(|(name, hash)| (name.clone(), *hash)).collect(),
@@ -186,7 +190,27 @@ pub fn plan(
     max_shard_bytes: u64,
 ) -> Result<Plan, ConvertError> {
     check_choices(model, choices)?;
-    let mut works = HashMap::new();
+    let (records, mut works) = records(store, choices)?;
+    let layout = plan_layout(records, max_shard_bytes)?;
+    let order = layout.records.iter().flat_map(|r| &r.tensors);
+    let works: Vec<Work> = order.filter_map(|t| works.remove(&t.name)).collect();
+    Ok(summarize(origin, layout, works))
+}
+
+/// Bytes of the pack that `choices` make, as [`Plan::total_bytes`].
+///
+/// # Errors
+/// [`ConvertError`] if a format does not fit, or a tensor is not in the source.
+pub fn planned_bytes(store: &dyn TensorStore, choices: &Choices, max_shard_bytes: u64) -> Result<u64, ConvertError> {
+    Ok(plan_layout(records(store, choices)?.0, max_shard_bytes)?.bytes())
+}
+
+/// What is to be laid out, and the work of every tensor.
+fn records(
+    store: &dyn TensorStore,
+    choices: &Choices,
+) -> Result<(Vec<RecordSpec>, HashMap<String, Work>), ConvertError> {
+    let mut works = HashMap::with_capacity(choices.list.len());
     let mut records = Vec::new();
     for (layer, expert, members) in group(choices) {
         let mut tensors = Vec::new();
@@ -200,10 +224,7 @@ pub fn plan(
         }
         records.push(RecordSpec { layer, expert, tensors });
     }
-    let layout = plan_layout(records, max_shard_bytes)?;
-    let order = layout.records.iter().flat_map(|r| &r.tensors);
-    let works: Vec<Work> = order.filter_map(|t| works.remove(&t.name)).collect();
-    Ok(summarize(origin, layout, works))
+    Ok((records, works))
 }
 
 fn missing(tensor: &str) -> ConvertError {
@@ -359,6 +380,13 @@ impl Plan {
         plan.memory = memory(&plan);
         plan.piece = Some(Piece { part, records, whole: self.layout.hash() });
         plan
+    }
+
+    /// The same plan, with a README.md of the pack's own in the place of the source's.
+    #[must_use]
+    pub fn with_card(mut self, card: String) -> Self {
+        self.origin.card = Some(card);
+        self
     }
 
     /// The tensors of every record, in file order: what is converted at once.

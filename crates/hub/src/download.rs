@@ -3,7 +3,7 @@
 use crate::cache::{Cache, free_bytes};
 use crate::client::{Attempt, Failed, header};
 use crate::error::HubError;
-use crate::select::{self, CONFIG, INDEX};
+use crate::select::{self, CONFIG, INDEX, PACK, SINGLE};
 use crate::{Hasher, Hub, RemoteFile, Repo, Revision};
 use ashlar_tensor::Report;
 use std::fs::{self, File, OpenOptions};
@@ -20,8 +20,10 @@ const PIECE: usize = 1 << 20;
 /// A model in the cache.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Its directory: a checkpoint.
+    /// Its directory.
     pub dir: PathBuf,
+    /// What of it is the model: all of it, or a GGUF file in it.
+    pub path: PathBuf,
     /// The commit it is of.
     pub commit: String,
     /// Bytes that came now.
@@ -39,7 +41,9 @@ impl Hub {
     pub fn pull(&self, repo: &Repo, report: &dyn Report) -> Result<Snapshot, HubError> {
         let cache = Cache::new(&self.settings.cache, repo);
         let cached = cached(&cache, repo);
-        if let Some(snapshot) = cached.clone().filter(|_| self.settings.offline || repo.is_pinned()) {
+        // Which of several GGUF files is meant, the hub says unless one is named.
+        let sure = |s: &Snapshot| repo.is_pinned() && (s.path == s.dir || repo.gguf.is_some());
+        if let Some(snapshot) = cached.clone().filter(|s| self.settings.offline || sure(s)) {
             return Ok(snapshot);
         }
         if self.settings.offline {
@@ -56,6 +60,7 @@ impl Hub {
         let first: u64 = select::first(repo, &revision)?.iter().filter(absent).map(|f| f.size).sum();
         let weights = self.chosen(repo, &revision, report)?;
         let mut files = select::beside(&revision);
+        let path = select::root(&cache.snapshot(&revision.commit), &weights);
         files.extend(weights);
         let missing: Vec<&RemoteFile> = files.iter().filter(absent).collect();
         let there = |f: &&RemoteFile| fs::metadata(cache.incomplete(&f.digest)).map_or(0, |m| m.len());
@@ -71,7 +76,7 @@ impl Hub {
         cache.note(repo, &revision.commit)?;
         let dir = cache.snapshot(&revision.commit);
         let bytes = files.iter().map(|f| f.size).sum();
-        Ok(Snapshot { dir, commit: revision.commit, downloaded: first + needed, bytes })
+        Ok(Snapshot { dir, path, commit: revision.commit, downloaded: first + needed, bytes })
     }
 
     /// The model in the cache, if all of it is there.
@@ -186,15 +191,50 @@ impl Hub {
 fn cached(cache: &Cache, repo: &Repo) -> Option<Snapshot> {
     let commit = cache.commit(repo)?;
     let dir = cache.snapshot(&commit);
-    let shards: Vec<String> = if dir.join("model.safetensors").exists() {
-        vec!["model.safetensors".to_owned()]
-    } else {
+    let (files, path) = weights_in(&dir, repo)?;
+    let sizes: Option<Vec<u64>> = files.iter().map(|name| fs::metadata(dir.join(name)).ok().map(|m| m.len())).collect();
+    Some(Snapshot { dir, path, commit, downloaded: 0, bytes: sizes?.iter().sum() })
+}
+
+/// What a snapshot must hold to be a model, and what of it is to be opened.
+fn weights_in(dir: &Path, repo: &Repo) -> Option<(Vec<String>, PathBuf)> {
+    let whole = |shards: Vec<String>| Some((shards.into_iter().chain([CONFIG.to_owned()]).collect(), dir.to_owned()));
+    let names = names(dir);
+    let has = |name: &str| repo.gguf.is_none() && names.iter().any(|(n, _)| n == name);
+    if has(PACK) {
+        let shard = names.iter().find(|(n, _)| select::is_shard(n))?;
+        let count = shard.0.strip_suffix(".safetensors")?.rsplit_once("-of-")?.1.parse::<u32>().ok()?;
+        return whole((1..=count.min(100_000)).map(|i| format!("ashlar-{i:05}-of-{count:05}.safetensors")).collect());
+    }
+    if has(SINGLE) {
+        return whole(vec![SINGLE.to_owned()]);
+    }
+    if has(INDEX) {
         let index = fs::read(dir.join(INDEX)).ok()?;
-        ashlar_source::parse_index(&index, INDEX).ok()?.into_keys().collect()
-    };
-    let all = shards.iter().map(String::as_str).chain([CONFIG]);
-    let sizes: Option<Vec<u64>> = all.map(|name| fs::metadata(dir.join(name)).ok().map(|m| m.len())).collect();
-    Some(Snapshot { dir, commit, downloaded: 0, bytes: sizes?.iter().sum() })
+        return whole(ashlar_source::parse_index(&index, INDEX).ok()?.into_keys().collect());
+    }
+    let files: Vec<(&str, u64)> = names.iter().map(|(name, size)| (name.as_str(), *size)).collect();
+    let parts = select::choose(repo, &files).ok()?;
+    let path = dir.join(parts.first()?);
+    Some((parts, path))
+}
+
+/// The files in a snapshot and in its folders, with their sizes.
+fn names(dir: &Path) -> Vec<(String, u64)> {
+    let list = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().collect::<Vec<_>>();
+    let mut names = Vec::new();
+    for entry in list(dir) {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        match fs::metadata(entry.path()) {
+            Ok(meta) if meta.is_dir() => names.extend(list(&entry.path()).into_iter().filter_map(|inner| {
+                let size = fs::metadata(inner.path()).ok().filter(fs::Metadata::is_file)?.len();
+                Some((format!("{name}/{}", inner.file_name().into_string().ok()?), size))
+            })),
+            Ok(meta) => names.push((name, meta.len())),
+            Err(_) => {}
+        }
+    }
+    names
 }
 
 /// A file on its way.

@@ -7,8 +7,9 @@ use crate::client::{Attempt, Failed, header};
 use crate::download::{check_range, parallel};
 use crate::error::HubError;
 use crate::{Hub, RemoteFile, Repo, Revision, select};
-use ashlar_source::Checkpoint;
+use ashlar_source::{Checkpoint, GgufHeader};
 use ashlar_tensor::{Bytes, Entry, Report, StoreError, TensorStore};
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -76,12 +77,13 @@ impl Hub {
         let temporary = std::env::temp_dir();
         let dir = tempfile::tempdir().map_err(HubError::io(&temporary, "make a directory in it"))?;
         let revision = self.revision(repo)?;
+        select::no_pack(repo, &revision)?;
         let weights = self.chosen(repo, &revision, report)?;
         let mut facts = select::first(repo, &revision)?;
         facts.extend(FACTS.iter().filter_map(|name| revision.file(name)).cloned());
         self.copy_into(repo, &revision, &facts, dir.path(), report)?;
         let bytes_read = self.placeholders(repo, &revision, &weights, dir.path(), report)?;
-        let checkpoint = Checkpoint::open(dir.path())?;
+        let checkpoint = Checkpoint::open(&select::root(dir.path(), &weights))?;
         Ok(HeadersOnly { checkpoint, commit: revision.commit, bytes_read, _dir: dir })
     }
 
@@ -115,14 +117,14 @@ impl Hub {
         report.begin("reading headers", weights.len() as u64 * FIRST);
         parallel(weights, PARALLEL, |file| {
             let url = self.address(repo, &revision.commit, &file.path);
-            let mut bytes = self.range(&url, 0, FIRST.min(file.size))?;
-            let prefix = bytes.first_chunk::<8>().map_or(0, |p| u64::from_le_bytes(*p));
-            let end = prefix.saturating_add(8).min(file.size);
-            if prefix <= MAX_HEADER && end > bytes.len() as u64 {
-                bytes.extend(self.range(&url, bytes.len() as u64, end)?);
-            }
+            let bytes = if select::is_gguf(&file.path) {
+                self.gguf_header(&url, file)?
+            } else {
+                self.safetensors_header(&url, file)?
+            };
             total.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let path = dir.join(&file.path);
+            crate::cache::create_parent(&path)?;
             let mut placeholder = File::create(&path).map_err(HubError::io(&path, "create it"))?;
             let written = placeholder.write_all(&bytes).and_then(|()| placeholder.set_len(file.size));
             written.map_err(HubError::io(&path, "write to it"))?;
@@ -131,6 +133,46 @@ impl Hub {
         })?;
         report.end();
         Ok(total.into_inner())
+    }
+
+    /// A file's beginning: all of its header, whose length stands first.
+    fn safetensors_header(&self, url: &str, file: &RemoteFile) -> Result<Vec<u8>, HubError> {
+        let mut bytes = self.range(url, 0, FIRST.min(file.size))?;
+        let prefix = bytes.first_chunk::<8>().map_or(0, |p| u64::from_le_bytes(*p));
+        let end = prefix.saturating_add(8).min(file.size);
+        if prefix <= MAX_HEADER && end > bytes.len() as u64 {
+            bytes.extend(self.range(url, bytes.len() as u64, end)?);
+        }
+        Ok(bytes)
+    }
+
+    /// A file's beginning: all of its header, which ends where it has been read to its end.
+    fn gguf_header(&self, url: &str, file: &RemoteFile) -> Result<Vec<u8>, HubError> {
+        let (bytes, failed) = (RefCell::new(Vec::new()), RefCell::new(None));
+        let read = |at: u64, out: &mut [u8]| {
+            let mut bytes = bytes.borrow_mut();
+            let end = at.saturating_add(out.len() as u64);
+            // What was read and not used is asked for again with what follows it.
+            let from = bytes.len() as u64;
+            if end > from {
+                match self.range(url, from, end) {
+                    Ok(more) => bytes.extend(more),
+                    Err(e) => {
+                        failed.replace(Some(e));
+                        return Err(io::ErrorKind::Other.into());
+                    }
+                }
+            }
+            let part = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).and_then(|b| b.get(..out.len()));
+            out.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        };
+        let header = GgufHeader::fetch(&file.path, file.size, &read);
+        match (header, failed.into_inner()) {
+            (_, Some(e)) => Err(e),
+            (Err(e), None) => Err(e.into()),
+            (Ok(_), None) => Ok(bytes.into_inner()),
+        }
     }
 
     /// The bytes from `from` to `to` of a file.

@@ -41,11 +41,14 @@ impl Stream {
     pub fn open(hub: Arc<Hub>, repo: &Repo, dir: &Path, report: &dyn Report) -> Result<Self, HubError> {
         prepare(dir)?;
         let revision = hub.revision(repo)?;
+        select::no_pack(repo, &revision)?;
         let weights = hub.chosen(repo, &revision, report)?;
         hub.copy_into(repo, &revision, &select::beside(&revision), dir, report)?;
         hub.placeholders(repo, &revision, &weights, dir, report)?;
-        let checkpoint = Checkpoint::open(dir)?;
-        let by_name = weights.iter().enumerate().map(|(i, f)| (f.path.clone(), i)).collect();
+        let checkpoint = Checkpoint::open(&select::root(dir, &weights))?;
+        // A checkpoint knows its files by their names, which lie in one folder.
+        let name = |f: &RemoteFile| f.path.rsplit('/').next().unwrap_or_default().to_owned();
+        let by_name = weights.iter().enumerate().map(|(i, f)| (name(f), i)).collect();
         let shards = weights.into_iter().map(|file| Shard { file, here: AtomicBool::new(false) }).collect();
         Ok(Self { hub, repo: repo.clone(), revision, checkpoint, dir: dir.to_owned(), shards, by_name })
     }

@@ -10,17 +10,22 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 pub(crate) const CONFIG_FILE: &str = "config.json";
+const CARD_FILE: &str = "README.md";
 
 pub(crate) fn publish(
     target: &Target,
     partial: &Partial,
     manifest: &Manifest,
     side_files: &[PathBuf],
+    card: Option<&str>,
 ) -> Result<(), PackError> {
     let dir = &partial.dir;
     let config = serde_json::to_string_pretty(&pack_config(&manifest.config)).unwrap_or_default() + "\n";
-    for source in side_files {
+    for source in side_files.iter().filter(|file| card.is_none() || !is_card(file)) {
         copy(source, dir)?;
+    }
+    if let Some(card) = card {
+        write(&dir.join(CARD_FILE), card.as_bytes())?;
     }
     write(&dir.join(CONFIG_FILE), config.as_bytes())?;
     write(&dir.join(MANIFEST_FILE), manifest.to_json().as_bytes())?;
@@ -34,6 +39,10 @@ pub(crate) fn publish(
     let journal = target.out.join(JOURNAL);
     fs::remove_file(&journal).map_err(PackError::io(&journal, "remove it"))?;
     partial.lock.sync_all().map_err(PackError::io(&target.out, "sync it"))
+}
+
+fn is_card(file: &Path) -> bool {
+    file.file_name().is_some_and(|name| name.eq_ignore_ascii_case(CARD_FILE))
 }
 
 /// Whether a file name belongs to the pack itself, and not to what is copied along.

@@ -174,15 +174,15 @@ impl<'a> Writer<'a> {
         file.sync_data().map_err(|e| self.explain(e, &path, "sync it"))
     }
 
-    /// Completes the pack and moves it to `OUT`: manifest and config are written, `side_files` copied, everything
-    /// synced, then renamed. Until the rename an older pack at `OUT` stays as it was.
+    /// Completes the pack and moves it to `OUT`: manifest and config are written, `side_files` copied, `card` put in the place
+    /// of a README.md among them, everything synced, then renamed. Until the rename an older pack at `OUT` stays as it was.
     ///
     /// # Errors
     /// [`PackError::Unsealed`] unless `manifest` seals exactly the layout's records; [`PackError::DiskFull`]; I/O.
-    pub fn publish(self, manifest: &Manifest, side_files: &[PathBuf]) -> Result<(), PackError> {
+    pub fn publish(self, manifest: &Manifest, side_files: &[PathBuf], card: Option<&str>) -> Result<(), PackError> {
         self.check_manifest(manifest)?;
         self.sync()?;
-        let result = publish::publish(&self.target, &self.partial, manifest, side_files);
+        let result = publish::publish(&self.target, &self.partial, manifest, side_files, card);
         result.map_err(|e| match e {
             PackError::Io { source, path, what } => self.explain(source, &path, what),
             other => other,

@@ -74,7 +74,7 @@ fn a_resumed_pack_has_the_same_bytes_and_no_leftovers() {
     let writer = Writer::open(&target, &layout, &inputs("r"), 0, &Direct).unwrap();
     assert_eq!(writer.resume(1, &Silent).unwrap().len(), 3);
     write(&writer, &layout, 3).unwrap();
-    writer.publish(&manifest(&layout), &[]).unwrap();
+    writer.publish(&manifest(&layout), &[], None).unwrap();
     assert_eq!(files(&once.path().join("out")), files(&twice.path().join("out")));
     assert!(!target.partial().exists());
 }
@@ -197,7 +197,7 @@ fn replace(dir: &Path) -> Result<(), PackError> {
     let (layout, force) = (layout(), Target { force: true, ..target(dir) });
     let writer = Writer::open(&force, &layout, &inputs("new"), 0, &Direct)?;
     (0..layout.records.len()).for_each(|r| write(&writer, &layout, r).unwrap());
-    writer.publish(&ashlar_pack::Manifest { recipe: "new".into(), ..manifest(&layout) }, &[])
+    writer.publish(&ashlar_pack::Manifest { recipe: "new".into(), ..manifest(&layout) }, &[], None)
 }
 
 fn marker() -> String {
@@ -257,7 +257,7 @@ fn a_pack_that_appears_meanwhile_is_not_replaced_without_force() {
     let writer = Writer::open(&target, &layout, &inputs("r"), 0, &Direct).unwrap();
     (0..layout.records.len()).for_each(|r| write(&writer, &layout, r).unwrap());
     fs::rename(other.path().join("out"), &target.out).unwrap();
-    assert!(writer.publish(&manifest(&layout), &[]).unwrap_err().to_string().contains("--force"));
+    assert!(writer.publish(&manifest(&layout), &[], None).unwrap_err().to_string().contains("--force"));
     assert!(Pack::open(&target.out).is_ok() && target.partial().exists());
     // It can be published later, and while it is written again nothing in it looks complete.
     assert!(target.partial().join("ashlar.json").exists());
@@ -265,7 +265,7 @@ fn a_pack_that_appears_meanwhile_is_not_replaced_without_force() {
     let writer = Writer::open(&target, &layout, &inputs("r"), 0, &Direct).unwrap();
     assert!(!target.partial().join("ashlar.json").exists());
     assert_eq!(writer.resume(1000, &Silent).unwrap().len(), layout.records.len());
-    writer.publish(&manifest(&layout), &[]).unwrap();
+    writer.publish(&manifest(&layout), &[], None).unwrap();
     assert!(Pack::open(&target.out).is_ok());
 }
 
@@ -276,7 +276,7 @@ fn what_cannot_be_opened_is_not_published() {
     let writer = Writer::open(&target, &layout, &inputs("r"), 0, &Direct).unwrap();
     (0..layout.records.len()).for_each(|r| write(&writer, &layout, r).unwrap());
     fs::write(target.partial().join(&layout.shards[0].file), "cut short by someone").unwrap();
-    assert!(matches!(writer.publish(&manifest(&layout), &[]), Err(PackError::Malformed { .. })));
+    assert!(matches!(writer.publish(&manifest(&layout), &[], None), Err(PackError::Malformed { .. })));
     assert!(!target.out.exists());
 }
 
@@ -304,7 +304,7 @@ fn an_existing_pack_needs_force_and_stays_until_the_new_one_is_complete() {
     (0..layout.records.len()).for_each(|r| write(&writer, &layout, r).unwrap());
     assert_eq!(files(&target.out), before);
     let new = ashlar_pack::Manifest { recipe: "another".into(), ..manifest(&layout) };
-    writer.publish(&new, &[]).unwrap();
+    writer.publish(&new, &[], None).unwrap();
     assert_eq!(Pack::open(&target.out).unwrap().manifest().recipe, "another");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
@@ -326,7 +326,7 @@ fn a_manifest_that_does_not_seal_the_plan_is_not_published() {
     let writer = Writer::open(&target, &layout, &inputs("r"), 0, &Direct).unwrap();
     let mut short = manifest(&layout);
     short.records.pop();
-    assert!(matches!(writer.publish(&short, &[]), Err(PackError::Unsealed { record: 3, .. })));
+    assert!(matches!(writer.publish(&short, &[], None), Err(PackError::Unsealed { record: 3, .. })));
     assert!(!target.out.exists());
 }
 
@@ -398,4 +398,21 @@ fn a_disk_too_small_is_refused_before_anything_is_written() {
         other => panic!("{:?}", other.err()),
     }
     assert_eq!(fs::read_dir(target.partial()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_card_takes_the_place_of_the_source_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let side = dir.path().join("ReadMe.md");
+    fs::write(&side, "theirs").unwrap();
+    for (card, name) in [(Some("ours"), "README.md"), (None, "ReadMe.md")] {
+        let (layout, target) = (layout(), target(dir.path()));
+        let writer = Writer::open(&target, &layout, &inputs("r"), 0, &Direct).unwrap();
+        (0..layout.records.len()).for_each(|r| write(&writer, &layout, r).unwrap());
+        writer.publish(&manifest(&layout), std::slice::from_ref(&side), card).unwrap();
+        let names = fs::read_dir(&target.out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        assert_eq!(names.filter(|n| n.eq_ignore_ascii_case("readme.md")).collect::<Vec<_>>(), [name]);
+        assert_eq!(fs::read_to_string(target.out.join(name)).unwrap(), card.unwrap_or("theirs"));
+        fs::remove_dir_all(&target.out).unwrap();
+    }
 }

@@ -45,6 +45,7 @@ pub use checkpoint::Checkpoint;
 pub use config::parse_config;
 pub use error::SourceError;
 pub use gguf::header::{GgufHeader, GgufTensor};
+pub use gguf::split::siblings as gguf_parts;
 pub use header::{Header, TensorInfo};
 pub use index::parse_index;
 pub use side::SideDir;

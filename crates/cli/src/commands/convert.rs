@@ -5,6 +5,7 @@ mod streamed;
 use super::calibrate;
 use crate::allocation::{Decided, Request, ShardArgs, TargetArgs};
 use crate::args::{Globals, MemoryArgs};
+use crate::card::card;
 use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
 use crate::interrupt::Interrupt;
 use crate::model::{Model, Source, SourceArgs, format_list};
@@ -117,6 +118,7 @@ impl Convert {
             None => stats.map(|s| s as Arc<dyn Knowledge>),
         };
         let (plan, unknown) = weigh(decided.plan(&model)?, known)?;
+        let plan = self.with_card(plan, &model);
         for note in
             model.source.checkpoint().map(ashlar_source::Checkpoint::notes).iter().flatten().chain(&model.notes())
         {
@@ -180,6 +182,14 @@ impl Convert {
             output::print(&(text + &coverage.unwrap_or_default()))?;
         }
         Ok(Outcome::Done)
+    }
+
+    /// The plan with the README.md that the pack is to have.
+    fn with_card(&self, plan: Plan, model: &Model) -> Plan {
+        let name = self.recipe.as_deref().map(|r| Path::new(r).file_stem().unwrap_or_default().to_string_lossy());
+        let recipe = name.map_or_else(|| "formats chosen for a size".to_owned(), |name| format!("`{name}`"));
+        let text = card(model, &plan, &recipe);
+        plan.with_card(text)
     }
 
     /// The source; of a repository of the hub the weights as well, unless they are to come one by one.

@@ -85,13 +85,7 @@ impl Facts {
             active: parameters.saturating_sub(idle).saturating_sub(next),
             bytes: classes.iter().map(|c| c.bytes).sum(),
             experts: moes().next().map(|m| (m.experts.len(), m.routing.top_k, moes().count())),
-            license: match &model.source {
-                Source::Catalogue(release) => License::named(&release.license),
-                Source::Headers(h) => License::of(h.checkpoint().dir()),
-                Source::Stream(s) => License::of(s.checkpoint().dir()),
-                Source::Checkpoint(c) => License::of(&c.side_dir()),
-                Source::Pack(p) => License::of(p.dir()),
-            },
+            license: License::of_source(&model.source),
             pack: pack_facts(&model.source),
             classes,
         }

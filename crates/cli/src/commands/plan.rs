@@ -163,7 +163,10 @@ impl PlanCommand {
             }
         }
         let placed = placed.is_none_or(|placed| placed.misfit.is_none());
-        Ok(if fits.is_ok() && placed { Outcome::Done } else { Outcome::Wanting })
+        let outcome = if fits.is_ok() && placed { Outcome::Done } else { Outcome::Wanting };
+        // The process ends here: to free a hundred thousand tensors one by one takes a tenth of the time.
+        std::mem::forget((decided, plan));
+        Ok(outcome)
     }
 
     /// Where the planned pack would lie.

@@ -5,7 +5,7 @@ use crate::exit::{CommandResult, Failure, Outcome};
 use crate::model::{Model, SourceArgs, check_path};
 use crate::progress::{Progress, Unit};
 use crate::table::Table;
-use crate::{output, units};
+use crate::{hub, output, units};
 use ashlar_convert::{Comparison, VerifyReport};
 use ashlar_pack::Pack;
 use clap::Args;
@@ -26,7 +26,7 @@ const LISTED: usize = 20;
   ashlar verify Qwen3-30B-A3B-4bit
   ashlar verify Qwen3-30B-A3B-4bit --against Qwen3-30B-A3B")]
 pub struct Verify {
-    /// A pack
+    /// A pack, or `hf:ORG/NAME` that holds one
     pub pack: PathBuf,
     /// The checkpoint or pack it was made from
     #[arg(long, value_name = "SRC")]
@@ -48,7 +48,7 @@ impl Verify {
     /// If something cannot be read; what is found wrong is an outcome.
     pub fn run(&self, globals: Globals) -> CommandResult {
         check_path(&self.pack)?;
-        let pack = Pack::open(&self.pack)?;
+        let pack = Pack::open(&hub::local(&self.pack)?)?;
         let source = self.against.as_deref().map(|path| Model::open_as(path, self.source)).transpose()?;
         let progress = Progress::new(globals.quiet, Unit::Bytes);
         let against = source.as_ref().map(Model::store);

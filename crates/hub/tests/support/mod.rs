@@ -117,7 +117,7 @@ impl TestHub {
 
     /// Bytes of all bodies of weights so far.
     pub fn weight_bytes(&self) -> u64 {
-        self.state().log.iter().filter(|r| r.path.ends_with(".safetensors")).map(|r| r.sent).sum()
+        self.state().log.iter().filter(|r| is_large(&r.path)).map(|r| r.sent).sum()
     }
 }
 
@@ -131,7 +131,13 @@ pub fn digest(name: &str, bytes: &[u8]) -> Digest {
 }
 
 fn is_large(name: &str) -> bool {
-    name.ends_with(".safetensors")
+    name.ends_with(".safetensors") || name.ends_with(".gguf")
+}
+
+/// The file's path in the repository.
+fn file_of(path: &str) -> &str {
+    let resolved = path.split_once("/resolve/").and_then(|(_, rest)| Some(rest.split_once('/')?.1));
+    resolved.or_else(|| path.strip_prefix("/cdn/")).unwrap_or_default()
 }
 
 struct Asked {
@@ -167,7 +173,7 @@ fn answer(mut stream: TcpStream, port: u16, state: &Mutex<State>) -> std::io::Re
     let path = asked.path.split('?').next().unwrap_or_default().to_owned();
     let (file, fault, token, bytes) = {
         let mut state = state.lock().expect("no panic in the server");
-        let file = if path.starts_with("/api/") { "api" } else { path.rsplit('/').next().unwrap_or_default() };
+        let file = if path.starts_with("/api/") { "api" } else { file_of(&path) };
         let redirected = !path.starts_with("/cdn/") && is_large(file);
         let fault = if redirected { None } else { state.faults.get_mut(file).and_then(VecDeque::pop_front) };
         (file.to_owned(), fault, state.token.clone(), state.files.get(file).cloned())

@@ -94,6 +94,6 @@ pub fn publish(dir: &Path) -> Layout {
     let writer = Writer::open(&target(dir), &layout, &inputs("r"), 0, &Direct).unwrap();
     assert_eq!(writer.resume(2, &Silent).unwrap(), []);
     (0..layout.records.len()).rev().for_each(|r| write(&writer, &layout, r).unwrap());
-    writer.publish(&manifest(&layout), &[]).unwrap();
+    writer.publish(&manifest(&layout), &[], None).unwrap();
     layout
 }

@@ -36,7 +36,6 @@ fn error(model: &mut Model, golden: &Golden, [ids, positions, want]: [&str; 3]) 
 }
 
 const LONG: [&str; 3] = ["input_ids", "positions", "logits"];
-const NATIVE: [&str; 3] = ["native_ids", "native_positions", "logits_native"];
 
 #[test]
 fn pooled_entries_of_a_long_text_match_the_release() {
@@ -50,17 +49,45 @@ fn pooled_entries_of_a_long_text_match_the_release() {
     }
 }
 
-/// Where a value lies almost between two codes, another order of summation takes the other one: the texts are such that the
-/// reference rounds alike in f32 and in f64.
+/// A value almost between two codes rounds either way, and what follows from it does too. How far that moves a row, the
+/// golden says: the greatest of 32 runs with values moved by 1e-6 of their group's greatest. Ours is one more such run, and of
+/// terms that add up the greatest of 32 random choices is half of the worst at least: hence twice.
 #[test]
 fn keys_rounded_as_the_release_does_match_it() {
-    let name = "tiny/deepseek_v4_bf16";
-    let golden = Golden::named(name, "golden_long.safetensors");
-    for (device, tolerance) in [("reference", REFERENCE), ("cpu", CPU)] {
-        let error = error(&mut open(&dir(name), device, Kv::Native), &golden, NATIVE);
-        println!("{name} on {device}, 280 tokens, native keys: max error {error:.1e} of the range");
-        assert!(error <= tolerance, "{name} on {device}: {error:.2e}");
+    for name in POOLED {
+        let golden = Golden::named(name, "golden_long.safetensors");
+        let want = golden.floats("logits_native");
+        let spread = golden.floats("native_spread");
+        let range = want.iter().fold(f32::MIN, |m, v| m.max(*v)) - want.iter().fold(f32::MAX, |m, v| m.min(*v));
+        let (ids, positions) = (golden.ids("native_ids").unwrap(), golden.ids("native_positions").unwrap());
+        let errors = |device: &str, kv: Kv| -> Vec<f64> {
+            let mut model = open(&dir(name), device, kv);
+            let vocab = model.spec().vocab_size;
+            let got = rows(&logits(&mut model, &ids).unwrap(), vocab, &positions);
+            let pairs = got.chunks(vocab).zip(want.chunks(vocab));
+            let greatest = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            pairs.map(|pair| f64::from(greatest(pair) / range)).collect()
+        };
+        for (device, tolerance) in [("reference", REFERENCE), ("cpu", CPU)] {
+            let bound = |row: usize| tolerance + 2.0 * f64::from(spread[row] / range);
+            let within = |errors: &[f64]| errors.iter().enumerate().filter(|(row, e)| **e <= bound(*row)).count();
+            let native = errors(device, Kv::Native);
+            let median = median(&native);
+            println!("{name} on {device}, 280 tokens, native keys: median error {median:.1e} of the range");
+            assert_eq!(within(&native), native.len(), "{name} on {device}: {native:?}");
+            // Most rows meet no such value, or one of little weight.
+            assert!(median <= tolerance, "{name} on {device}: {median:.2e}");
+            // Keys that are not rounded, or otherwise, are told apart.
+            let plain = errors(device, KvFormat::F32.into());
+            assert!(within(&plain) < plain.len() / 4, "{name} on {device}: {} of {}", within(&plain), plain.len());
+        }
     }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
 
 /// On the CPU to the bit: how a text is cut changes nothing.

@@ -40,6 +40,24 @@ impl Input for &[u8] {
     }
 }
 
+/// A file that is not here.
+pub struct Remote<'a> {
+    /// Its bytes.
+    pub len: u64,
+    /// As [`Input::read`].
+    pub read: &'a dyn Fn(u64, &mut [u8]) -> std::io::Result<()>,
+}
+
+impl Input for Remote<'_> {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> std::io::Result<()> {
+        (self.read)(at, out)
+    }
+}
+
 /// A position in a header.
 pub struct Cursor<'a> {
     input: &'a dyn Input,

@@ -8,7 +8,7 @@
 //! ```
 //! Reference: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-use super::cursor::{Cursor, Input};
+use super::cursor::{Cursor, Input, Remote};
 use super::types::{self, Type};
 use crate::SourceError;
 use crate::shard::Shard;
@@ -74,6 +74,19 @@ impl GgufHeader {
     /// [`SourceError`] for whatever the format forbids, or what this version does not read.
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self, SourceError> {
         Self::of(&bytes, file)
+    }
+
+    /// Of a file of `len` bytes that lies elsewhere. `read(at, out)` fills `out` from byte `at`; it is asked for the header from
+    /// front to back, a megabyte at a time, and for nothing behind it but the rest of the last megabyte.
+    ///
+    /// # Errors
+    /// As [`GgufHeader::parse`]; what `read` fails with is in the message.
+    pub fn fetch(
+        file: &str,
+        len: u64,
+        read: &dyn Fn(u64, &mut [u8]) -> std::io::Result<()>,
+    ) -> Result<Self, SourceError> {
+        Self::of(&Remote { len, read }, file)
     }
 
     fn of(input: &dyn Input, file: &str) -> Result<Self, SourceError> {

@@ -89,8 +89,7 @@ fn notes(rows: &[Row], context: usize, source: u64) -> String {
         units::bytes(source + largest)
     );
     out.push_str(
-        "note: tokens/s follow from bandwidths, from a cautious to a hopeful guess; nothing was measured on these machines. Cards are \
-         arithmetic as yet: this version runs on the processor\n",
+        "note: tokens/s follow from bandwidths, from a cautious to a hopeful guess; nothing was measured on these machines\n",
     );
     out
 }
