@@ -329,7 +329,8 @@ fn whole(range: &Range<usize>) -> bool {
 }
 
 fn not_saved(range: &Range<usize>, held: usize) -> BackendError {
-    let what = format!("positions {range:?} of a slot that holds {held}: expected whole blocks of {KV_SAVED} up to there");
+    let what =
+        format!("positions {range:?} of a slot that holds {held}: expected whole blocks of {KV_SAVED} up to there");
     BackendError::Operand { op: "cache", what }
 }
 

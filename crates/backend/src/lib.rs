@@ -25,8 +25,8 @@ pub use arena::{ARENA_ALIGN, Arena, Reserved};
 pub use batch::{Batch, SequenceRows};
 pub use gated::gated;
 pub use kv::{
-    CacheShape, Held, KV_KEPT, KV_PAGE, KV_SAVED, KvFormat, KvHeads, Q8_VALUE_GROUP, Stored, can_go_on, forgotten, round_q8,
-    to_f16, tokens_held,
+    CacheShape, Held, KV_KEPT, KV_PAGE, KV_SAVED, KvFormat, KvHeads, Q8_VALUE_GROUP, Stored, can_go_on, forgotten,
+    round_q8, to_f16, tokens_held,
 };
 pub use native::{EntryFormat, round_key};
 pub use observe::{MatmulInput, Observer, Routed, first_columns};

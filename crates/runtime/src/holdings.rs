@@ -27,8 +27,9 @@ pub(crate) fn holdings(draft: &Draft, placement: &Placement, bytes: &dyn Fn(&str
         *sums.entry(key).or_insert(0) += bytes(&leaf.name).unwrap_or(0);
     }
     let name = |device: usize| placement.devices.get(device).map_or_else(String::new, |s| s.offer.device.to_string());
-    let one = |((device, tier, layer, class), bytes): ((usize, crate::placement::Tier, Option<usize>, ashlar_arch::Class), u64)| {
-        Holding { device: name(device), tier: tier.name(), class: class.to_string(), layer, bytes }
-    };
+    let one = |((device, tier, layer, class), bytes): (
+        (usize, crate::placement::Tier, Option<usize>, ashlar_arch::Class),
+        u64,
+    )| { Holding { device: name(device), tier: tier.name(), class: class.to_string(), layer, bytes } };
     sums.into_iter().map(one).collect()
 }

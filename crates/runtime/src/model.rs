@@ -6,12 +6,12 @@
 use crate::bench::{Profile, TokenCost};
 use crate::devices::Settings;
 use crate::executor::{Executor, Source};
+use crate::holdings::{Holding, holdings};
 use crate::kv::KvUse;
 use crate::open::{Opened, open};
 use crate::placement::{Placement, PlacementText, Request};
 use crate::program::{Draft, Sizes};
 use crate::residency::{Populate, Residency, free_memory};
-use crate::holdings::{Holding, holdings};
 use crate::{Kv, RuntimeError, devices};
 use ashlar_arch::ModelSpec;
 use ashlar_backend::{ActivationMode, Batch, Memory, Observer};
@@ -141,7 +141,20 @@ impl Model {
         let token_cost = TokenCost::of(&spec, &*store);
         let (context, chunk) = (sizes.context, sizes.rows);
         let weights = Weights { bytes: weight_bytes, residency, _populate: populate };
-        Ok(Self { spec, config, dir, executor, placement, context, chunk, kv, token_cost, weights, holdings, profile: None })
+        Ok(Self {
+            spec,
+            config,
+            dir,
+            executor,
+            placement,
+            context,
+            chunk,
+            kv,
+            token_cost,
+            weights,
+            holdings,
+            profile: None,
+        })
     }
 
     /// The model as data.

@@ -105,7 +105,12 @@ impl Metrics {
             one("prefix_disk_read_bytes_total", "counter", "Bytes of them read", disk.read);
             one("prefix_disk_evicted_total", "counter", "Blocks removed to stay below the limit", disk.evicted);
             one("prefix_disk_damaged_total", "counter", "Files found damaged or foreign", disk.damaged);
-            one("prefix_disk_skipped_total", "counter", "Blocks not written: the disk was too slow, full, or failed", disk.skipped);
+            one(
+                "prefix_disk_skipped_total",
+                "counter",
+                "Blocks not written: the disk was too slow, full, or failed",
+                disk.skipped,
+            );
         }
         one("activation_bytes", "gauge", "Buffers of all devices, bytes", stats.memory.activations);
         one("cache_bytes", "gauge", "What the caches of all devices hold, bytes", stats.memory.caches);

@@ -14,7 +14,10 @@ fn the_page_is_one_file_that_may_load_nothing_else() {
     let (status, head, page) = server.ask("GET", "/", &[], "");
     let head = head.to_lowercase();
     assert_eq!(status, 200);
-    assert!(head.contains("content-security-policy: default-src 'none'") && head.contains("connect-src 'self'"), "{head}");
+    assert!(
+        head.contains("content-security-policy: default-src 'none'") && head.contains("connect-src 'self'"),
+        "{head}"
+    );
     for outside in ["src=", "href=", "@import", "url(", "http:", "https:", "import("] {
         assert!(!page.contains(outside), "{outside}");
     }
@@ -36,7 +39,9 @@ struct Browser {
 
 impl Browser {
     fn find() -> Option<&'static str> {
-        let there = |name: &&str| Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+        let there = |name: &&str| {
+            Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+        };
         ["chromium", "chromium-browser", "google-chrome"].into_iter().find(there)
     }
 
@@ -129,7 +134,8 @@ fn one_can_chat_on_the_page_and_see_the_figures_move() {
     browser.wait_for("running !== null || document.querySelectorAll('article.assistant').length === 2");
     browser.eval("document.getElementById('stop').click()");
     browser.wait_for("running === null");
-    browser.eval("document.getElementById('text').value = 'word '.repeat(3000); document.getElementById('send').click()");
+    browser
+        .eval("document.getElementById('text').value = 'word '.repeat(3000); document.getElementById('send').click()");
     browser.wait_for("document.querySelector('article.error')?.textContent.includes('512') === true");
     browser.eval("document.getElementById('reset').click()");
     assert_eq!(browser.eval("messages.length + document.querySelectorAll('article').length"), 0);

@@ -3,7 +3,8 @@
 use super::bench::{Bench, Pair};
 use super::{Stop, Suite};
 use crate::{
-    AttentionOptions, Batch, BufferId, CacheId, CacheShape, KV_SAVED, KvFormat, KvHeads, Op, SequenceRows, Stored, WeightId,
+    AttentionOptions, Batch, BufferId, CacheId, CacheShape, KV_SAVED, KvFormat, KvHeads, Op, SequenceRows, Stored,
+    WeightId,
 };
 
 #[derive(Clone, Copy)]
@@ -73,9 +74,12 @@ pub fn long(suite: &mut Suite<'_>) {
 /// A sequence that goes on in a slot that was given what another holds, beside that other.
 pub fn saved(suite: &mut Suite<'_>) {
     for format in KvFormat::ALL {
-        for (heads, window, values_in_keys) in
-            [([4, 2, 32], None, None), ([4, 1, 48], None, Some(32)), ([2, 1, 32], Some(70), None), ([2, 2, 20], Some(300), None)]
-        {
+        for (heads, window, values_in_keys) in [
+            ([4, 2, 32], None, None),
+            ([4, 1, 48], None, Some(32)),
+            ([2, 1, 32], Some(70), None),
+            ([2, 2, 20], Some(300), None),
+        ] {
             let shape = Shape { format, values_in_keys, capacity: LONG, ..shape(heads, window) };
             suite.case(format!("save, restore, {}", shape.name()), |b| goes_on_elsewhere(b, shape));
         }

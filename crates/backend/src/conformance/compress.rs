@@ -4,8 +4,8 @@ use super::bench::{Bench, Pair};
 use super::weights::Stored as Weights;
 use super::{Stop, Suite};
 use crate::{
-    AttentionOptions, Batch, BufferId, CacheId, CacheShape, Entries, EntryFormat, HeadRope, KvFormat, KvHeads, Op,
-    KV_SAVED, SequenceRows, Stored, WeightId,
+    AttentionOptions, Batch, BufferId, CacheId, CacheShape, Entries, EntryFormat, HeadRope, KV_SAVED, KvFormat,
+    KvHeads, Op, SequenceRows, Stored, WeightId,
 };
 use ashlar_arch::{Rope, RopeScaling};
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 
 use super::{Reference, linear::dot};
 use crate::{
-    BackendError, Batch, BufferId, CacheId, CacheShape, Entries, EntryFormat, Held, KV_SAVED, KvFormat, SequenceRows, Stored,
-    round_key,
+    BackendError, Batch, BufferId, CacheId, CacheShape, Entries, EntryFormat, Held, KV_SAVED, KvFormat, SequenceRows,
+    Stored, round_key,
 };
 use std::ops::Range;
 

@@ -98,7 +98,10 @@ impl Entries {
         let to = to.filter(|_| entries.end <= self.capacity);
         let slots = self.held.get_mut(slot);
         let (Some(to), Some(slots)) = (to, slots) else {
-            return Err(wrong(format!("{} bytes for entries {entries:?} of slot {slot}, which holds {held}", bytes.len())));
+            return Err(wrong(format!(
+                "{} bytes for entries {entries:?} of slot {slot}, which holds {held}",
+                bytes.len()
+            )));
         };
         to.copy_from_slice(bytes);
         *slots = entries.end;

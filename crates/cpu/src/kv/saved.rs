@@ -14,7 +14,13 @@ impl Caches {
     ///
     /// # Errors
     /// The same.
-    pub fn save(&self, id: CacheId, slot: usize, range: &Range<usize>, out: &mut Vec<u8>) -> Result<bool, BackendError> {
+    pub fn save(
+        &self,
+        id: CacheId,
+        slot: usize,
+        range: &Range<usize>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, BackendError> {
         match self.all.get(id.0 as usize) {
             Some(Cache::Tokens(tokens)) => tokens.save(slot, range, out),
             Some(Cache::Entries(entries)) => entries.save(slot, range, out),
@@ -27,7 +33,13 @@ impl Caches {
     ///
     /// # Errors
     /// The same.
-    pub fn restore(&mut self, id: CacheId, slot: usize, range: &Range<usize>, bytes: &[u8]) -> Result<(), BackendError> {
+    pub fn restore(
+        &mut self,
+        id: CacheId,
+        slot: usize,
+        range: &Range<usize>,
+        bytes: &[u8],
+    ) -> Result<(), BackendError> {
         match self.all.get_mut(id.0 as usize) {
             Some(Cache::Tokens(tokens)) => tokens.restore(slot, range, bytes),
             Some(Cache::Entries(entries)) => entries.restore(slot, range, bytes),

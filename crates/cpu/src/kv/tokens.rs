@@ -91,7 +91,8 @@ impl Tokens {
         out.extend_from_slice(&((range.end - first) as u64).to_le_bytes());
         let rows = (first - slot.first) * self.width..(range.end - slot.first) * self.width;
         for plane in &slot.planes {
-            let rows = plane.get(rows.clone()).ok_or_else(|| wrong(format!("rows {first}..{} are missing", range.end)))?;
+            let rows =
+                plane.get(rows.clone()).ok_or_else(|| wrong(format!("rows {first}..{} are missing", range.end)))?;
             out.extend_from_slice(bytemuck::cast_slice(rows));
         }
         Ok(true)
@@ -120,7 +121,9 @@ impl Tokens {
     /// The first position that is needed to go on behind a range.
     fn first_of(&self, range: &Range<usize>) -> Result<usize, BackendError> {
         let needed = range.end.saturating_sub(self.kept);
-        if self.kept <= KV_SAVED { Ok(needed.max(range.start)) } else {
+        if self.kept <= KV_SAVED {
+            Ok(needed.max(range.start))
+        } else {
             Err(wrong(format!("windows of {} positions cannot be saved in blocks of {KV_SAVED}", self.kept)))
         }
     }

@@ -124,7 +124,10 @@ mod tests {
         let want = [pair("find", "{\"q\":\"a </b>\",\"n\":1.5}"), pair("stop", "{}")];
         assert_eq!(pairs(in_tags(two)), want);
         // Without an end, as a text, under the other name.
-        assert_eq!(pairs(in_tags("<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}")), [pair("f", "{\"a\": 1}")]);
+        assert_eq!(
+            pairs(in_tags("<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}")),
+            [pair("f", "{\"a\": 1}")]
+        );
         assert_eq!(pairs(in_tags("<tool_call>{\"name\": \"f\", \"parameters\": {}}</tool_call>")), [pair("f", "{}")]);
     }
 
@@ -142,7 +145,12 @@ mod tests {
 
     #[test]
     fn what_is_cut_off_or_something_else_is_an_error_that_shows_it() {
-        for text in ["<tool_call>{\"name\": \"f\", \"argu", "<tool_call>[1]</tool_call>", "<tool_call>{\"name\": \"f\"}</tool_call> So", "<tool_call><function=f><parameter=a>1"] {
+        for text in [
+            "<tool_call>{\"name\": \"f\", \"argu",
+            "<tool_call>[1]</tool_call>",
+            "<tool_call>{\"name\": \"f\"}</tool_call> So",
+            "<tool_call><function=f><parameter=a>1",
+        ] {
             assert!(in_tags(text).unwrap_err().to_string().contains("expected"), "{text}");
         }
         assert!(in_channels("python print(1)").is_err() && in_channels("find").is_err());

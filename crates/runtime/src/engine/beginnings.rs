@@ -25,7 +25,10 @@ impl Engine {
         })?;
         if self.model.kv().forgets() && self.options.chunk > BLOCK {
             let chunk = self.options.chunk;
-            tracing::warn!(chunk, "this model's windows forget within a chunk: with --chunk above {BLOCK} some beginnings are not kept");
+            tracing::warn!(
+                chunk,
+                "this model's windows forget within a chunk: with --chunk above {BLOCK} some beginnings are not kept"
+            );
         }
         self.prefixes = Some(PrefixStore::open(options, &saved_as)?);
         Ok(())
@@ -36,7 +39,9 @@ impl Engine {
         let Self { prefixes: Some(store), slots, model, .. } = self else { return };
         for part in &batch.sequences {
             let end = part.position + part.rows.len();
-            let Some(running) = slots.get_mut(part.slot).filter(|_| end / BLOCK > part.position / BLOCK) else { continue };
+            let Some(running) = slots.get_mut(part.slot).filter(|_| end / BLOCK > part.position / BLOCK) else {
+                continue;
+            };
             running.extend_keys(store, end);
             for (number, key) in running.keys.iter().enumerate().take(end / BLOCK) {
                 let block = block(number);

@@ -52,8 +52,14 @@ fn engine(sequences: usize, queue: usize, kv_budget: Option<u64>) -> Engine {
 
 fn engine_of(context: usize, sequences: usize, queue: usize, kv_budget: Option<u64>) -> Engine {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/demo-moe");
-    let options =
-        OpenOptions { sequences, kv_budget, context: Some(context), chunk: 32, threads: Some(2), ..OpenOptions::default() };
+    let options = OpenOptions {
+        sequences,
+        kv_budget,
+        context: Some(context),
+        chunk: 32,
+        threads: Some(2),
+        ..OpenOptions::default()
+    };
     let model = Model::open(&dir, &options, &Silent).unwrap();
     Engine::new(model, EngineOptions { queue, chunk: 32, shared_chunk: 8 }).unwrap()
 }
@@ -122,10 +128,15 @@ fn with_far_too_little_memory_all_requests_still_end_with_the_same_texts() {
     let one = engine(1, 1, None).model().kv().bytes(100, 32);
     let mut engine = engine(4, 16, Some(one + one / 2));
     let all: Vec<Told> = PROMPTS.iter().map(|p| submit(&mut engine, p, 60).1).collect();
+    let mut order: Vec<usize> = Vec::new();
     while engine.step().unwrap() {
         let stats = engine.stats();
         assert!(stats.kv_used <= stats.kv_budget.unwrap());
+        let ended = |i: &usize| all[*i].0.lock().unwrap().end.is_some() && !order.contains(i);
+        let new: Vec<usize> = (0..all.len()).filter(ended).collect();
+        order.extend(new);
     }
+    assert_eq!(order, [0, 1, 2, 3, 4, 5], "in the order in which they came");
     assert!(engine.is_idle() && engine.stats().preempted > 0, "{:?}", engine.stats());
     for (told, expected) in all.iter().zip(&expected) {
         assert_eq!(told.text(), *expected);

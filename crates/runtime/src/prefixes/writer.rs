@@ -28,8 +28,7 @@ pub struct Writer {
 impl Writer {
     pub fn start(shared: Arc<Shared>) -> std::io::Result<Self> {
         let (orders, received) = channel();
-        let thread =
-            std::thread::Builder::new().name("kv-dir".into()).spawn(move || obey(&shared, &received))?;
+        let thread = std::thread::Builder::new().name("kv-dir".into()).spawn(move || obey(&shared, &received))?;
         Ok(Self { orders: Some(orders), thread: Some(thread) })
     }
 

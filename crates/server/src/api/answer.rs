@@ -3,8 +3,8 @@
 use super::error::ApiError;
 use super::identity::RequestId;
 use crate::State;
-use ashlar_runtime::{GenerateOptions, Timings};
 use ashlar_runtime::engine::{Finished, Piece, Request, Sink, Ticket};
+use ashlar_runtime::{GenerateOptions, Timings};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};

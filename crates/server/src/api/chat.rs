@@ -310,7 +310,10 @@ mod tests {
     #[test]
     fn calls_are_told_as_openai_does_in_a_stream_and_whole() {
         let mut replies = replies();
-        let chunks = said(&mut replies, &[(Part::Reasoning, "Hm."), (Part::Answer, "I look."), (Part::Call, "<tool_call>{\"name\": ")]);
+        let chunks = said(
+            &mut replies,
+            &[(Part::Reasoning, "Hm."), (Part::Answer, "I look."), (Part::Call, "<tool_call>{\"name\": ")],
+        );
         assert_eq!(chunks[0]["delta"], json!({"reasoning_content": "Hm."}));
         assert_eq!((chunks.len(), &chunks[1]["delta"]), (2, &json!({"content": "I look."})));
         assert!(said(&mut replies, &[(Part::Call, "\"find\", \"arguments\": {\"q\": 1}}</tool_call>")]).is_empty());
@@ -331,6 +334,9 @@ mod tests {
         said(&mut replies, &[(Part::Call, "<tool_call>{\"name\": \"f")]);
         let last = replies.end(0, "length");
         assert_eq!(last[0]["delta"], json!({"content": "<tool_call>{\"name\": \"f"}));
-        assert_eq!((&last[1]["finish_reason"], &replies.whole()[0]["message"]["content"]), (&json!("length"), &last[0]["delta"]["content"]));
+        assert_eq!(
+            (&last[1]["finish_reason"], &replies.whole()[0]["message"]["content"]),
+            (&json!("length"), &last[0]["delta"]["content"])
+        );
     }
 }

@@ -59,7 +59,12 @@ pub async fn answer(
     let echoed = if echo { text } else { String::new() };
     let offset = echoed.chars().count();
     let one = Said { text: echoed.clone(), tokens: Vec::new(), offset, finish: "stop" };
-    let told = Texts { tokenizer: Arc::clone(&state.tokenizer), logprobs: logprobs.is_some(), echoed, said: vec![one; choices] };
+    let told = Texts {
+        tokenizer: Arc::clone(&state.tokenizer),
+        logprobs: logprobs.is_some(),
+        echoed,
+        said: vec![one; choices],
+    };
     send(state, answers, told, Sending::of(common.stream, common.stream_options)).await
 }
 
