@@ -15,6 +15,7 @@ const COMMANDS: &[&str] = &[
     "run",
     "serve",
     "bench",
+    "doctor",
     "trace",
     "simulate",
     "completions",

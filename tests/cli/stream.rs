@@ -47,21 +47,30 @@ fn sizes(dir: &Path) -> Vec<(String, u64)> {
 fn memory_is_that_of_one_layer_however_many_there_are() -> Test {
     let dir = tempfile::tempdir()?;
     let recipe = recipe(dir.path(), GUIDED)?;
-    let peak = |layers: usize| -> Result<_, Box<dyn std::error::Error>> {
-        let (src, out) = (dir.path().join(format!("{layers}")), dir.path().join(format!("{layers}-out")));
-        checkpoint(&src, layers)?;
+    let peak = |layers: usize, run: usize| -> Result<_, Box<dyn std::error::Error>> {
+        let (src, out) = (dir.path().join(format!("{layers}")), dir.path().join(format!("{layers}-out{run}")));
+        if run == 0 {
+            checkpoint(&src, layers)?;
+        }
         // With more threads the allocator keeps an arena for each, which fill up over the first layers.
         let peak = peak_of(stream(&src, &out, &recipe, "256").args(["--threads", "1"]))?;
         assert!(peak.status.success());
         Ok(peak.resident)
     };
-    let (Some(few), Some(many)) = (peak(2)?, peak(10)?) else {
+    let (Some(few), Some(mut many)) = (peak(2, 0)?, peak(10, 0)?) else {
         skip("stream-memory", "/proc tells no VmHWM here");
         return Ok(());
     };
     // What eight more layers would leave behind: the least is their weights in the pack, 1.1 MB each; in the source they
     // have 5.2 MB, as f32 10.5 MB, and their Hessians 9.4 MB.
     let allowed = 6_000_000;
+    // What layers leave behind is there in every run; a thread that a busy machine kept waiting, with what it holds, is not.
+    for run in 1..3 {
+        if many < few + allowed {
+            break;
+        }
+        many = many.min(peak(10, run)?.unwrap_or(many));
+    }
     assert!(many < few + allowed, "2 layers: {few} bytes at the peak, 10 layers: {many}");
     Ok(())
 }

@@ -18,6 +18,7 @@ mod reference;
 mod rope;
 mod round;
 mod route;
+mod streamed;
 mod virtual_device;
 mod weight;
 
@@ -37,8 +38,9 @@ pub use op::{
 pub use operands::{Access, Operand, Operands};
 pub use reference::Reference;
 pub use rope::RopeTable;
-pub use round::{INT8_GROUP, int8_scale, round_int8, round_row};
+pub use round::{INT8_GROUP, int8_scale, round_bf16, round_int8, round_row};
 pub use route::{check as check_routing, route, weights_of};
+pub use streamed::{Arrived, Records, Streamed};
 pub use virtual_device::Virtual;
 pub use weight::Weight;
 
@@ -136,6 +138,20 @@ pub trait Backend: Send {
     /// # Errors
     /// [`BackendError`] if the format is unsupported or memory is short.
     fn load(&mut self, weight: Weight) -> Result<WeightId, BackendError>;
+
+    /// Whether its mixtures of experts take weights that are not in memory ([`Backend::load_streamed`]).
+    fn streams(&self) -> bool {
+        false
+    }
+
+    /// Takes a weight of an expert whose bytes come when it is used.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the device cannot, the format is unsupported, or its planes cannot be those of its shape.
+    fn load_streamed(&mut self, weight: Streamed) -> Result<WeightId, BackendError> {
+        let why = format!("`{}` would be read as it is used; place it in memory", weight.weight.name);
+        Err(BackendError::Unsupported { backend: "this device", op: "moe", why })
+    }
 
     /// An f32 matrix of up to `rows` rows of exactly `width` values; it holds no rows yet.
     ///

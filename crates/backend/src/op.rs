@@ -1,6 +1,8 @@
 //! The op set. y[m, n] = x[m, k] · W[n, k]ᵀ everywhere; activations are f32, one row per token of the batch.
 
 use ashlar_arch::{Activation, Rope, Routing};
+use ashlar_formats::{Grid, Spec};
+use ashlar_tensor::Dtype;
 use std::sync::Arc;
 
 /// A buffer of activations on a backend.
@@ -27,7 +29,7 @@ pub enum Support {
 }
 
 /// In which precision the inputs of a weight are multiplied. What a backend does for a format is
-/// [`crate::Backend::activations`]; float weights and routers always see f32.
+/// [`crate::Backend::activations`]; other floats and routers always see f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ActivationMode {
     /// f32 inputs.
@@ -36,6 +38,33 @@ pub enum ActivationMode {
     /// Inputs are rounded by [`crate::round_int8`]: int8, one scale per 32 values along k. The rounded values are what
     /// every part of the weight sees, an outlier plane included.
     Int8,
+    /// Inputs of bf16 weights and of fp8 blocks are rounded by [`crate::round_bf16`], as CPUs with bf16 dot products want them;
+    /// those of other quantized weights as in [`ActivationMode::Int8`].
+    Bf16,
+}
+
+impl ActivationMode {
+    /// How the inputs of a weight of that format are rounded in this mode, where every rounding has a kernel. Unknown
+    /// formats count as quantized.
+    #[must_use]
+    pub fn of(self, spec: &Spec) -> Self {
+        match (self, spec.grid()) {
+            (Self::F32, _) => Self::F32,
+            (Self::Bf16, Ok(Grid::Float(Dtype::BF16) | Grid::Blocks(_))) if spec.outlier_slots == 0 => Self::Bf16,
+            (_, Ok(Grid::Float(_))) => Self::F32,
+            (Self::Int8 | Self::Bf16, _) => Self::Int8,
+        }
+    }
+
+    /// Name for reports and options.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Int8 => "int8",
+            Self::Bf16 => "bf16",
+        }
+    }
 }
 
 /// One output of a [`Op::Linear`].

@@ -56,9 +56,32 @@ pub fn round_row(x: &mut [f32]) {
     }
 }
 
+/// `x` as bfloat16: the nearest, ties to even; what is below the least normal number becomes 0, as the dot products of CPUs
+/// read it.
+#[must_use]
+pub fn round_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+    if rounded & 0x7f80_0000 == 0 { 0.0 } else { f32::from_bits(rounded) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bf16_is_the_nearest_with_ties_to_even_and_without_subnormals() {
+        for (x, want) in
+            [(1.0, 1.0), (1.0 + 1.0 / 256.0, 1.0), (1.0 + 3.0 / 256.0, 1.015_625), (-3.3e38, -3.296_5e38), (1e-39, 0.0)]
+        {
+            assert!((round_bf16(x) - want).abs() <= want.abs() * 1e-4, "{x}: {}", round_bf16(x));
+        }
+        assert!(round_bf16(f32::NAN).is_nan() && round_bf16(f32::INFINITY) == f32::INFINITY);
+        for i in 0..100_000u32 {
+            let x = (i as f32 * 0.37).sin() * (i as f32 * 0.001).exp2();
+            assert_eq!(round_bf16(x), half::bf16::from_f32(x).to_f32(), "{x}");
+        }
+    }
 
     #[test]
     fn ties_go_to_even_and_the_maximum_is_127() {

@@ -15,13 +15,15 @@ use clap::{Args, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-/// In which precision inputs of quantized weights are multiplied.
+/// In which precision inputs of weights are multiplied.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Activations {
     /// As they are
     F32,
-    /// Rounded to 8 bits, one scale per 32 values
+    /// Rounded to 8 bits, one scale per 32 values; floats and fp8 meet inputs as they are
     Int8,
+    /// The same, and rounded to bf16 for bf16 and fp8 weights: about twice as fast on CPUs with AVX512-BF16
+    Bf16,
 }
 
 impl From<Activations> for ActivationMode {
@@ -29,6 +31,7 @@ impl From<Activations> for ActivationMode {
         match activations {
             Activations::F32 => Self::F32,
             Activations::Int8 => Self::Int8,
+            Activations::Bf16 => Self::Bf16,
         }
     }
 }
@@ -89,6 +92,7 @@ impl DeviceArgs {
             device: self.device.clone(),
             placement: self.placement.read()?,
             vram_limit: self.placement.vram_limit,
+            ram_limit: self.placement.ram_limit,
             threads: self.threads.map(NonZeroUsize::get),
             activations: self.activations.map(Into::into),
             kv: self.kv.map(Into::into),
@@ -122,7 +126,7 @@ pub fn open(path: &Path, options: &OpenOptions, globals: Globals) -> Result<Mode
             model.device(),
             model.context()
         ));
-        if model.placement().devices.len() > 1 || options.placement.is_some() {
+        if model.placement().devices.len() > 1 || options.placement.is_some() || model.nvme().is_some() {
             progress.note(&placement::shares(model.placement()));
         }
     }

@@ -24,6 +24,10 @@ pub struct PlacementArgs {
     /// The most memory that an accelerator may take, such as 10GiB [default: what it has]
     #[arg(long, value_name = "BYTES", value_parser = ashlar_recipe::parse_bytes)]
     pub vram_limit: Option<u64>,
+    /// The most memory of the host that weights, keys and values and activations may take, such as 24GiB; experts beyond it stay
+    /// on disk and are read as they are used [default: what is free]
+    #[arg(long, value_name = "BYTES", value_parser = ashlar_recipe::parse_bytes)]
+    pub ram_limit: Option<u64>,
 }
 
 impl PlacementArgs {
@@ -79,7 +83,7 @@ impl PlanPlacementArgs {
     /// Whether a placement is asked for.
     #[must_use]
     pub fn asked(&self) -> bool {
-        self.placement.placement.is_some() || self.device.is_some()
+        self.placement.placement.is_some() || self.placement.ram_limit.is_some() || self.device.is_some()
     }
 
     /// Options for [`ashlar_runtime::placement::plan`], for so many positions.
@@ -91,6 +95,7 @@ impl PlanPlacementArgs {
             device: self.device.clone().unwrap_or_else(|| "auto".into()),
             placement: self.placement.read()?,
             vram_limit: self.placement.vram_limit,
+            ram_limit: self.placement.ram_limit,
             context,
             chunk: self.chunk.get(),
             kv: self.kv.map(Into::into),
@@ -105,7 +110,9 @@ pub fn shares(placement: &Placement) -> String {
     let one = |s: &ashlar_runtime::placement::Share| {
         let of = s.offer.budget.map(|b| format!(" of {}", units::memory(b))).unwrap_or_default();
         let disk = if s.on_disk > 0 { format!(", {} on disk", units::memory(s.on_disk)) } else { String::new() };
-        format!("{} {}{of}{disk}", s.offer.device, units::memory(s.in_memory()))
+        let slots =
+            if s.slots > 0 { format!(", {} for experts on disk", units::memory(s.slots)) } else { String::new() };
+        format!("{} {}{of}{slots}{disk}", s.offer.device, units::memory(s.in_memory()))
     };
     format!("placement: {}", placement.devices.iter().map(one).collect::<Vec<_>>().join(", "))
 }
@@ -137,6 +144,10 @@ pub fn text(planned: &Planned) -> String {
             budget.map_or(String::new(), |b| units::memory(b.saturating_sub(used))),
         ]);
     }
+    let slots = placement.devices.iter().filter(|s| s.slots > 0);
+    let slots: Vec<String> = slots
+        .map(|s| format!("experts on disk take turns in {} that {} has left", units::memory(s.slots), s.offer.device))
+        .collect();
     let (sizes, (copies, bytes)) = (draft.sizes, placement.crossings(draft));
     let mut out = devices.render();
     let _ = writeln!(
@@ -150,7 +161,7 @@ pub fn text(planned: &Planned) -> String {
     for (place, classes) in classes(planned) {
         let _ = writeln!(out, "{place}: {}", classes.join(", "));
     }
-    for note in &placement.notes {
+    for note in slots.iter().chain(&placement.notes) {
         let _ = writeln!(out, "note: {note}");
     }
     if let Some(misfit) = misfit {
@@ -191,6 +202,7 @@ pub fn json(planned: &Planned) -> Value {
             "budget": s.offer.budget,
             "weights": s.bytes.weights,
             "on_disk": s.on_disk,
+            "slots": s.slots,
             "caches": s.bytes.caches,
             "activations": s.bytes.activations,
         })

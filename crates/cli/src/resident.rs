@@ -1,7 +1,7 @@
 //! How much memory this process really takes, as the system counts it.
 
 use crate::units;
-use ashlar_runtime::{Model, Residency};
+use ashlar_runtime::{Model, NvmeUse, Residency};
 
 /// Bytes in memory: of mapped files, and of the process itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub fn told(model: &Model) -> String {
     let parts = format!(
         "weights {} ({}), keys and values {} ({}), activations {}",
         units::bytes(model.weight_bytes()),
-        residency(model.residency()),
+        residency(model),
         units::bytes(memory.caches),
         model.kv().format().name(),
         units::bytes(memory.activations)
@@ -51,8 +51,30 @@ pub fn told(model: &Model) -> String {
     }
 }
 
-fn residency(residency: Residency) -> String {
-    match residency {
+/// One line: what came from the disk so far.
+#[must_use]
+pub fn disk(used: &NvmeUse) -> String {
+    let accesses = used.hits + used.misses;
+    format!(
+        "disk: {} read ({} at the start), {} of {} experts in {} of memory; {accesses} uses, {:.1} % there, {} evicted, {} read \
+         again, {:.2} s waited; {} reads at once, {}/s at the start",
+        units::bytes(used.bytes),
+        units::bytes(used.warm_bytes),
+        used.slots,
+        used.experts,
+        units::memory(used.slot_bytes),
+        100.0 * used.hits as f64 / (accesses as f64).max(1.0),
+        used.evictions,
+        used.retries,
+        used.waited,
+        used.depth,
+        units::bytes(used.rate as u64)
+    )
+}
+
+fn residency(model: &Model) -> String {
+    match model.residency() {
+        Residency::Kept if model.nvme().is_some() => "kept in memory but for experts on disk".into(),
         Residency::Kept => "kept in memory".into(),
         Residency::OnDemand { free } => format!("read as they are used: {} of memory are free", units::bytes(free)),
     }

@@ -5,7 +5,7 @@
 
 use crate::cores;
 use crate::gemv::{Job, RowSet, table};
-use crate::inputs::{Form, Inputs, Rounded};
+use crate::inputs::{Form, Forms, Inputs, Rounded};
 use crate::loaded::Loaded;
 use crate::ops::matmul::{FirstError, Output, Write, tasks, write_panels};
 use crate::pool::Pool;
@@ -40,13 +40,13 @@ impl KernelBench {
         rows: usize,
         bytes: usize,
         threads: Option<usize>,
-        isa: Isa,
+        (isa, mode): (Isa, ActivationMode),
     ) -> Result<Self, BackendError> {
         let pool = Pool::new(threads.unwrap_or_else(cores::physical).max(1));
         let mut weights = Vec::new();
         let mut held = 0;
         while held < bytes.max(1) {
-            let weight = Loaded::new(weight(spec, n, k, weights.len() as u64)?, ActivationMode::Int8)?;
+            let weight = Loaded::new(weight(spec, n, k, weights.len() as u64)?, mode)?;
             held += weight.layout.bytes() as usize;
             weights.push(weight);
         }
@@ -65,10 +65,7 @@ impl KernelBench {
     /// Multiplies with another instruction set from now on.
     pub fn set_isa(&mut self, isa: Isa) {
         self.isa = isa;
-        if self.weights.iter().any(|w| w.form() != Form::F32) {
-            let values = self.weights.iter().any(Loaded::reads_rounded_values);
-            self.rounded.round(&self.pool, isa, &self.x, self.shape[1], values);
-        }
+        self.rounded.round(&self.pool, isa, &self.x, self.shape[1], Forms::of(&self.weights));
     }
 
     /// The name of the kernel family; `None` if weights are decoded.
@@ -77,10 +74,14 @@ impl KernelBench {
         self.weights.first().and_then(Loaded::family)
     }
 
-    /// Whether products are integer dot products, rather than f32 multiply-adds.
+    /// How products are made: by integer dot products, by those of bf16, or by f32 multiply-adds.
     #[must_use]
-    pub fn is_integer(&self) -> bool {
-        self.weights.first().is_some_and(|w| w.form() == Form::Int8)
+    pub fn arithmetic(&self) -> ActivationMode {
+        match self.weights.first().map(Loaded::form) {
+            Some(Form::Int8) => ActivationMode::Int8,
+            Some(Form::Bf16) => ActivationMode::Bf16,
+            _ => ActivationMode::F32,
+        }
     }
 
     /// The schemes that can multiply these weights.
@@ -163,10 +164,10 @@ mod tests {
     use crate::testing::{isas, specs};
 
     /// The outputs of every scheme; they have the same bits on every ISA.
-    fn same_everywhere(spec: &Spec, [n, k]: [usize; 2], rows: usize) {
+    fn same_everywhere(spec: &Spec, [n, k]: [usize; 2], rows: usize, mode: ActivationMode) {
         let mut first: Option<Vec<f32>> = None;
         for isa in Isa::available() {
-            let mut bench = KernelBench::new(spec, [n, k], rows, 1, Some(2), isa).unwrap();
+            let mut bench = KernelBench::new(spec, [n, k], rows, 1, Some(2), (isa, mode)).unwrap();
             assert!(bench.schemes().contains(&bench.chosen(1)) && bench.schemes().contains(&bench.chosen(rows)));
             for &scheme in bench.schemes() {
                 bench.out.fill(f32::NAN);
@@ -182,7 +183,8 @@ mod tests {
     fn every_scheme_of_every_format_writes_the_same_bits() {
         for spec in specs() {
             for [n, k] in [[40, 256], [100, 384]] {
-                same_everywhere(&spec, [n, k], 7);
+                same_everywhere(&spec, [n, k], 7, ActivationMode::Int8);
+                same_everywhere(&spec, [n, k], 7, ActivationMode::Bf16);
             }
         }
         isas("schemes");
@@ -191,7 +193,7 @@ mod tests {
     #[test]
     fn more_rows_than_a_chunk_and_a_part_of_a_slab_are_no_different() {
         for id in ["i4:g32", "k2", "q6"] {
-            same_everywhere(&id.parse().unwrap(), [80, 768], 530);
+            same_everywhere(&id.parse().unwrap(), [80, 768], 530, ActivationMode::Int8);
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{cores, gemv, ops};
 use ashlar_arch::Rope;
 use ashlar_backend::{
     ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Memory, Observer, Op, RopeTable,
-    Support, Weight, WeightId,
+    Streamed, Support, Weight, WeightId,
 };
 use ashlar_formats::Spec;
 use ashlar_simd::Isa;
@@ -73,10 +73,23 @@ impl Cpu {
         }
     }
 
-    /// A loaded weight.
-    pub(crate) fn weight(&self, id: WeightId, op: &'static str) -> Result<&Loaded, BackendError> {
+    /// A loaded weight, which may not be in memory.
+    pub(crate) fn described(&self, id: WeightId, op: &'static str) -> Result<&Loaded, BackendError> {
         let missing = || BackendError::Operand { op, what: format!("no weight {}", id.0) };
         self.weights.get(id.0 as usize).ok_or_else(missing)
+    }
+
+    /// A weight that is in memory.
+    pub(crate) fn weight(&self, id: WeightId, op: &'static str) -> Result<&Loaded, BackendError> {
+        let loaded = self.described(id, op)?;
+        match loaded.streamed {
+            None => Ok(loaded),
+            Some(_) => {
+                let what =
+                    format!("`{}` comes from the disk as experts are used; no other op reads it", loaded.weight.name);
+                Err(BackendError::Operand { op, what })
+            }
+        }
     }
 
     /// A weight of n × k, both as given or any.
@@ -87,13 +100,7 @@ impl Cpu {
         k: usize,
         op: &'static str,
     ) -> Result<&Loaded, BackendError> {
-        let loaded = self.weight(id, op)?;
-        let w = &loaded.weight;
-        if w.k == k && n.is_none_or(|n| n == w.n) {
-            return Ok(loaded);
-        }
-        let wanted = n.map_or_else(|| "any".to_owned(), |n| n.to_string());
-        Err(BackendError::Operand { op, what: format!("`{}` is {} × {}, expected {wanted} × {k}", w.name, w.n, w.k) })
+        self.weight(id, op)?.is(n, k, op)
     }
 
     /// A weight that is a vector of `len` values.
@@ -107,6 +114,17 @@ impl Cpu {
             op,
             what: format!("`{}` is {} × {}, expected a vector of {len}", w.name, w.n, w.k),
         })
+    }
+
+    /// Remembers what no kernel reads as it lies.
+    fn count_decoded(&mut self, weight: &Weight) {
+        if weight.n > 1 && gemv::table::entry(&weight.spec, weight.order).is_none() {
+            let why = match weight.order {
+                Order::Rows => "in checkpoint order; `ashlar convert` makes it fast",
+                Order::X16 => "without a cpu kernel",
+            };
+            *self.decoded.entry((weight.spec.to_string(), why)).or_default() += 1;
+        }
     }
 
     /// The frequencies of a rope, computed once.
@@ -147,8 +165,9 @@ impl Backend for Cpu {
     fn describe(&self) -> String {
         let threads = self.pool.threads();
         let activations = match self.mode {
-            ActivationMode::F32 => "f32",
-            ActivationMode::Int8 => "int8",
+            ActivationMode::Bf16 if self.isa.multiplies_bf16() => "int8 and bf16 (AVX512-BF16)",
+            ActivationMode::Bf16 => "int8 and bf16 (multiplied in f32)",
+            mode => mode.name(),
         };
         let nodes = match cores::numa_nodes() {
             1 => String::new(),
@@ -180,14 +199,18 @@ impl Backend for Cpu {
     }
 
     fn load(&mut self, weight: Weight) -> Result<WeightId, BackendError> {
-        if weight.n > 1 && gemv::table::entry(&weight.spec, weight.order).is_none() {
-            let why = match weight.order {
-                Order::Rows => "in checkpoint order; `ashlar convert` makes it fast",
-                Order::X16 => "without a cpu kernel",
-            };
-            *self.decoded.entry((weight.spec.to_string(), why)).or_default() += 1;
-        }
+        self.count_decoded(&weight);
         self.weights.push(Loaded::new(weight, self.mode)?);
+        Ok(WeightId((self.weights.len() - 1) as u32))
+    }
+
+    fn streams(&self) -> bool {
+        true
+    }
+
+    fn load_streamed(&mut self, weight: Streamed) -> Result<WeightId, BackendError> {
+        self.count_decoded(&weight.weight);
+        self.weights.push(Loaded::streamed(weight, self.mode)?);
         Ok(WeightId((self.weights.len() - 1) as u32))
     }
 

@@ -1,8 +1,10 @@
 //! Activations as kernels read them: f32 as they are, and rounded to int8 once per op.
 
+use crate::loaded::Loaded;
+use crate::math::load_part;
 use crate::pool::Pool;
 use crate::shards::Shards;
-use ashlar_backend::{INT8_GROUP, int8_scale};
+use ashlar_backend::{INT8_GROUP, int8_scale, round_bf16};
 use ashlar_simd::{Isa, Kernel, Simd};
 use std::ops::Range;
 
@@ -15,6 +17,34 @@ pub enum Form {
     Rounded,
     /// The int8 codes and scales; an outlier plane reads the rounded f32 values beside them.
     Int8,
+    /// bfloat16.
+    Bf16,
+    /// f32 values of the bfloat16 rounding.
+    Bf16Values,
+}
+
+/// Which rounded forms some weights read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forms {
+    int8: bool,
+    int8_values: bool,
+    bf16: bool,
+    bf16_values: bool,
+}
+
+impl Forms {
+    /// Those of these weights.
+    pub fn of<'a>(weights: impl IntoIterator<Item = &'a Loaded>) -> Self {
+        let mut forms = Self::default();
+        for weight in weights {
+            let form = weight.form();
+            forms.int8 |= matches!(form, Form::Int8 | Form::Rounded);
+            forms.int8_values |= weight.reads_rounded_values();
+            forms.bf16 |= form == Form::Bf16;
+            forms.bf16_values |= form == Form::Bf16Values;
+        }
+        forms
+    }
 }
 
 /// Groups of a row that lie side by side. Rows follow one another, then comes the next slab of groups: prefill multiplies
@@ -30,7 +60,19 @@ pub struct Rounded {
     int8: Vec<Int8Group>,
     /// rows × k, if asked for
     values: Vec<f32>,
+    /// `[row][chunk of 32 values]`, the last padded with zeros
+    bf16: Vec<Bf16Chunk>,
+    /// rows × k, if asked for
+    bf16_values: Vec<f32>,
 }
+
+/// Values of a [`Bf16Chunk`].
+pub const BF16_CHUNK: usize = 32;
+
+/// 32 bfloat16.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(align(64))]
+pub struct Bf16Chunk(pub [u8; 2 * BF16_CHUNK]);
 
 /// The inputs of a matmul: m rows of k values.
 #[derive(Clone, Copy)]
@@ -116,9 +158,17 @@ impl<'a> Inputs<'a> {
     pub fn values(&self, row: usize, form: Form) -> &'a [f32] {
         let all = match (form, self.rounded) {
             (Form::Rounded | Form::Int8, Some(rounded)) => &rounded.values,
+            (Form::Bf16 | Form::Bf16Values, Some(rounded)) => &rounded.bf16_values,
             _ => self.f32,
         };
         &all[row * self.k..(row + 1) * self.k]
+    }
+
+    /// One row in bfloat16; empty if the inputs were not rounded to it.
+    #[inline(always)]
+    pub fn bf16(&self, row: usize) -> &'a [Bf16Chunk] {
+        let chunks = self.k.div_ceil(BF16_CHUNK);
+        self.rounded.map_or(&[], |r| &r.bf16[row * chunks..(row + 1) * chunks])
     }
 
     /// The groups of a slab of one row in int8; empty if the inputs were not rounded.
@@ -137,9 +187,22 @@ fn slab_of(rows: usize, groups: usize, row: usize, slab: usize) -> Range<usize> 
 }
 
 impl Rounded {
-    /// Rounds every row of `x` (rows × k) as [`ashlar_backend::round_int8`] does, to the same bits. Only with
-    /// `with_values` the rounded values can be read, too.
-    pub fn round(&mut self, pool: &Pool, isa: Isa, x: &[f32], k: usize, with_values: bool) {
+    /// Rounds every row of `x` (rows × k) to the forms that are asked for, as [`ashlar_backend::round_int8`] and
+    /// [`ashlar_backend::round_bf16`] do, to the same bits.
+    pub fn round(&mut self, pool: &Pool, isa: Isa, x: &[f32], k: usize, forms: Forms) {
+        if forms.int8 {
+            self.int8(pool, isa, x, k, forms.int8_values);
+        }
+        if forms.bf16 {
+            self.bf16(pool, isa, x, k);
+        }
+        if forms.bf16_values {
+            self.bf16_values.clear();
+            self.bf16_values.extend(x.iter().map(|v| round_bf16(*v)));
+        }
+    }
+
+    fn int8(&mut self, pool: &Pool, isa: Isa, x: &[f32], k: usize, with_values: bool) {
         (self.rows, self.groups) = (x.len() / k.max(1), k.div_ceil(INT8_GROUP));
         let (rows, groups, width) = (self.rows, self.groups, if with_values { k } else { 0 });
         self.int8.resize(rows * groups, Int8Group::default());
@@ -157,6 +220,49 @@ impl Rounded {
             }
         };
         pool.run(rows, &body);
+    }
+
+    fn bf16(&mut self, pool: &Pool, isa: Isa, x: &[f32], k: usize) {
+        let (rows, chunks) = (x.len() / k.max(1), k.div_ceil(BF16_CHUNK));
+        self.bf16.resize(rows * chunks, Bf16Chunk([0; 2 * BF16_CHUNK]));
+        let out = Shards::new(&mut self.bf16);
+        pool.run(rows, &|row| {
+            // SAFETY: every row is one index of the pool.
+            let out = unsafe { out.slice(row * chunks..(row + 1) * chunks) };
+            isa.run(RoundBf16 { x: &x[row * k..(row + 1) * k], out });
+        });
+    }
+}
+
+/// A row to bfloat16.
+struct RoundBf16<'a> {
+    x: &'a [f32],
+    out: &'a mut [Bf16Chunk],
+}
+
+impl Kernel for RoundBf16<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (x, out) in self.x.chunks(BF16_CHUNK).zip(self.out) {
+            for (x, out) in x.chunks(16).zip(out.0.as_chunks_mut::<32>().0) {
+                // [`round_bf16`], lane by lane.
+                let bits = s.bits(load_part(s, x));
+                let half = s.add_i32(s.and(s.shr(bits, 16), s.splat_i32(1)), s.splat_i32(0x7fff));
+                let rounded = s.as_f32(s.and(s.add_i32(bits, half), s.splat_i32(!0xffff)));
+                let magnitude = s.as_f32(s.and(s.bits(rounded), s.splat_i32(i32::MAX)));
+                // A NaN is greater than nothing, and stays.
+                let kept = s.if_gt(s.splat(f32::MIN_POSITIVE), magnitude, s.splat(0.0), rounded);
+                let mut lanes = [0.0; 16];
+                s.store(kept, &mut lanes);
+                for (to, lane) in out.as_chunks_mut::<2>().0.iter_mut().zip(lanes) {
+                    *to = ((lane.to_bits() >> 16) as u16).to_le_bytes();
+                }
+            }
+            if x.len() < BF16_CHUNK {
+                out.0[2 * x.len()..].fill(0);
+            }
+        }
     }
 }
 
@@ -240,10 +346,11 @@ mod tests {
         let mut x: Vec<f32> = (0..3 * k).map(|i| ((i * 2_654_435_761usize) as u32 as f32).sin() * 3.0).collect();
         x[k..k + 32].fill(0.0);
         x[..4].copy_from_slice(&[127.0, 2.5, 3.5, -0.5]);
+        x[40..43].copy_from_slice(&[1e-39, -2e-38, 1.0 + 1.0 / 256.0]);
         for isa in Isa::available() {
             let pool = Pool::new(2);
             let mut rounded = Rounded::default();
-            rounded.round(&pool, isa, &x, k, true);
+            rounded.round(&pool, isa, &x, k, Forms { int8: true, int8_values: true, bf16: true, bf16_values: true });
             let inputs = Inputs::new(&x, k, Some(&rounded));
             for row in 0..3 {
                 let x = &x[row * k..(row + 1) * k];
@@ -261,6 +368,11 @@ mod tests {
                 let mut want = x.to_vec();
                 round_row(&mut want);
                 assert_eq!(inputs.values(row, Form::Rounded), want);
+                let want: Vec<f32> = x.iter().map(|v| round_bf16(*v)).collect();
+                assert_eq!(inputs.values(row, Form::Bf16Values), want);
+                let chunks = inputs.bf16(row).iter().flat_map(|chunk| chunk.0.as_chunks::<2>().0);
+                let got: Vec<f32> = chunks.map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)).collect();
+                assert_eq!((&got[..k], got[k..].iter().all(|v| *v == 0.0)), (&want[..], true), "{isa} row {row}");
             }
         }
     }

@@ -23,6 +23,7 @@ mod shards;
 #[cfg(test)]
 mod testing;
 
+pub use cores::physical as physical_cores;
 pub use cpu::Cpu;
 pub use meter::Meter;
 

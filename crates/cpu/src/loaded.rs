@@ -4,10 +4,10 @@ use crate::gemv::levels::Levels;
 use crate::gemv::table::{self, Entry};
 use crate::gemv::{Multiply, PANEL, Scheme, any};
 use crate::inputs::Form;
-use ashlar_backend::{ActivationMode, BackendError, Weight};
-use ashlar_formats::{Layout, Spec};
+use ashlar_backend::{ActivationMode, BackendError, Streamed, Weight};
+use ashlar_formats::{FormatError, Layout, Spec};
 use ashlar_simd::Isa;
-use ashlar_tensor::Order;
+use ashlar_tensor::{Bytes, Order};
 
 /// A loaded weight.
 pub struct Loaded {
@@ -19,14 +19,18 @@ pub struct Loaded {
     pub vector: Vec<f32>,
     /// What its codes stand for, if they are indices or integers.
     pub levels: Option<Levels>,
+    /// Where its planes come from, if it is not in memory; they are then missing in `weight`.
+    pub streamed: Option<Streamed>,
     entry: Option<&'static Entry>,
     mode: ActivationMode,
 }
 
 /// How this backend rounds the inputs of weights of `spec` when asked for `mode`.
 pub fn activations(spec: &Spec, mode: ActivationMode) -> ActivationMode {
-    match table::entry(spec, Order::X16) {
-        Some(entry) if entry.rounded.is_some() => mode,
+    let entry = table::entry(spec, Order::X16);
+    match mode.of(spec) {
+        ActivationMode::Int8 if entry.is_some_and(|e| e.rounded.is_some()) => ActivationMode::Int8,
+        ActivationMode::Bf16 if entry.is_some_and(|e| e.bf16.is_some()) => ActivationMode::Bf16,
         _ => ActivationMode::F32,
     }
 }
@@ -43,10 +47,58 @@ impl Loaded {
             vector = vec![0.0; weight.k];
             weight.decode(0..1, &mut vector)?;
         }
+        Ok(Self { vector, ..Self::of(weight, layout, mode) })
+    }
+
+    fn of(weight: Weight, layout: Layout, mode: ActivationMode) -> Self {
         let entry = table::entry(&weight.spec, weight.order);
         let mode = activations(&weight.spec, mode);
         let levels = weight.spec.grid().ok().and_then(|grid| Levels::of(&grid));
-        Ok(Self { weight, layout, vector, levels, entry, mode })
+        Self { weight, layout, vector: Vec::new(), levels, streamed: None, entry, mode }
+    }
+
+    /// A matrix whose planes come when it is used.
+    ///
+    /// # Errors
+    /// [`BackendError::Format`] if its planes cannot be those of its shape.
+    pub fn streamed(streamed: Streamed, mode: ActivationMode) -> Result<Self, BackendError> {
+        let weight = &streamed.weight;
+        let format = |source| BackendError::Format { tensor: weight.name.clone(), source };
+        let layout = weight.spec.layout(weight.order, weight.n, weight.k).map_err(format)?;
+        for (plane, described) in layout.planes.iter().enumerate() {
+            let got = streamed.planes.get(plane).map_or(0, ExactSizeIterator::len);
+            let expected = described.bytes as usize;
+            if got < expected {
+                return Err(format(FormatError::Short { id: weight.spec.id, plane, got, expected }));
+            }
+        }
+        let weight = weight.clone();
+        Ok(Self { streamed: Some(streamed), ..Self::of(weight, layout, mode) })
+    }
+
+    /// The matrix, now that its record is there.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if it is none that comes from a record, or the record is too short.
+    pub fn arrived(&self, record: &Bytes) -> Result<Self, BackendError> {
+        let what = || format!("`{}` comes from no record", self.weight.name);
+        let streamed = self.streamed.as_ref().ok_or_else(|| BackendError::Operand { op: "moe", what: what() })?;
+        let weight = streamed.in_record(record)?;
+        let (layout, levels, entry, mode) = (self.layout.clone(), self.levels, self.entry, self.mode);
+        Ok(Self { weight, layout, vector: Vec::new(), levels, streamed: None, entry, mode })
+    }
+
+    /// Itself, if it is n × k, both as given or any.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`].
+    pub fn is(&self, n: Option<usize>, k: usize, op: &'static str) -> Result<&Self, BackendError> {
+        let w = &self.weight;
+        if w.k == k && n.is_none_or(|n| n == w.n) {
+            return Ok(self);
+        }
+        let wanted = n.map_or_else(|| "any".to_owned(), |n| n.to_string());
+        Err(BackendError::Operand { op, what: format!("`{}` is {} × {}, expected {wanted} × {k}", w.name, w.n, w.k) })
     }
 
     /// The bytes of a plane.
@@ -71,6 +123,8 @@ impl Loaded {
             (ActivationMode::F32, _) => Form::F32,
             (ActivationMode::Int8, Some(entry)) => entry.rounded.map_or(Form::F32, |(form, _)| form),
             (ActivationMode::Int8, None) => Form::Rounded,
+            (ActivationMode::Bf16, Some(_)) => Form::Bf16,
+            (ActivationMode::Bf16, None) => Form::Bf16Values,
         }
     }
 
@@ -90,6 +144,7 @@ impl Loaded {
         match (self.entry, form) {
             (None, _) => any::multiply,
             (Some(entry), Form::F32) => entry.exact,
+            (Some(entry), Form::Bf16) => entry.bf16.unwrap_or(entry.exact),
             (Some(entry), _) => entry.rounded.map_or(entry.exact, |(_, kernel)| kernel),
         }
     }

@@ -56,6 +56,18 @@ impl Meter {
         (threads * STEPS * CHAINS * 64) as f64 / begin.elapsed().as_secs_f64()
     }
 
+    /// bf16 multiply-adds per second of all threads, without any memory traffic.
+    #[must_use]
+    pub fn bf16(&self) -> f64 {
+        let threads = self.pool.threads();
+        let begin = Instant::now();
+        self.pool.run(threads, &|_| {
+            black_box(self.isa.run_bf16(Bf16Dots(black_box(0x3f80_3f80))));
+        });
+        // Each dot product: 16 lanes of 2.
+        (threads * STEPS * CHAINS * 32) as f64 / begin.elapsed().as_secs_f64()
+    }
+
     /// f32 multiply-adds per second of all threads, without any memory traffic.
     #[must_use]
     pub fn f32(&self) -> f64 {
@@ -104,6 +116,27 @@ impl Kernel for Dots {
         let mut sum = 0;
         for a in acc {
             sum ^= s.sum_i32(a);
+        }
+        sum
+    }
+}
+
+struct Bf16Dots(i32);
+
+impl Kernel for Bf16Dots {
+    type Output = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let x = s.as_bytes(s.splat_i32(self.0));
+        let mut acc = [s.splat(1.0); CHAINS];
+        for _ in 0..STEPS {
+            for a in &mut acc {
+                *a = s.dot_bf16(*a, x, x);
+            }
+        }
+        let mut sum = 0.0;
+        for a in acc {
+            sum += s.sum(a);
         }
         sum
     }

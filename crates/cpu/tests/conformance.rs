@@ -1,4 +1,4 @@
-//! The conformance suite on every instruction set of this machine, in both activation modes.
+//! The conformance suite on every instruction set of this machine, in every activation mode.
 
 #![allow(clippy::print_stdout, reason = "skips must be seen")]
 
@@ -28,6 +28,11 @@ fn conforms(mode: ActivationMode) {
 #[test]
 fn conforms_with_int8_activations() {
     conforms(ActivationMode::Int8);
+}
+
+#[test]
+fn conforms_with_bf16_activations() {
+    conforms(ActivationMode::Bf16);
 }
 
 #[test]

@@ -290,7 +290,7 @@ impl Cuda {
 
     /// Whether weights of that kind meet inputs rounded to int8.
     pub(crate) fn rounds(&self, kind: Kind) -> bool {
-        kind.rounds() && self.mode == ActivationMode::Int8
+        kind.rounds() && self.mode != ActivationMode::F32
     }
 
     /// Runs an op now.
@@ -302,7 +302,8 @@ impl Cuda {
 
 impl Backend for Cuda {
     fn describe(&self) -> String {
-        let activations = if self.mode == ActivationMode::Int8 { "int8" } else { "f32" };
+        // No kernel rounds to bf16: weights that would meet such inputs meet f32.
+        let activations = if self.mode == ActivationMode::F32 { "f32" } else { "int8" };
         format!("{}, {activations} activations", self.core.device.describe())
     }
 

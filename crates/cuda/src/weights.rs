@@ -75,7 +75,7 @@ pub fn load(
         // Tables of integers, which are never multiplied: their values are looked up as floats.
         return load_as_floats(core, weights, weight);
     };
-    descriptor.rounded = u32::from(kind.rounds() && mode == ActivationMode::Int8);
+    descriptor.rounded = u32::from(kind.rounds() && mode != ActivationMode::F32);
     let order = if weight.is_float()? { Order::Rows } else { Order::X16 };
     let layout = weight.spec.layout(order, weight.n, weight.k).map_err(wrong)?;
     let moved;

@@ -1,4 +1,6 @@
-//! Writing past the page cache, where offset, length and memory allow it.
+//! Reading and writing past the page cache, where offset, length and memory allow it.
+//!
+//! What is read again and again into memory of its own, such as experts that take turns in RAM, would lie there twice.
 //!
 //! A copy into the page cache costs as much processor time as quantizing to 8 bits does, and evicts what the user has
 //! there. Large tiles of most shapes lie at multiples of 4096, since records and panels do; what does not is written
@@ -9,10 +11,11 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// What direct writes must be aligned to: the page, which no disk's block exceeds in practice.
-const PAGE: usize = 4096;
+/// What direct reads and writes must be aligned to: the page, which no disk's block exceeds in practice.
+pub const PAGE: usize = 4096;
 /// Smaller writes would wait for the disk longer than a copy takes.
 const MIN_BYTES: usize = 256 << 10;
 
@@ -71,16 +74,76 @@ pub(crate) fn is_eligible(offset: u64, bytes: &[u8]) -> bool {
 
 /// Opens an existing file for direct writes; `None` where the file system has none.
 pub(crate) fn open(path: &Path) -> Option<File> {
+    open_direct(OpenOptions::new().write(true), path)
+}
+
+fn open_direct(options: &mut OpenOptions, path: &Path) -> Option<File> {
     #[cfg(target_os = "linux")]
     {
         use std::os::unix::fs::OpenOptionsExt;
         let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
-        OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
+        options.custom_flags(flags).open(path).ok()
     }
     #[cfg(not(target_os = "linux"))]
     {
-        let _ = path;
+        let _ = (options, path);
         None
+    }
+}
+
+/// A file that is read past the page cache, or through it where the file system has no such reads.
+#[derive(Debug)]
+pub struct DirectFile {
+    file: File,
+    is_direct: bool,
+}
+
+impl DirectFile {
+    /// Opens a regular file, and tries one page of it.
+    ///
+    /// # Errors
+    /// As opening and reading fail.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        if !path.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
+        let direct = open_direct(OpenOptions::new().read(true), path);
+        let mut page = PageBuffer::default();
+        page.resize(PAGE);
+        match direct.map(|file| file.read_at(&mut page, 0).map(|_| file)) {
+            Some(Ok(file)) => return Ok(Self { file, is_direct: true }),
+            Some(Err(error)) if !is_refusal(&error) => return Err(error),
+            _ => {}
+        }
+        Ok(Self { file: File::open(path)?, is_direct: false })
+    }
+
+    /// Whether reads go past the page cache.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.is_direct
+    }
+
+    /// Reads from `offset` on; fewer bytes than `out` has only at the end of the file. Direct reads want `offset`, the length of `out` and
+    /// its address to be multiples of [`PAGE`].
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            // Short of a page it is the end of the file, and what follows could not be read directly.
+            if self.is_direct && !done.is_multiple_of(PAGE) {
+                break;
+            }
+        }
+        Ok(done)
     }
 }
 
@@ -102,6 +165,21 @@ mod tests {
             assert_eq!((buffer.len(), buffer.as_ptr().align_offset(PAGE)), (len, 0));
             buffer.fill(7);
         }
+    }
+
+    #[test]
+    fn pages_are_read_directly_up_to_the_end_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let content: Vec<u8> = (0..10_000_u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let file = DirectFile::open(&path).unwrap();
+        let mut buffer = PageBuffer::default();
+        buffer.resize(2 * PAGE);
+        assert_eq!(file.read(PAGE as u64, &mut buffer).unwrap(), 10_000 - PAGE);
+        assert_eq!(buffer[..10_000 - PAGE], content[PAGE..]);
+        assert_eq!(file.read(4 * PAGE as u64, &mut buffer).unwrap(), 0);
+        assert!(DirectFile::open(dir.path()).is_err() && DirectFile::open(&dir.path().join("none")).is_err());
     }
 
     #[test]

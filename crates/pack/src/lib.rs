@@ -27,7 +27,7 @@ mod writer;
 
 pub use blake3::Hash;
 pub use checksum::{Piece, TreeHash};
-pub use direct::PageBuffer;
+pub use direct::{DirectFile, PAGE, PageBuffer};
 pub use error::PackError;
 pub use journal::{Done, Fingerprint};
 pub use layout::{

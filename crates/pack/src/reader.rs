@@ -5,7 +5,7 @@ use crate::header::{self, HeaderEntry};
 use crate::layout::{PADDING, Record, Tensor};
 use crate::manifest::{MANIFEST_FILE, MAX_MANIFEST, Manifest, SealedRecord};
 use crate::publish::is_own;
-use ashlar_tensor::{Bytes, Dtype, Entry, Order, Plane, StoreError, TensorStore};
+use ashlar_tensor::{Bytes, Dtype, Entry, FilePlace, Order, Plane, StoreError, TensorStore};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -169,6 +169,12 @@ impl TensorStore for Pack {
             },
         };
         map.slice(at as usize, bytes as usize).ok_or_else(|| io(ErrorKind::UnexpectedEof.into()))
+    }
+
+    fn place(&self, entry: &Entry, plane: usize) -> Option<FilePlace> {
+        let bytes = entry.planes.get(plane)?.bytes;
+        let (shard, offset) = self.locate(entry, plane, 0, bytes).ok()?;
+        Some(FilePlace { file: self.dir.join(self.shard_file(shard)), offset })
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::budget::{Budget, Size};
 use crate::error::{At, Problems};
 use crate::hardware::{Hardware, Resolved};
+use crate::measured::Measured;
 use crate::selector::Selector;
 use crate::set::{Set, Want};
 use crate::{RecipeError, schema, tree};
@@ -21,6 +22,7 @@ pub struct Recipe {
     pub(crate) budget: Option<Budget>,
     hardware: Option<Hardware>,
     resolved: Option<Resolved>,
+    measured: Option<Measured>,
     validate: Validate,
     notes: Vec<String>,
 }
@@ -58,6 +60,7 @@ pub(crate) struct Parts {
     pub budget: Option<Budget>,
     pub hardware: Option<Hardware>,
     pub resolved: Option<Resolved>,
+    pub measured: Option<Measured>,
     pub validate: Validate,
     pub notes: Vec<String>,
 }
@@ -76,8 +79,19 @@ impl Recipe {
                 Parts::default()
             }
         };
-        let Parts { defaults, defaults_at, rules, fallback, short, budget, hardware, resolved, validate, notes } =
-            parts;
+        let Parts {
+            defaults,
+            defaults_at,
+            rules,
+            fallback,
+            short,
+            budget,
+            hardware,
+            resolved,
+            measured,
+            validate,
+            notes,
+        } = parts;
         let file = file.to_owned();
         problems.finish(Self {
             file,
@@ -89,6 +103,7 @@ impl Recipe {
             budget,
             hardware,
             resolved,
+            measured,
             validate,
             notes,
         })
@@ -119,6 +134,12 @@ impl Recipe {
     #[must_use]
     pub fn hardware(&self) -> Option<Hardware> {
         self.hardware
+    }
+
+    /// What that machine's processor reaches, if it was measured.
+    #[must_use]
+    pub fn measured(&self) -> Option<&Measured> {
+        self.measured.as_ref()
     }
 
     /// What its placement came to, if it is a resolved one.

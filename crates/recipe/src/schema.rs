@@ -1,10 +1,11 @@
 //! The keys of a recipe (DESIGN §6): `version`, `defaults`, `rules`, `fallback`, `budget`, `validate`, or the short
-//! form's `optimization_rules`; of placements `hardware` and `resolved`.
+//! form's `optimization_rules`; of placements `hardware`, `resolved` and `measured`.
 
 use crate::budget;
 use crate::device;
 use crate::error::{At, Problems};
 use crate::hardware;
+use crate::measured;
 use crate::range::{self, Range};
 use crate::read;
 use crate::recipe::{Parts, Rule, Validate};
@@ -30,8 +31,18 @@ const REGEX_BYTES: usize = 64 << 10;
 /// Outlier slots where a recipe names none: 0.16 bits per weight.
 const DEFAULT_SHARE: f64 = 0.005;
 
-const TOP: &[&str] =
-    &["version", "defaults", "rules", "fallback", "validate", "budget", "optimization_rules", "hardware", "resolved"];
+const TOP: &[&str] = &[
+    "version",
+    "defaults",
+    "rules",
+    "fallback",
+    "validate",
+    "budget",
+    "optimization_rules",
+    "hardware",
+    "resolved",
+    "measured",
+];
 /// Keys of the vocabulary that later versions will read.
 const LATER: &[&str] = &["expert_cache", "kv", "prefill", "calibration"];
 const RULE: &[&str] = &["id", "match", "set", "optional"];
@@ -74,6 +85,7 @@ pub fn read(root: &Node, problems: &mut Problems) -> Parts {
     }
     parts.hardware = read::get(top, "hardware").map(|node| hardware::read(node, problems));
     parts.resolved = read::get(top, "resolved").map(|node| hardware::resolved(node, problems));
+    parts.measured = read::get(top, "measured").map(|node| measured::read(node, problems));
     parts.budget = read::get(top, "budget").and_then(|node| budget::read(node, &parts.rules, problems));
     parts
 }

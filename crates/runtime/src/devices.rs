@@ -100,6 +100,22 @@ pub(crate) fn memory(device: Device) -> Result<Option<u64>, RuntimeError> {
     (kind(device)?.memory)(device.index.unwrap_or(0))
 }
 
+/// Threads that a device on the processor takes: as asked, else one per physical core.
+pub(crate) fn threads(asked: Option<usize>) -> usize {
+    asked.unwrap_or_else(ashlar_cpu::physical_cores).max(1)
+}
+
+/// Memory of every accelerator; why there is none, in the words of its driver's loader.
+pub(crate) fn cards() -> Result<Vec<u64>, String> {
+    match ashlar_cuda::count() {
+        0 => match ashlar_cuda::budget(0) {
+            Ok(bytes) => Ok(vec![bytes]),
+            Err(error) => Err(error.to_string()),
+        },
+        count => (0..count).map(|index| ashlar_cuda::budget(index).map_err(|e| e.to_string())).collect(),
+    }
+}
+
 /// Whether weights on that device are read where the file is mapped, and not from memory of its own.
 pub(crate) fn computes_from_the_mapping(device: Device) -> bool {
     device.kind != ACCELERATOR

@@ -76,6 +76,9 @@ pub enum RuntimeError {
         /// What is missing and what to do.
         why: String,
     },
+    /// Experts that are to be read as they are used, and cannot.
+    #[error("experts on disk: {0}")]
+    Nvme(String),
     /// An option out of its range.
     #[error("{option}: got {got}, expected {expected}")]
     Option {

@@ -4,13 +4,17 @@
 //! where anything goes (`placement`), positions and budgets of sequences (`kv`).
 
 use crate::bench::Profile;
-use crate::load::load_weight;
+use crate::load::{load_streamed, load_weight};
+use crate::nvme::{ExpertStore, Plan};
 use crate::placement::{Placement, Step, Tier};
 use crate::program::Draft;
 use crate::{RuntimeError, devices};
-use ashlar_backend::{Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Operand, WeightId};
+use ashlar_backend::{
+    Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Operand, Records, WeightId,
+};
 use ashlar_tensor::{Bytes, Report, TensorStore};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Bytes of the length before what a cache saved.
 const LENGTH: usize = size_of::<u64>();
@@ -19,6 +23,8 @@ const LENGTH: usize = size_of::<u64>();
 pub(crate) struct Source<'a> {
     pub store: &'a dyn TensorStore,
     pub report: &'a dyn Report,
+    /// The experts that are read as they are used, and who reads them.
+    pub streamed: Option<(&'a Plan, Arc<ExpertStore>)>,
     /// The mapped planes that are to stay in memory, in the order in which they are loaded; `None` if none are.
     pub kept: Option<Vec<Bytes>>,
 }
@@ -63,7 +69,15 @@ impl Executor {
             caches: Vec::with_capacity(draft.caches.len()),
             buffers: vec![vec![None; draft.widths.len()]; devices.len()],
         };
-        for (leaf, &(device, tier)) in draft.leaves.iter().zip(&placement.weights) {
+        for (i, (leaf, &(device, tier))) in draft.leaves.iter().zip(&placement.weights).enumerate() {
+            if let Some((plan, records)) = &source.streamed
+                && let Some((record, planes)) = plan.weights.get(&i)
+            {
+                let place = (Arc::clone(records) as Arc<dyn Records>, *record, planes.clone());
+                let store = source.store;
+                operands.weights.push(load_streamed(store, &mut *devices[device], leaf, source.report, place)?);
+                continue;
+            }
             let mapped =
                 tier != Tier::Nvme && devices::computes_from_the_mapping(placement.devices[device].offer.device);
             let kept = source.kept.as_mut().filter(|_| mapped);

@@ -6,9 +6,11 @@
 //! is read from NVMe. [`speed`](mod@speed) says what the bandwidths allow for then.
 
 mod needs;
+mod predict;
 pub mod speed;
 
 pub use needs::Needs;
+pub use predict::{Known, Prediction, Work, predict};
 
 use ashlar_recipe::Hardware;
 use serde::Serialize;
@@ -101,6 +103,13 @@ pub fn fit(needs: &Needs, hardware: &Hardware) -> Fit {
 fn usable_vram(hardware: &Hardware) -> u64 {
     let own = if hardware.unified { 0 } else { hardware.vram };
     usable(own, CARD).saturating_mul(hardware.gpus as u64)
+}
+
+/// The least memory of a machine of which a model may take so much.
+#[must_use]
+pub fn with_usable_ram(bytes: u64) -> u64 {
+    let (least, part) = SYSTEM;
+    bytes.saturating_add(least.max(bytes / (part - 1) + 1))
 }
 
 fn usable_ram(hardware: &Hardware) -> u64 {

@@ -5,7 +5,7 @@
 //! to the next; the least time of each counts.
 
 use crate::devices::{KernelBench, Scheme};
-use crate::{Meter, RuntimeError};
+use crate::{ActivationMode, Meter, RuntimeError};
 use ashlar_formats::Spec;
 use ashlar_simd::Isa;
 use ashlar_tensor::Report;
@@ -34,6 +34,8 @@ pub struct KernelOptions {
     pub rounds: usize,
     /// Threads; `None` for one per core.
     pub threads: Option<usize>,
+    /// How inputs are rounded.
+    pub activations: ActivationMode,
 }
 
 /// One way to multiply.
@@ -66,7 +68,7 @@ pub struct KernelLine {
     pub candidates: Vec<Candidate>,
     /// Streaming reads, bytes per second, the best round.
     pub read: f64,
-    /// What the kernel multiplies with, `int8` or `f32`.
+    /// What the kernel multiplies with: `int8`, `bf16` or `f32`.
     pub arithmetic: &'static str,
     /// Multiply-adds per second of that arithmetic in registers, the best round.
     pub ceiling: f64,
@@ -115,7 +117,7 @@ pub fn measure(
     let mut lines = Vec::new();
     for spec in &specs {
         let most = options.rows.iter().copied().max().unwrap_or(1);
-        let mut bench = KernelBench::new(spec, SHAPE, most, SET, options.threads, isa)?;
+        let mut bench = KernelBench::new(spec, SHAPE, most, SET, options.threads, (isa, options.activations))?;
         for &rows in &options.rows {
             if cancel.load(Ordering::Relaxed) {
                 report.end();
@@ -166,11 +168,15 @@ fn line(
     let pairs: Vec<(Isa, Scheme)> = Isa::available().into_iter().filter(measured).flat_map(with_schemes).collect();
     let mut least = vec![f64::INFINITY; pairs.len()];
     let (mut read, mut ceiling) = (0.0f64, 0.0f64);
-    let integer = bench.is_integer();
+    let arithmetic = bench.arithmetic();
     for _ in 0..rounds {
         if let Some(meter) = meter {
             read = read.max(meter.read());
-            ceiling = ceiling.max(if integer { meter.int8() } else { meter.f32() });
+            ceiling = ceiling.max(match arithmetic {
+                ActivationMode::Int8 => meter.int8(),
+                ActivationMode::Bf16 => meter.bf16(),
+                ActivationMode::F32 => meter.f32(),
+            });
         }
         for (&(isa, scheme), least) in pairs.iter().zip(&mut least) {
             bench.set_isa(isa);
@@ -199,7 +205,7 @@ fn line(
         multiply_adds: rows * bench.multiply_adds(),
         candidates: candidates.collect(),
         read,
-        arithmetic: if integer { "int8" } else { "f32" },
+        arithmetic: arithmetic.name(),
         ceiling,
     })
 }

@@ -4,9 +4,13 @@ use crate::RuntimeError;
 use crate::caches::Caches;
 use crate::program::{Pooled, Resources, Sizes};
 use ashlar_arch::Leaf;
-use ashlar_backend::{Backend, BufferId, CacheId, CacheShape, KvFormat, KvHeads, Stored, Support, Weight, WeightId};
+use ashlar_backend::{
+    Backend, BufferId, CacheId, CacheShape, KvFormat, KvHeads, Records, Stored, Streamed, Support, Weight, WeightId,
+};
 use ashlar_formats::Spec;
-use ashlar_tensor::{Bytes, Report, TensorStore};
+use ashlar_tensor::{Bytes, Entry, Report, TensorStore};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Loads weights as a program asks for them.
 pub struct Loader<'a> {
@@ -77,6 +81,41 @@ pub(crate) fn load_weight(
     report: &dyn Report,
     kept: Option<&mut Vec<Bytes>>,
 ) -> Result<WeightId, RuntimeError> {
+    let (entry, mut weight) = described(store, backend, leaf)?;
+    weight.planes = (0..entry.planes.len()).map(|p| store.map(entry, p)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(kept) = kept {
+        let mapped = weight.planes.iter().filter(|plane| plane.is_mapped());
+        mapped.clone().for_each(Bytes::prefer_huge_pages);
+        kept.extend(mapped.cloned());
+    }
+    let id = backend.load(weight)?;
+    report.advance(entry.bytes(), &leaf.name);
+    Ok(id)
+}
+
+/// Tells a device of a weight that comes when it is used: from which records, which one, where its planes lie there.
+///
+/// # Errors
+/// As [`load_weight`].
+pub(crate) fn load_streamed(
+    store: &dyn TensorStore,
+    backend: &mut dyn Backend,
+    leaf: &Leaf,
+    report: &dyn Report,
+    (records, record, planes): (Arc<dyn Records>, u32, Vec<Range<usize>>),
+) -> Result<WeightId, RuntimeError> {
+    let (entry, weight) = described(store, backend, leaf)?;
+    let id = backend.load_streamed(Streamed { weight, records, record, planes })?;
+    report.advance(entry.bytes(), &leaf.name);
+    Ok(id)
+}
+
+/// A weight that the device can run, without its planes.
+fn described<'s>(
+    store: &'s dyn TensorStore,
+    backend: &dyn Backend,
+    leaf: &Leaf,
+) -> Result<(&'s Entry, Weight), RuntimeError> {
     let entry = store.entry(&leaf.name).ok_or_else(|| RuntimeError::Missing(leaf.name.clone()))?;
     let (n, k) = match *leaf.shape.as_slice() {
         [n, k] => (n, k),
@@ -93,13 +132,5 @@ pub(crate) fn load_weight(
         let (tensor, format) = (leaf.name.clone(), entry.format.clone());
         return Err(RuntimeError::Unsupported { tensor, format, device: backend.describe(), why });
     }
-    let planes = (0..entry.planes.len()).map(|p| store.map(entry, p)).collect::<Result<Vec<_>, _>>()?;
-    if let Some(kept) = kept {
-        let mapped = planes.iter().filter(|plane| plane.is_mapped());
-        mapped.clone().for_each(Bytes::prefer_huge_pages);
-        kept.extend(mapped.cloned());
-    }
-    let id = backend.load(Weight { name: leaf.name.clone(), spec, order: entry.order, n, k, planes })?;
-    report.advance(entry.bytes(), &leaf.name);
-    Ok(id)
+    Ok((entry, Weight { name: leaf.name.clone(), spec, order: entry.order, n, k, planes: Vec::new() }))
 }

@@ -8,18 +8,20 @@ use crate::devices::Settings;
 use crate::executor::{Executor, Source};
 use crate::holdings::{Holding, holdings};
 use crate::kv::KvUse;
+use crate::nvme::{self, ExpertStore, NvmeUse, Plan, expert_matrix};
 use crate::open::{Opened, open};
 use crate::placement::{Placement, PlacementText, Request};
 use crate::program::{Draft, Sizes};
-use crate::residency::{Populate, Residency, free_memory};
+use crate::residency::{Populate, Residency, free_memory, usable};
 use crate::{Kv, RuntimeError, devices};
 use ashlar_arch::ModelSpec;
 use ashlar_backend::{ActivationMode, Batch, Memory, Observer};
 use ashlar_source::SideDir;
-use ashlar_tensor::Report;
+use ashlar_tensor::{Report, TensorStore};
 use serde_json::Value;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Tokens that go through the model at once at prefill.
 pub const DEFAULT_CHUNK: usize = 256;
@@ -37,6 +39,9 @@ pub struct OpenOptions {
     pub placement: Option<PlacementText>,
     /// The most bytes that an accelerator may hold; `None` for what it has.
     pub vram_limit: Option<u64>,
+    /// The most bytes that the host may hold of weights, caches and activations; what is beyond is read from disk as it is used.
+    /// `None` for what is free.
+    pub ram_limit: Option<u64>,
     /// Threads of a CPU device; `None` for all cores.
     pub threads: Option<usize>,
     /// How inputs of quantized weights are rounded; `None` for the device's own way.
@@ -59,6 +64,7 @@ impl Default for OpenOptions {
             device: "auto".into(),
             placement: None,
             vram_limit: None,
+            ram_limit: None,
             threads: None,
             activations: None,
             context: None,
@@ -89,6 +95,8 @@ pub struct Model {
 struct Weights {
     bytes: u64,
     residency: Residency,
+    /// Experts that are read as they are used.
+    nvme: Option<Arc<ExpertStore>>,
     /// Held so that it stops with the model.
     _populate: Populate,
 }
@@ -117,7 +125,7 @@ impl Model {
         }
         let draft = Draft::new(&spec, sizes);
         let bytes = |name: &str| store.entry(name).map(ashlar_tensor::Entry::bytes);
-        let mut placement = request.place(&draft, &bytes, &devices::memory)?;
+        let mut placement = place(request, &draft, &bytes, &*store)?;
         placement.notes.iter().for_each(|note| report.note(note));
         let (threads, activations) = (options.threads, options.activations);
         let mut open = Vec::with_capacity(placement.devices.len());
@@ -126,9 +134,12 @@ impl Model {
             open.push(devices::open(share.offer.device, &settings)?);
         }
         let weight_bytes = spec.loaded().filter_map(|leaf| bytes(&leaf.name)).sum();
+        let plan = Plan::new(&draft, &placement, &*store, &|device| open.get(device).is_some_and(|d| d.streams()));
+        let nvme = nvme::open(&plan, &placement, report)?;
         let residency = residency(&placement, report);
         let kept = (residency == Residency::Kept).then(Vec::new);
-        let mut source = Source { store: &*store, report, kept };
+        let streamed = nvme.as_ref().map(|nvme| (&plan, Arc::clone(nvme)));
+        let mut source = Source { store: &*store, report, streamed, kept };
         report.begin("load", weight_bytes);
         let executor = Executor::load(&draft, &placement, open, &mut source);
         report.end();
@@ -140,7 +151,7 @@ impl Model {
         executor.notes().iter().for_each(|note| report.note(note));
         let token_cost = TokenCost::of(&spec, &*store);
         let (context, chunk) = (sizes.context, sizes.rows);
-        let weights = Weights { bytes: weight_bytes, residency, _populate: populate };
+        let weights = Weights { bytes: weight_bytes, residency, nvme, _populate: populate };
         Ok(Self {
             spec,
             config,
@@ -209,6 +220,12 @@ impl Model {
     #[must_use]
     pub fn residency(&self) -> Residency {
         self.weights.residency
+    }
+
+    /// What was read of experts that lie on disk; `None` if there are none.
+    #[must_use]
+    pub fn nvme(&self) -> Option<NvmeUse> {
+        self.weights.nvme.as_ref().map(|nvme| nvme.used())
     }
 
     /// Positions a sequence can have.
@@ -427,6 +444,27 @@ pub fn logits(model: &mut Model, tokens: &[u32]) -> Result<Vec<f32>, RuntimeErro
     let mut all = Vec::new();
     model.feed(0, 0, tokens, Wanted::All, &mut |rows| all.extend_from_slice(rows), &mut |_| true)?;
     Ok(all)
+}
+
+/// Places a model. Where nothing says how much memory the host may take and the model is larger than what is free, its experts stay
+/// on disk, if that is enough for the rest to fit and they lie in files as they are.
+fn place(
+    mut request: Request,
+    draft: &Draft,
+    bytes: &dyn Fn(&str) -> Option<u64>,
+    store: &dyn TensorStore,
+) -> Result<Placement, RuntimeError> {
+    let placement = request.place(draft, bytes, &devices::memory)?;
+    let (Some(free), false) = (free_memory().map(usable), request.bounds_host()) else { return Ok(placement) };
+    let hosts = placement.devices.iter().filter(|s| devices::computes_from_the_mapping(s.offer.device));
+    let needed: u64 = hosts.map(crate::placement::Share::in_memory).sum();
+    let first = draft.leaves.iter().find(|leaf| expert_matrix(leaf).is_some()).and_then(|leaf| store.entry(&leaf.name));
+    if needed <= free || first.and_then(|entry| store.place(entry, 0)).is_none() {
+        return Ok(placement);
+    }
+    request.ram_limit = Some(free);
+    let streamed = request.place(draft, bytes, &devices::memory);
+    Ok(streamed.unwrap_or(placement))
 }
 
 /// Whether the weights that are to be in the host's memory can stay there.

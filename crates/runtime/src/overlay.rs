@@ -1,7 +1,7 @@
 //! [`Overlay`]: a model that takes some of its weights from another one. Nothing is written or copied.
 
 use crate::RuntimeError;
-use ashlar_tensor::{Bytes, Entry, StoreError, TensorStore};
+use ashlar_tensor::{Bytes, Entry, FilePlace, StoreError, TensorStore};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -56,6 +56,10 @@ impl TensorStore for Overlay {
 
     fn map(&self, entry: &Entry, plane: usize) -> Result<Bytes, StoreError> {
         self.store(entry).map(entry, plane)
+    }
+
+    fn place(&self, entry: &Entry, plane: usize) -> Option<FilePlace> {
+        self.store(entry).place(entry, plane)
     }
 }
 

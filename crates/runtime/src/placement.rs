@@ -2,10 +2,11 @@
 //!
 //! [`place`] is a pure function from a [`Draft`], the bytes of its weights, what rules say and what devices are offered, to
 //! a [`Placement`]: bytes per device, and steps with a copy wherever activations cross. The cast: `wish` (rules to
-//! devices), `group` (what must lie together), `assign` (who gets what), `schedule` (steps), `misfit` (what to do where it
-//! does not fit), `request` (from options to offers). Nothing here opens a device or reads a weight.
+//! devices), `group` (what must lie together), `assign` (who gets what), `schedule` (steps), `disk` (what memory has no room
+//! for), `misfit` (what to do where it does not fit), `request` (from options to offers). Nothing here opens a device or reads a weight.
 
 mod assign;
+mod disk;
 mod group;
 mod misfit;
 mod request;
@@ -16,6 +17,7 @@ use crate::program::Draft;
 use ashlar_backend::Reserved;
 use ashlar_recipe::{Device, DeviceShare, Place, Resolved};
 use assign::{Assignment, Placer};
+use disk::overflow;
 use group::Groups;
 use wish::Wish;
 
@@ -65,6 +67,9 @@ pub struct Share {
     pub bytes: Reserved,
     /// Of its weights, those that stay on disk.
     pub on_disk: u64,
+    /// Memory for experts on disk, which they take turns in: what the budget leaves, at most as much as they are; 0 where nothing
+    /// bounds the device (then it is decided at the start, by what memory is free).
+    pub slots: u64,
 }
 
 /// Where everything of a model is.
@@ -211,6 +216,7 @@ fn finish(
         weights.push((device, tier));
     }
     overflow(wanted, wishes, &usage, &mut weights, &mut on_disk);
+    let experts: Vec<u64> = (0..offers.len()).map(|d| disk::experts(draft, bytes, &weights, d).0).collect();
     let mut caches = vec![0; draft.caches.len()];
     for (group, &device) in groups.list.iter().zip(&assignment.groups) {
         group.caches.iter().for_each(|c| caches[*c] = number(device));
@@ -220,42 +226,12 @@ fn finish(
         Step::Copy { from, to, buffer } => Step::Copy { from: number(from), to: number(to), buffer },
     });
     Placement {
-        devices: used.iter().map(|d| Share { offer: offers[*d], bytes: usage[*d], on_disk: on_disk[*d] }).collect(),
+        devices: used.iter().map(|d| Share::new(offers[*d], usage[*d], on_disk[*d], experts[*d])).collect(),
         weights: weights.into_iter().map(|(device, tier)| (number(device), tier)).collect(),
         caches,
         steps: renumbered.collect(),
         logits: number(logits),
         notes,
-    }
-}
-
-/// What the host has no memory for stays on disk, where there is one: experts first, of which a token reads a few, from the
-/// last layer on. Rules that say `ram` hold.
-fn overflow(
-    wanted: &Wanted<'_>,
-    wishes: &[Wish],
-    usage: &[Reserved],
-    weights: &mut [(usize, Tier)],
-    on_disk: &mut [u64],
-) {
-    let Wanted { draft, bytes, offers, disk, .. } = *wanted;
-    for (device, offer) in offers.iter().enumerate().filter(|(_, o)| !o.device.is_accelerator()) {
-        let Some(budget) = offer.budget else { continue };
-        let mut over = usage[device].total().saturating_sub(on_disk[device]).saturating_sub(budget);
-        let mut last: Vec<usize> = (0..weights.len())
-            .filter(|w| {
-                weights[*w] == (device, Tier::Ram) && wishes[*w].tier.is_none() && group::leads(&draft.leaves[*w])
-            })
-            .collect();
-        last.sort_by_key(|w| (draft.leaves[*w].role.expert.is_some(), draft.leaves[*w].role.layer));
-        while let (true, Some(weight)) = (over > 0, last.pop()) {
-            if on_disk[device] + bytes[weight] > disk {
-                break;
-            }
-            weights[weight].1 = Tier::Nvme;
-            on_disk[device] += bytes[weight];
-            over = over.saturating_sub(bytes[weight]);
-        }
     }
 }
 
@@ -294,6 +270,12 @@ impl Placement {
 }
 
 impl Share {
+    /// `experts`: bytes on disk that memory which is left may hold for a while.
+    fn new(offer: Offer, bytes: Reserved, on_disk: u64, experts: u64) -> Self {
+        let left = offer.budget.map_or(0, |budget| (budget + on_disk).saturating_sub(bytes.total()));
+        Self { offer, bytes, on_disk, slots: left.min(experts) }
+    }
+
     /// Bytes in the device's memory.
     #[must_use]
     pub fn in_memory(&self) -> u64 {

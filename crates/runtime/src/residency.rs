@@ -29,11 +29,15 @@ impl Residency {
     #[must_use]
     pub fn of(weights: u64, free: Option<u64>) -> Self {
         match free {
-            // A sixteenth is left for activations, keys and values, and everyone else.
-            Some(free) if weights > free - free / 16 => Self::OnDemand { free },
+            Some(free) if weights > usable(free) => Self::OnDemand { free },
             _ => Self::Kept,
         }
     }
+}
+
+/// What of free memory may be filled: a sixteenth is left for activations, keys and values, and everyone else.
+pub(crate) fn usable(free: u64) -> u64 {
+    free - free / 16
 }
 
 /// Memory this process may still use, bytes: what the system calls available, or less if its control group allows less.
@@ -46,23 +50,47 @@ pub fn free_memory() -> Option<u64> {
     Some(available.min(group.unwrap_or(u64::MAX)))
 }
 
+/// All memory of the machine, bytes.
+pub(crate) fn total_memory() -> Option<u64> {
+    kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
+/// What the control groups of this process leave it, bytes; `None` if none limits memory.
+pub(crate) fn group_free_memory() -> Option<u64> {
+    let read = |path: &Path| std::fs::read_to_string(path).ok();
+    // A limit beyond any memory is version 1's way to say that there is none.
+    read(Path::new("/proc/self/cgroup")).and_then(|text| group_free(&text, &read)).filter(|free| *free < 1 << 60)
+}
+
 fn kilobytes(text: &str, field: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The least that a control group (version 2) above this process leaves: its limit, less what cannot be given up.
+/// The least that a control group above this process leaves: its limit, less what cannot be given up.
 fn group_free(own: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
-    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let root = Path::new("/sys/fs/cgroup");
-    let groups = Path::new(path).ancestors().map(|group| root.join(group));
-    let left = |group: std::path::PathBuf| {
-        let limit: u64 = read(&group.join("memory.max"))?.trim().parse().ok()?;
+    let unified = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let memory = own.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        controllers.split(',').any(|c| c == "memory").then(|| path.trim_start_matches('/'))
+    });
+    // Version 2 counts in `memory.max`, version 1, where the controller is still there, in `memory.limit_in_bytes`.
+    let versions = [
+        (unified, "/sys/fs/cgroup", "memory.max", "anon "),
+        (memory, "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "total_rss "),
+    ];
+    let left = |group: &Path, limit: &str, taken: &str| {
+        let limit: u64 = read(&group.join(limit))?.trim().parse().ok()?;
         let stat = read(&group.join("memory.stat"))?;
-        let taken: u64 = stat.lines().find_map(|line| line.strip_prefix("anon "))?.trim().parse().ok()?;
+        let taken: u64 = stat.lines().find_map(|line| line.strip_prefix(taken))?.trim().parse().ok()?;
         Some(limit.saturating_sub(taken))
     };
-    groups.filter_map(left).min()
+    let all = versions.iter().filter_map(|(path, root, limit, taken)| Some(((*path)?, root, limit, taken)));
+    all.flat_map(|(path, root, limit, taken)| {
+        let groups = Path::new(path).ancestors().map(move |group| Path::new(root).join(group));
+        groups.filter_map(|group| left(&group, limit, taken)).collect::<Vec<_>>()
+    })
+    .min()
 }
 
 /// A thread that maps weights in the order in which a model reads them; dropping it stops it.
@@ -127,6 +155,17 @@ mod tests {
         };
         assert_eq!(group_free("0::/a/b\n", &files), Some(700));
         assert_eq!((group_free("0::/\n", &files), group_free("1:cpu:/a\n", &files)), (None, None));
+        let first = |path: &Path| {
+            let text = match path.to_str()? {
+                "/sys/fs/cgroup/memory/a/memory.limit_in_bytes" => "500\n",
+                "/sys/fs/cgroup/memory/a/memory.stat" => "rss 1\ntotal_rss 120\n",
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes" => "9223372036854771712\n",
+                "/sys/fs/cgroup/memory/memory.stat" => "total_rss 120\n",
+                _ => return None,
+            };
+            Some(text.to_owned())
+        };
+        assert_eq!(group_free("4:cpu,memory:/a/b\n0::/\n", &first), Some(380));
         if cfg!(target_os = "linux") {
             assert!(free_memory().is_some_and(|free| free > 0));
         }

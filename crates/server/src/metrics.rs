@@ -112,6 +112,13 @@ impl Metrics {
                 disk.skipped,
             );
         }
+        if let Some(nvme) = &stats.nvme {
+            one("expert_cache_bytes", "gauge", "Memory for experts that are read from disk", nvme.slot_bytes);
+            one("expert_cache_hits_total", "counter", "Experts used that were in it", nvme.hits);
+            one("expert_cache_misses_total", "counter", "Experts used that were not", nvme.misses);
+            one("expert_cache_evictions_total", "counter", "Experts that left for others", nvme.evictions);
+            one("nvme_read_bytes_total", "counter", "Bytes of weights read from disk", nvme.bytes);
+        }
         one("activation_bytes", "gauge", "Buffers of all devices, bytes", stats.memory.activations);
         one("cache_bytes", "gauge", "What the caches of all devices hold, bytes", stats.memory.caches);
         one("steps_total", "counter", "Batches", stats.steps);

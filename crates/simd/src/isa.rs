@@ -113,6 +113,16 @@ impl Isa {
         self == Self::Portable
     }
 
+    /// Whether this CPU has an instruction for dot products of bfloat16 beside this ISA (AVX512-BF16).
+    #[must_use]
+    pub fn multiplies_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Avx512Vnni {
+            return self.present() && is_x86_feature_detected!("avx512bf16");
+        }
+        false
+    }
+
     /// Runs `body` compiled for this ISA. `body` and what it calls must be `#[inline(always)]` to benefit; results do
     /// not depend on the ISA.
     #[inline]

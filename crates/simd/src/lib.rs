@@ -8,6 +8,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod bf16;
 mod isa;
 mod portable;
 #[cfg(test)]

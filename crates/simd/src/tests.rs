@@ -197,3 +197,58 @@ fn four_rounds_of_zip_transpose() {
         assert_eq!(isa.run(Transpose(&rows)), want, "{isa}");
     }
 }
+
+/// Dot products of bf16: of pairs, and of E4M3 codes.
+struct Bf16Dots<'a> {
+    codes: &'a [[u8; 64]],
+    w: &'a [[u8; 64]],
+    x: &'a [[u8; 64]],
+}
+
+impl Kernel for Bf16Dots<'_> {
+    type Output = Vec<u32>;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<u32> {
+        let (mut pairs, mut e4m3) = (s.splat(0.5), [s.splat(0.0); 2]);
+        for ((codes, w), x) in self.codes.iter().zip(self.w).zip(self.x) {
+            pairs = s.dot_bf16(pairs, s.bytes(w), s.bytes(x));
+            let x = [0, 4].map(|i| i32::from_le_bytes([x[i], x[i + 1], x[i + 2], x[i + 3]]));
+            e4m3 = s.dot_e4m3(e4m3, s.bytes(codes), x);
+        }
+        let mut out = [[0.0f32; 16]; 2];
+        s.store(pairs, &mut out[0]);
+        s.store(s.sum_e4m3(e4m3), &mut out[1]);
+        out.as_flattened().iter().map(|v| v.to_bits()).collect()
+    }
+}
+
+#[test]
+fn bf16_products_have_the_same_bits_with_and_without_instructions_for_them() {
+    let mut random = Random(9);
+    // bf16 of moderate size, and every E4M3 code but NaN.
+    let mut bf16 = || (random.next() & 0x807f | (118 + random.next() % 14) << 7) as u16;
+    let mut vectors = || -> Vec<[u8; 64]> {
+        (0..40).map(|_| std::array::from_fn::<u16, 32, _>(|_| bf16())).map(|v| bytes_of(&v)).collect()
+    };
+    let (w, x) = (vectors(), vectors());
+    let code = |i: usize| if i & 0x7f == 0x7f { 0 } else { i as u8 };
+    let codes: Vec<[u8; 64]> = (0..40).map(|n| std::array::from_fn(|i| code((n * 64 + i * 37) & 0xff))).collect();
+    let run = |isa: Isa| isa.run_bf16(Bf16Dots { codes: &codes, w: &w, x: &x });
+    let want = run(Isa::Portable);
+    for isa in Isa::available() {
+        assert_eq!(run(isa), want, "{isa}");
+    }
+    // Against f64: 40 products of each pair.
+    let f = |v: &[u8; 64], i: usize| {
+        f64::from(f32::from_bits(u32::from(u16::from_le_bytes([v[2 * i], v[2 * i + 1]])) << 16))
+    };
+    let exact: f64 = 0.5 + w.iter().zip(&x).map(|(w, x)| f(w, 6) * f(x, 6) + f(w, 7) * f(x, 7)).sum::<f64>();
+    assert!((f64::from(f32::from_bits(want[3])) - exact).abs() < 1e-4 * exact.abs().max(1.0));
+    if !Isa::available().iter().any(|isa| isa.multiplies_bf16()) {
+        println!("SKIPPED bf16 instructions: not on this CPU");
+    }
+}
+
+fn bytes_of(values: &[u16; 32]) -> [u8; 64] {
+    std::array::from_fn(|i| values[i / 2].to_le_bytes()[i % 2])
+}

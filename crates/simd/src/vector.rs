@@ -145,9 +145,41 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn dot(self, acc: Self::I32, w: Self::U8, x: i32) -> Self::I32;
     /// acc + Σ of 4 products per lane: w · x, exactly, for unsigned w < 128 and x as in [`Simd::dot`].
     fn dot_small(self, acc: Self::I32, w: Self::U8, x: i32) -> Self::I32;
+
+    /// acc + w · x over the two bfloat16 of each lane, the upper one first, rounded after each: products of two bfloat16 are
+    /// exact. Neither may be subnormal.
+    #[inline(always)]
+    fn dot_bf16(self, acc: Self::F32, w: Self::U8, x: Self::U8) -> Self::F32 {
+        crate::bf16::dot(self, acc, w, x)
+    }
+    /// Two sums per lane of `codes`, which holds four E4M3 values (no NaN): over the first two and over the last two, each as
+    /// [`Simd::dot_bf16`] of them and `x[0]`, `x[1]`, which are two bfloat16 each. Which sum lies where is the ISA's own:
+    /// [`Simd::sum_e4m3`] knows.
+    #[inline(always)]
+    fn dot_e4m3(self, acc: [Self::F32; 2], codes: Self::U8, x: [i32; 2]) -> [Self::F32; 2] {
+        crate::bf16::dot_e4m3(self, acc, codes, x)
+    }
+    /// Both sums of every lane, added.
+    #[inline(always)]
+    fn sum_e4m3(self, acc: [Self::F32; 2]) -> Self::F32 {
+        self.add(acc[0], acc[1])
+    }
 }
 
 impl Isa {
+    /// As [`Isa::run`], for a kernel that multiplies bfloat16: with the instructions for that, where this ISA's CPU has them.
+    /// What it computes is the same.
+    #[inline]
+    pub fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Avx512Vnni
+            && let Some(token) = crate::x86::Avx512::<true>::detect()
+        {
+            return token.run(kernel);
+        }
+        self.run(kernel)
+    }
+
     /// Runs `kernel` compiled for this ISA (portable where the CPU lacks it).
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -156,7 +188,7 @@ impl Isa {
             use crate::x86::{Avx2, Avx512, AvxVnni};
             match self {
                 Self::Avx512Vnni => {
-                    if let Some(token) = Avx512::detect() {
+                    if let Some(token) = Avx512::<false>::detect() {
                         return token.run(kernel);
                     }
                 }

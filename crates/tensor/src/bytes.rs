@@ -120,6 +120,20 @@ impl Bytes {
         }
     }
 
+    /// The whole heap buffer that these bytes are part of, to be filled anew.
+    ///
+    /// # Errors
+    /// The bytes, if others hold some of them or they are mapped.
+    pub fn try_into_heap(self) -> Result<AlignedBytes, Self> {
+        let Self { owner, start, len } = self;
+        let kept = |owner| Self { owner, start, len };
+        match Arc::try_unwrap(owner) {
+            Ok(Owner::Heap(heap)) => Ok(heap),
+            Ok(map) => Err(kept(Arc::new(map))),
+            Err(shared) => Err(kept(shared)),
+        }
+    }
+
     /// Whether the bytes are part of a mapped file.
     #[must_use]
     pub fn is_mapped(&self) -> bool {
@@ -188,6 +202,21 @@ mod tests {
     fn slices_keep_the_owner_alive() {
         let slice = counted(100).slice(10, 5).expect("inside");
         assert_eq!(&*slice, [10, 11, 12, 13, 14]);
+    }
+
+    #[test]
+    fn a_buffer_comes_back_whole_from_its_last_holder() -> Result {
+        let all = counted(100);
+        let part = all.slice(10, 5).expect("inside");
+        let all = all.try_into_heap().err().expect("two hold it");
+        drop(all);
+        let heap = part.try_into_heap().expect("one holds it");
+        assert_eq!((heap.len(), heap[99]), (100, 99));
+        let mut file = tempfile::tempfile()?;
+        file.write_all(b"ashlar")?;
+        let map = Bytes::map_file(&file)?.try_into_heap().err().expect("mapped");
+        assert_eq!(&*map, b"ashlar");
+        Ok(())
     }
 
     #[test]

@@ -11,4 +11,4 @@ mod store;
 pub use bytes::{AlignedBytes, Bytes};
 pub use dtype::Dtype;
 pub use report::{Report, Silent};
-pub use store::{Entry, Order, Plane, PlaneKind, StoreError, TensorStore};
+pub use store::{Entry, FilePlace, Order, Plane, PlaneKind, StoreError, TensorStore};

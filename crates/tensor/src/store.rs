@@ -1,6 +1,7 @@
 //! Read-only named weights. A checkpoint and a pack are both a [`TensorStore`].
 
 use crate::Bytes;
+use std::path::PathBuf;
 
 /// In which order a weight's codes and scales lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +76,15 @@ impl Entry {
     }
 }
 
+/// Where the bytes of a plane lie as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilePlace {
+    /// The file.
+    pub file: PathBuf,
+    /// First byte, from the start of the file.
+    pub offset: u64,
+}
+
 /// Why a read from a store failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -145,6 +155,13 @@ pub trait TensorStore: Send + Sync {
     /// # Errors
     /// [`StoreError`] if the mapping fails or memory for a copy is short.
     fn map(&self, entry: &Entry, plane: usize) -> Result<Bytes, StoreError>;
+
+    /// Where a plane lies, for who reads past the store (around the page cache, say); `None` where the bytes are not in a
+    /// file as they are.
+    fn place(&self, entry: &Entry, plane: usize) -> Option<FilePlace> {
+        let _ = (entry, plane);
+        None
+    }
 }
 
 #[cfg(test)]

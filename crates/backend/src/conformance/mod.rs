@@ -177,8 +177,8 @@ mod tests {
     use ashlar_formats::Spec;
 
     #[test]
-    fn the_reference_conforms_to_itself_in_both_modes() {
-        for mode in [ActivationMode::F32, ActivationMode::Int8] {
+    fn the_reference_conforms_to_itself_in_every_mode() {
+        for mode in [ActivationMode::F32, ActivationMode::Int8, ActivationMode::Bf16] {
             let report = run(&mut || Box::new(Reference::new(mode)), &Tolerances { relative: 0.0 });
             assert!(report.failures().is_empty(), "{report}");
             assert!(report.ran() > 100 && report.skips().is_empty(), "{report}");

@@ -2,7 +2,7 @@
 
 use super::buffer::Buffer;
 use super::{Matrix, Reference};
-use crate::{ActivationMode, BackendError, BufferId, MatmulInput, Observer, Projection, round_row};
+use crate::{ActivationMode, BackendError, BufferId, MatmulInput, Observer, Projection, round_bf16, round_row};
 
 pub fn run(
     r: &mut Reference,
@@ -58,8 +58,10 @@ pub fn matvec(x: &[f32], w: &Matrix) -> Vec<f32> {
 /// What a weight of that mode sees of one row of inputs.
 pub fn rounded(x: &[f32], mode: ActivationMode) -> Vec<f32> {
     let mut x = x.to_vec();
-    if mode == ActivationMode::Int8 {
-        round_row(&mut x);
+    match mode {
+        ActivationMode::F32 => {}
+        ActivationMode::Int8 => round_row(&mut x),
+        ActivationMode::Bf16 => x.iter_mut().for_each(|v| *v = round_bf16(*v)),
     }
     x
 }

@@ -3,7 +3,7 @@
 //! Owns: what each op means, one file per op. Weights are decoded to f32 at load; activations are f32,
 //! cached keys and values what [`crate::KvFormat`] keeps of them; every sum (dot products, norms, softmax) runs in f64
 //! from the first to the last term and is rounded to f32 once.
-//! In [`ActivationMode::Int8`] the inputs of quantized weights are rounded exactly as fast kernels round them.
+//! In [`ActivationMode::Int8`] and [`ActivationMode::Bf16`] inputs are rounded exactly as fast kernels round them.
 
 mod attention;
 mod block_linear;
@@ -138,10 +138,7 @@ impl Reference {
 
 impl Backend for Reference {
     fn describe(&self) -> String {
-        match self.mode {
-            ActivationMode::F32 => "reference (f32 activations, 1 thread)".into(),
-            ActivationMode::Int8 => "reference (int8 activations, 1 thread)".into(),
-        }
+        format!("reference ({} activations, 1 thread)", self.mode.name())
     }
 
     fn support(&self, _spec: &Spec) -> Support {
@@ -153,7 +150,7 @@ impl Backend for Reference {
     }
 
     fn load(&mut self, weight: Weight) -> Result<WeightId, BackendError> {
-        let mode = if weight.is_float()? { ActivationMode::F32 } else { self.mode };
+        let mode = self.mode.of(&weight.spec);
         let len = weight.n.saturating_mul(weight.k);
         let mut values = buffer::zeros(len, || format!("tensor `{}` in f32", weight.name))?;
         weight.decode(0..weight.n, &mut values)?;

@@ -7,7 +7,7 @@ use super::linear::{dot, matvec};
 use super::{Matrix, Reference};
 use crate::{
     ActivationMode, BackendError, Batch, BufferId, ExpertWeights, INT8_GROUP, MatmulInput, MoeOptions, Observer,
-    Routed, WeightId, check_routing, int8_scale, route, weights_of,
+    Routed, WeightId, check_routing, int8_scale, round_bf16, route, weights_of,
 };
 use ashlar_arch::{Activation, Routing};
 
@@ -128,13 +128,26 @@ fn check(
     Ok(())
 }
 
-/// By how much an output of `down` may change because some of `h` lie within 1e-5 of the group's maximum from a
-/// rounding tie, where kernels with f32 sums may legitimately choose the other code; likewise if the maximum lies so near
-/// the border between two scales.
+/// By how much an output of `down` may change because some of `h` lie so near a rounding tie, within 1e-5 of what they are
+/// rounded beside, that kernels with f32 sums may legitimately choose the other code.
 fn near_ties(h: &[f32], down: &Matrix) -> f64 {
-    if down.mode != ActivationMode::Int8 {
-        return 0.0;
+    let largest = |column: usize| (0..down.n).map(|n| down.row(n)[column].abs()).fold(0.0f32, f32::max);
+    match down.mode {
+        ActivationMode::F32 => 0.0,
+        ActivationMode::Int8 => int8_ties(h, largest),
+        ActivationMode::Bf16 => {
+            let near = |v: f32| [1.0 - 1e-5, 1.0 + 1e-5].map(|factor| round_bf16(v * factor));
+            let change = |(i, v): (usize, &f32)| {
+                let [low, high] = near(*v);
+                f64::from((high - low).abs()) * f64::from(largest(i))
+            };
+            h.iter().enumerate().map(change).sum()
+        }
     }
+}
+
+/// The same of int8, where the group's maximum may also lie so near the border between two scales.
+fn int8_ties(h: &[f32], largest: impl Fn(usize) -> f32) -> f64 {
     let mut bound = 0.0;
     for (g, group) in h.chunks(INT8_GROUP).enumerate() {
         let max = group.iter().fold(0.0f32, |m, v| m.max(v.abs()));
@@ -143,9 +156,7 @@ fn near_ties(h: &[f32], down: &Matrix) -> f64 {
         for (i, v) in group.iter().enumerate() {
             let code = f64::from(*v) / f64::from(scale);
             if scale > 0.0 && (border || ((code - code.floor()) - 0.5).abs() < 127.0 * 1e-5) {
-                let column = g * INT8_GROUP + i;
-                let largest = (0..down.n).map(|n| down.row(n)[column].abs()).fold(0.0f32, f32::max);
-                bound += f64::from(above) * f64::from(largest);
+                bound += f64::from(above) * f64::from(largest(g * INT8_GROUP + i));
             }
         }
     }

@@ -52,7 +52,7 @@ pub struct PlanCommand {
     pub src: Option<PathBuf>,
     /// A recipe file, or the name of a preset; with a placement `keep` if absent
     #[arg(long, value_name = "R", required_unless_present_any = [
-        "list_recipes", "list_models", "list_tiers", "target_size", "target_bpw", "placement", "device", "all_tiers", "hardware"
+        "list_recipes", "list_models", "list_tiers", "target_size", "target_bpw", "placement", "device", "ram_limit", "all_tiers", "hardware"
     ])]
     pub recipe: Option<String>,
     #[command(flatten)]
@@ -109,7 +109,8 @@ impl PlanCommand {
         };
         let model = Model::look_at(src, self.source)?;
         if self.machines.asked() {
-            return machines::run(&model, self.recipe.as_deref(), &self.machines, self.json);
+            let limit = self.place.placement.ram_limit;
+            return machines::run(&model, self.recipe.as_deref(), &self.machines, limit, self.json);
         }
         let stats = open_stats(self.stats.as_deref(), &model)?.map(Arc::new);
         let request = Request {

@@ -1,13 +1,14 @@
-//! fp8: E4M3 codes in x16 order, one scale per 128 × 128 block, f32 activations.
+//! fp8: E4M3 codes in x16 order, one scale per 128 × 128 block.
 //!
 //! The bits of a code, moved to where f32 keeps sign, exponent and mantissa, are the value times 2^-120, subnormals
 //! included; one multiplication makes them right. Codes 0x7f and 0xff (NaN) would read as ±480: `convert` and `verify`
 //! refuse them, so a pack holds none, and checkpoints in row order are decoded by `formats`, which refuses them too.
 
-use super::grouped::codes::Panel;
+use super::grouped::codes::{Panel, VECTORS};
 use super::grouped::f32::{Panels, Values};
 use super::grouped::scales::Scaling;
-use super::{COLUMNS, Job, PANEL, Sink, drive};
+use super::{COLUMNS, Job, PANEL, PanelKernel, Sink, drive};
+use crate::inputs::{Bf16Chunk, Inputs};
 use ashlar_backend::BackendError;
 use ashlar_formats::fp8::BLOCK;
 use ashlar_formats::{Grid, ScaleType};
@@ -23,6 +24,64 @@ pub fn multiply(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(
     let kernel = Panels { low, high, values: E4m3, scaling, inputs: job.inputs, form: job.form };
     drive(job.isa, &kernel, job.rows, panels, sink);
     Ok(())
+}
+
+/// The kernel for inputs rounded to bf16, in which every E4M3 value is exact.
+pub fn rounded(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
+    let Ok(Grid::Blocks(kind)) = job.weight.weight.spec.grid() else { return Ok(()) };
+    let scaling = BlockScales { bytes: job.weight.plane(1), kind, columns: job.inputs.k.div_ceil(BLOCK) };
+    let kernel = Pairs { codes: job.weight.plane(0).as_chunks().0, scaling, inputs: job.inputs };
+    drive(job.isa, &kernel, job.rows, panels, sink);
+    Ok(())
+}
+
+struct Pairs<'a> {
+    /// `[panel][block of 32 columns][4 columns]`, 16 rows × 4 codes each
+    codes: &'a [[u8; 64]],
+    scaling: BlockScales<'a>,
+    inputs: Inputs<'a>,
+}
+
+/// Vectors of codes between what is multiplied and what is asked for from memory: 8 KiB, as for other formats.
+const AHEAD: usize = 128;
+
+impl PanelKernel for Pairs<'_> {
+    // Two sums per row, which the rows share the work of turning codes into bf16 for.
+    const ROWS: [usize; 2] = [8, 2];
+    const BF16: bool = true;
+
+    #[inline(always)]
+    fn panel<S: Simd, const M: usize>(&self, s: S, panel: usize, rows: [usize; M]) -> [S::F32; M] {
+        let blocks = self.inputs.k / COLUMNS;
+        let start = panel * blocks * VECTORS;
+        let mut x: [&[Bf16Chunk]; M] = [&[]; M];
+        for (x, row) in x.iter_mut().zip(rows) {
+            *x = &self.inputs.bf16(row)[..blocks];
+        }
+        let mut total = [s.splat(0.0); M];
+        for first in (0..blocks).step_by(BLOCK / COLUMNS) {
+            let mut acc = [[s.splat(0.0); 2]; M];
+            for block in first..(first + BLOCK / COLUMNS).min(blocks) {
+                let at = start + block * VECTORS;
+                for (v, codes) in self.codes[at..at + VECTORS].iter().enumerate() {
+                    if let Some(line) = self.codes.get(at + v + AHEAD) {
+                        s.prefetch(line);
+                    }
+                    let codes = s.bytes(codes);
+                    for t in 0..M {
+                        let x = x[t][block].0.as_chunks::<4>().0;
+                        let x = [i32::from_le_bytes(x[2 * v]), i32::from_le_bytes(x[2 * v + 1])];
+                        acc[t] = s.dot_e4m3(acc[t], codes, x);
+                    }
+                }
+            }
+            let (scale, _) = self.scaling.at(s, panel, first, 0);
+            for t in 0..M {
+                total[t] = s.fma(s.sum_e4m3(acc[t]), scale, total[t]);
+            }
+        }
+        total
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -6,6 +6,7 @@
 //! neither on the number of threads, nor on how many rows are computed together, nor on the ISA.
 
 pub mod any;
+mod bf16;
 mod float;
 mod fp8;
 mod grouped;
@@ -133,6 +134,8 @@ trait PanelKernel {
     /// The most rows worth computing at once, 8, 4, 2 or 1: where a vector is one register ([`Simd::ROWS`] of 8), and where
     /// it is two (4).
     const ROWS: [usize; 2];
+    /// Whether it multiplies bfloat16: then it is compiled for that, too.
+    const BF16: bool = false;
 
     /// The 16 outputs of `panel` for each of `rows`.
     fn panel<S: Simd, const M: usize>(&self, s: S, panel: usize, rows: [usize; M]) -> [S::F32; M];
@@ -145,7 +148,8 @@ const fn most<S: Simd, K: PanelKernel>() -> usize {
 
 /// Runs a kernel over `panels` and all rows.
 fn drive<K: PanelKernel>(isa: Isa, kernel: &K, rows: RowSet<'_>, panels: Range<usize>, sink: Sink<'_>) {
-    isa.run(Drive { kernel, rows, panels, sink });
+    let drive = Drive { kernel, rows, panels, sink };
+    if const { K::BF16 } { isa.run_bf16(drive) } else { isa.run(drive) }
 }
 
 struct Drive<'a, 's, K> {

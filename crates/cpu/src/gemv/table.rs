@@ -3,12 +3,12 @@
 
 use super::levels::Levels;
 use super::two_level::{Four, Kind, Six, Three, Two, TwoFive};
-use super::{LEAST_TILED_ROWS, Multiply, Scheme, float, fp8, grouped, two_level};
+use super::{LEAST_TILED_ROWS, Multiply, Scheme, bf16, float, fp8, grouped, two_level};
 use crate::inputs::Form;
 use ashlar_formats::x16::Width;
 use ashlar_formats::{Grid, Groups, Levels as FormatLevels, ScaleType, Spec};
 use ashlar_simd::Isa;
-use ashlar_tensor::Order;
+use ashlar_tensor::{Dtype, Order};
 
 /// A kernel family and what it serves.
 pub struct Entry {
@@ -20,6 +20,8 @@ pub struct Entry {
     pub rows: bool,
     /// The kernel for inputs rounded to int8 and the form it reads them in; `None`: this family always sees f32.
     pub rounded: Option<(Form, Multiply)>,
+    /// The kernel for inputs rounded to bfloat16, if this family has one.
+    pub bf16: Option<Multiply>,
     /// The kernel for f32 inputs.
     pub exact: Multiply,
     /// Rows of int8 inputs from which tiles are faster, for codes that are expanded with little effort: AVX2 without VNNI
@@ -37,13 +39,39 @@ fn from_many_on_avx2(isa: Isa) -> usize {
 
 /// All kernels. The first entry that serves a grid is taken.
 pub const TABLE: &[Entry] = &[
-    Entry { name: "float", serves: is_float, rows: true, rounded: None, exact: float::multiply, tiled_from: from_few },
-    Entry { name: "fp8", serves: is_fp8, rows: false, rounded: None, exact: fp8::multiply, tiled_from: from_few },
+    Entry {
+        name: "bf16",
+        serves: is_bf16,
+        rows: true,
+        rounded: None,
+        bf16: Some(bf16::multiply),
+        exact: float::multiply,
+        tiled_from: from_few,
+    },
+    Entry {
+        name: "float",
+        serves: is_float,
+        rows: true,
+        rounded: None,
+        bf16: None,
+        exact: float::multiply,
+        tiled_from: from_few,
+    },
+    Entry {
+        name: "fp8",
+        serves: is_fp8,
+        rows: false,
+        rounded: None,
+        bf16: Some(fp8::rounded),
+        exact: fp8::multiply,
+        tiled_from: from_few,
+    },
     Entry {
         name: "q8",
         serves: is_q8,
         rows: false,
         rounded: Some((Form::Int8, grouped::bytes_int8)),
+        bf16: None,
         exact: grouped::bytes_f32,
         tiled_from: from_many_on_avx2,
     },
@@ -52,6 +80,7 @@ pub const TABLE: &[Entry] = &[
         serves: is_i4,
         rows: false,
         rounded: Some((Form::Int8, grouped::nibbles_int8)),
+        bf16: None,
         exact: grouped::nibbles_f32,
         tiled_from: from_few,
     },
@@ -61,6 +90,7 @@ pub const TABLE: &[Entry] = &[
         serves: is_integer_table,
         rows: false,
         rounded: Some((Form::Int8, grouped::table_int8)),
+        bf16: None,
         exact: grouped::table_f32,
         tiled_from: from_few,
     },
@@ -70,6 +100,7 @@ pub const TABLE: &[Entry] = &[
         serves: is_table,
         rows: false,
         rounded: Some((Form::Int8, grouped::digits_int8)),
+        bf16: None,
         exact: grouped::table_f32,
         tiled_from: from_few,
     },
@@ -87,6 +118,7 @@ const fn nested<T: Kind, const PARTS: usize>(name: &'static str) -> Entry {
         serves: two_level::serves::<T, PARTS>,
         rows: false,
         rounded: Some((Form::Int8, two_level::rounded::<T, PARTS>)),
+        bf16: None,
         exact: two_level::exact::<T, PARTS>,
         tiled_from: from_few,
     }
@@ -102,12 +134,16 @@ pub fn entry(spec: &Spec, order: Order) -> Option<&'static Entry> {
 pub fn schemes(form: Form) -> &'static [Scheme] {
     match form {
         Form::Int8 => &[Scheme::Direct, Scheme::Tiled],
-        Form::F32 | Form::Rounded => &[Scheme::Direct],
+        Form::F32 | Form::Rounded | Form::Bf16 | Form::Bf16Values => &[Scheme::Direct],
     }
 }
 
 fn is_float(grid: &Grid) -> bool {
     matches!(grid, Grid::Float(_))
+}
+
+fn is_bf16(grid: &Grid) -> bool {
+    matches!(grid, Grid::Float(Dtype::BF16))
 }
 
 fn is_fp8(grid: &Grid) -> bool {

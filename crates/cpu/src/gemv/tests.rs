@@ -7,7 +7,7 @@ use ashlar_formats::Spec;
 use ashlar_simd::Isa;
 use ashlar_tensor::Order;
 
-const MODES: [ActivationMode; 2] = [ActivationMode::F32, ActivationMode::Int8];
+const MODES: [ActivationMode; 3] = [ActivationMode::F32, ActivationMode::Int8, ActivationMode::Bf16];
 
 fn inputs(m: usize, k: usize) -> Vec<f32> {
     let mut random = Random(77);
@@ -59,14 +59,14 @@ fn every_format_on_every_isa_matches_the_reference_in_the_same_mode() {
 fn a_row_gives_the_same_bits_alone_and_in_any_batch() {
     let (n, k) = (33, 256);
     let x = inputs(21, k);
-    for spec in specs() {
+    for (spec, mode) in specs().into_iter().flat_map(|spec| MODES.map(|mode| (spec.clone(), mode))) {
         for isa in Isa::available() {
-            let mut cpu = Cpu::new(Some(1), isa);
+            let mut cpu = Cpu::with_mode(Some(1), isa, mode);
             let id = cpu.load(weight(&spec, Order::X16, n, k, 5)).unwrap();
             let all = linear(&mut cpu, id, n, &x, k);
             for m in [1, 2, 3, 5, 8] {
                 let some = linear(&mut cpu, id, n, &x[..m * k], k);
-                assert_eq!(some, all[..m * n], "{spec} {isa} {m} rows");
+                assert_eq!(some, all[..m * n], "{spec} {isa} {mode:?} {m} rows");
             }
         }
     }
@@ -110,12 +110,14 @@ fn float_weights_of_any_width_match_the_reference() {
     for (id, k) in [("f32", 1), ("f16", 31), ("bf16", 100), ("f32", 17), ("bf16", 64)] {
         let spec = Spec::plain(id);
         let x = inputs(6, k);
-        let mut reference = Reference::new(ActivationMode::F32);
-        let loaded = reference.load(weight(&spec, Order::Rows, 19, k, 5)).unwrap();
-        let want = linear(&mut reference, loaded, 19, &x, k);
-        for isa in Isa::available() {
-            let got = cpu_linear(&spec, Order::Rows, [19, k], &x, &mut Cpu::new(Some(2), isa));
-            assert_close(&got, &want, 19, &format!("{id} {k} {isa}"));
+        for mode in MODES {
+            let mut reference = Reference::new(mode);
+            let loaded = reference.load(weight(&spec, Order::Rows, 19, k, 5)).unwrap();
+            let want = linear(&mut reference, loaded, 19, &x, k);
+            for isa in Isa::available() {
+                let got = cpu_linear(&spec, Order::Rows, [19, k], &x, &mut Cpu::with_mode(Some(2), isa, mode));
+                assert_close(&got, &want, 19, &format!("{id} {k} {isa} {mode:?}"));
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::matmul::{FirstError, Output, Task, Write, tasks, write_panels};
 use crate::cpu::Cpu;
 use crate::gemv::{Job, RowSet};
-use crate::inputs::{Form, Inputs};
+use crate::inputs::{Forms, Inputs};
 use crate::loaded::Loaded;
 use crate::math::Gated;
 use ashlar_arch::Activation;
@@ -72,12 +72,9 @@ pub fn round_inputs(
     weights: impl Iterator<Item = WeightId>,
     op: &'static str,
 ) -> Result<(), BackendError> {
-    let weights = weights.map(|id| cpu.weight(id, op)).collect::<Result<Vec<_>, BackendError>>()?;
-    let values = weights.iter().any(|w| w.reads_rounded_values());
-    if weights.iter().any(|w| w.form() != Form::F32) {
-        let input = cpu.buffers.get(x, op)?;
-        cpu.rounded.round(&cpu.pool, cpu.isa, &input.values, input.width, values);
-    }
+    let weights = weights.map(|id| cpu.described(id, op)).collect::<Result<Vec<_>, BackendError>>()?;
+    let input = cpu.buffers.get(x, op)?;
+    cpu.rounded.round(&cpu.pool, cpu.isa, &input.values, input.width, Forms::of(weights));
     Ok(())
 }
 

@@ -4,6 +4,7 @@ pub mod attention;
 mod block_linear;
 mod compress;
 mod embed;
+mod experts;
 mod head_norm_rope;
 mod hyper;
 mod linear;

@@ -1,23 +1,21 @@
 //! `out += Σ over the chosen experts of weight · down(activation(gate(x), up(x)))`.
 //!
-//! Tokens are grouped by expert, so that an expert's weights are read once per op. Two fork-joins do the work: gate · up
-//! over (expert, panels), then down over panels of the output, each of which all experts add to in ascending order,
-//! weighted, whatever the threads: no products in between, and no barrier per expert. A (token, slot) is a *pair*; pairs
-//! lie expert by expert.
+//! Tokens are grouped by expert, so that an expert's weights are read once per op. A (token, slot) is a *pair*; pairs lie
+//! expert by expert. Who is chosen is decided here; `experts` computes.
 
-use super::linear::{Pair, observe, round_inputs};
+use super::experts::Layer;
+use super::linear::{observe, round_inputs};
 use super::matmul::{FirstError, Output, Write, tasks, write_panels};
 use crate::cpu::Cpu;
 use crate::gemv::{Job, RowSet};
-use crate::inputs::{Form, Inputs, Rounded};
-use crate::loaded::Loaded;
+use crate::inputs::{Form, Inputs};
 use ashlar_arch::{Activation, Routing};
 use ashlar_backend::{
-    BackendError, Batch, BufferId, ExpertWeights, MatmulInput, MoeOptions, Observer, Routed, WeightId, check_routing,
-    route, weights_of,
+    BackendError, Batch, BufferId, ExpertWeights, MoeOptions, Observer, Routed, WeightId, check_routing, route,
+    weights_of,
 };
 
-const OP: &str = "moe";
+pub const OP: &str = "moe";
 
 /// The router and what it decides by.
 pub struct Router {
@@ -73,9 +71,9 @@ fn check(cpu: &Cpu, router: &Router, experts: &[ExpertWeights], hidden: usize) -
     check_routing(&router.routing, experts.len(), OP)?;
     let mut intermediate = None;
     for expert in experts {
-        let n = cpu.matrix(expert.gate, intermediate, hidden, OP)?.weight.n;
-        cpu.matrix(expert.up, Some(n), hidden, OP)?;
-        cpu.matrix(expert.down, Some(hidden), n, OP)?;
+        let n = cpu.described(expert.gate, OP)?.is(intermediate, hidden, OP)?.weight.n;
+        cpu.described(expert.up, OP)?.is(Some(n), hidden, OP)?;
+        cpu.described(expert.down, OP)?.is(Some(hidden), n, OP)?;
         for (bias, n) in expert.biases.into_iter().flatten().zip([n, n, hidden]) {
             cpu.vector(bias, n, OP)?;
         }
@@ -134,16 +132,16 @@ fn named(
 }
 
 /// Who goes where.
-struct Routes {
-    top_k: usize,
+pub struct Routes {
+    pub top_k: usize,
     /// Experts with at least one token, ascending.
-    used: Vec<usize>,
+    pub used: Vec<usize>,
     /// Per used expert: its first pair, and one past the last expert's.
-    starts: Vec<usize>,
+    pub starts: Vec<usize>,
     /// The token of every pair, expert by expert, ascending within an expert.
-    tokens: Vec<u32>,
+    pub tokens: Vec<u32>,
     /// The weight of every pair.
-    weights: Vec<f32>,
+    pub weights: Vec<f32>,
     /// Per token and slot: the pair.
     slots: Vec<usize>,
 }
@@ -173,138 +171,15 @@ impl Routes {
         Self { top_k, used, starts, tokens, weights, slots }
     }
 
-    /// Of the expert that has the most.
-    fn most_tokens(&self) -> usize {
-        self.starts.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap_or(0)
+    /// The pairs of the expert that stands at `index` among those used.
+    pub fn pairs(&self, index: usize) -> std::ops::Range<usize> {
+        self.starts[index]..self.starts[index + 1]
     }
 
     /// Tokens × top_k, best first: expert and weight.
     fn chosen(&self) -> Vec<(usize, f32)> {
         let expert = |pair: usize| self.used[self.starts.partition_point(|start| *start <= pair) - 1];
         self.slots.iter().map(|&pair| (expert(pair), self.weights[pair])).collect()
-    }
-}
-
-struct Layer<'a> {
-    cpu: &'a Cpu,
-    experts: &'a [ExpertWeights],
-    routes: &'a Routes,
-    activation: Activation,
-    hidden: usize,
-    intermediate: usize,
-}
-
-/// One expert in use.
-struct Used<'a> {
-    first_halves: Pair<'a>,
-    down: &'a Loaded,
-    down_bias: Option<&'a [f32]>,
-}
-
-impl Layer<'_> {
-    /// Adds to `y`, tokens × hidden, what the experts make of x.
-    fn run(&self, x: BufferId, y: &mut [f32], observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {
-        let cpu = self.cpu;
-        let input = cpu.buffers.get(x, OP)?;
-        let used = self.routes.used.iter().map(|&e| self.used(e)).collect::<Result<Vec<_>, _>>()?;
-        let middle = self.first_halves(&used, Inputs::new(&input.values, self.hidden, Some(&cpu.rounded)))?;
-        if let Some(observer) = observer {
-            self.observe(observer, &input.values, &middle)?;
-        }
-        let mut rounded = Rounded::default();
-        if used.iter().any(|u| u.down.form() != Form::F32) {
-            let values = used.iter().any(|u| u.down.reads_rounded_values());
-            rounded.round(&cpu.pool, cpu.isa, &middle, self.intermediate, values);
-        }
-        self.second_half(&used, Inputs::new(&middle, self.intermediate, Some(&rounded)), y)
-    }
-
-    fn used(&self, expert: usize) -> Result<Used<'_>, BackendError> {
-        let cpu = self.cpu;
-        let ExpertWeights { gate, up, down, biases } = self.experts[expert];
-        let bias = |id| Ok::<_, BackendError>(cpu.weight(id, OP)?.vector.as_slice());
-        let biases = match biases {
-            Some([gate, up, down]) => Some([bias(gate)?, bias(up)?, bias(down)?]),
-            None => None,
-        };
-        let (gate, up, activation) = (cpu.weight(gate, OP)?, cpu.weight(up, OP)?, self.activation);
-        Ok(Used {
-            first_halves: Pair { gate, up, biases: biases.map(|[gate, up, _]| [gate, up]), activation },
-            down: cpu.weight(down, OP)?,
-            down_bias: biases.map(|[.., down]| down),
-        })
-    }
-
-    /// activation(gate, up) of all pairs, pairs × intermediate.
-    fn first_halves(&self, used: &[Used<'_>], inputs: Inputs<'_>) -> Result<Vec<f32>, BackendError> {
-        let (cpu, routes) = (self.cpu, self.routes);
-        let mut middle = vec![0.0; routes.tokens.len() * self.intermediate];
-        let out = Output::new(&mut middle, self.intermediate);
-        let cost = |u: &Used<'_>| (u.first_halves.gate.panels(), u.first_halves.panel_bytes());
-        let tasks = tasks(&used.iter().map(cost).collect::<Vec<_>>(), routes.most_tokens(), cpu.pool.threads());
-        let errors = FirstError::default();
-        cpu.pool.run(tasks.len(), &|i| {
-            let task = &tasks[i];
-            let (first, end) = (routes.starts[task.weight], routes.starts[task.weight + 1]);
-            let (pair, rows) = (&used[task.weight].first_halves, RowSet::Of(&routes.tokens[first..end]));
-            // SAFETY: tasks cover every panel of every expert once, and experts' pairs are different rows.
-            errors.keep(unsafe { pair.write(cpu.isa, inputs, rows, task, &out, first) });
-        });
-        errors.result()?;
-        Ok(middle)
-    }
-
-    /// y[token] += weight · (down(middle) + bias), expert by expert.
-    fn second_half(&self, used: &[Used<'_>], inputs: Inputs<'_>, y: &mut [f32]) -> Result<(), BackendError> {
-        let (cpu, routes) = (self.cpu, self.routes);
-        let Some(one) = used.first() else { return Ok(()) };
-        let pairs: Vec<u32> = (0..routes.tokens.len() as u32).collect();
-        let cost = used.iter().map(|u| u.down.panel_bytes()).sum();
-        let tasks = tasks(&[(one.down.panels(), cost)], routes.most_tokens(), cpu.pool.threads());
-        let out = Output::new(y, self.hidden);
-        let errors = FirstError::default();
-        cpu.pool.run(tasks.len(), &|i| {
-            for (u, bounds) in used.iter().zip(routes.starts.windows(2)) {
-                let (first, end) = (bounds[0], bounds[1]);
-                let rows = RowSet::Of(&pairs[first..end]);
-                let job = Job::new(cpu.isa, u.down, inputs, u.down.form(), rows);
-                errors.keep(crate::gemv::multiply(&job, tasks[i].panels.clone(), &mut |row, panel, product| {
-                    let columns = out.columns(&(panel..panel + product.len()));
-                    let bias = u.down_bias.map(|bias| &bias[columns.clone()]);
-                    // SAFETY: tasks cover every panel of the output once, and experts take turns within a task.
-                    let to = unsafe { out.part(routes.tokens[first + row] as usize, columns) };
-                    add_weighted(to, product.as_flattened(), bias, routes.weights[first + row]);
-                }));
-            }
-        });
-        errors.result()
-    }
-
-    /// Shows what the weights of every expert in use read: rows of x, then rows of `middle`, each with its weight.
-    fn observe(&self, observer: &mut dyn Observer, x: &[f32], middle: &[f32]) -> Result<(), BackendError> {
-        let gates = &self.routes.weights;
-        let name = |id| Ok::<_, BackendError>(self.cpu.weight(id, OP)?.weight.name.as_str());
-        for (&e, bounds) in self.routes.used.iter().zip(self.routes.starts.windows(2)) {
-            let (expert, pairs) = (self.experts[e], bounds[0]..bounds[1]);
-            let names = [name(expert.gate)?, name(expert.up)?];
-            let rows = Some(&self.routes.tokens[pairs.clone()]);
-            observer.matmul_input(&MatmulInput { rows, ..MatmulInput::whole(&names, x, self.hidden) });
-            let names = [name(expert.down)?];
-            let (k, gates) = (self.intermediate, Some(&gates[pairs.clone()]));
-            let middle = &middle[pairs.start * k..pairs.end * k];
-            observer.matmul_input(&MatmulInput { gates, ..MatmulInput::whole(&names, middle, k) });
-        }
-        Ok(())
-    }
-}
-
-/// to += weight · (product + bias)
-fn add_weighted(to: &mut [f32], product: &[f32], bias: Option<&[f32]>, weight: f32) {
-    match bias {
-        Some(bias) => {
-            to.iter_mut().zip(product).zip(bias).for_each(|((to, product), bias)| *to += weight * (product + bias));
-        }
-        None => to.iter_mut().zip(product).for_each(|(to, product)| *to += weight * product),
     }
 }
 

@@ -77,7 +77,7 @@ fn qk_norm_and_rope_match_with_and_without_norm() {
 
 #[test]
 fn linear_with_bias_and_residual_matches() {
-    for mode in [ActivationMode::F32, ActivationMode::Int8] {
+    for mode in [ActivationMode::F32, ActivationMode::Int8, ActivationMode::Bf16] {
         compare("linear", mode, 1e-5, |b| {
             let x = fill(b, &random(4 * 96, 1), 96);
             let parts: Vec<Projection> = [("q8", 40), ("f16", 7), ("i4", 16)]
@@ -99,7 +99,7 @@ fn linear_with_bias_and_residual_matches() {
 
 #[test]
 fn gated_linear_matches_whatever_the_formats_of_its_halves() {
-    for mode in [ActivationMode::F32, ActivationMode::Int8] {
+    for mode in [ActivationMode::F32, ActivationMode::Int8, ActivationMode::Bf16] {
         for (gate, up) in [("q8", "q8"), ("nf4:g64", "bf16"), ("iq4nl", "fp8")] {
             compare("gated_linear", mode, 1e-5, |b| {
                 // The reference rounds for every quantized weight, the kernels of fp8 never: compare in f32 there.
@@ -169,7 +169,7 @@ fn attention_matches_over_blocks_groups_windows_and_rewinds() {
 
 #[test]
 fn moe_matches_with_experts_of_different_formats() {
-    for mode in [ActivationMode::F32, ActivationMode::Int8] {
+    for mode in [ActivationMode::F32, ActivationMode::Int8, ActivationMode::Bf16] {
         for normalize in [true, false] {
             // In int8 mode an intermediate value within f32 noise of a rounding tie could take the other code; none of
             // these does.

@@ -82,7 +82,7 @@ pub fn run(
         return Ok(());
     }
     let mode = cuda.mode();
-    let rounds = |kind: &Kind| kind.rounds() && mode == ActivationMode::Int8;
+    let rounds = |kind: &Kind| kind.rounds() && mode != ActivationMode::F32;
     let inputs = inputs(cuda, x, input, layer.kinds[0].iter().any(rounds))?;
     let (chosen, weights) = route(cuda, inputs, router, experts.len(), batch)?;
     let pairs = group(cuda, chosen, rows, router.routing.top_k, experts.len())?;

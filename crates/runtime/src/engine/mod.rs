@@ -104,8 +104,8 @@ impl Engine {
         let running = self.slots.busy().count();
         let (kv_used, kv_budget) = (self.model.kv().used(), self.model.kv().budget());
         let prefixes = self.prefixes.as_ref().map(PrefixStore::stats);
-        let (waiting, memory) = (self.waiting.len(), self.model.memory());
-        EngineStats { running, waiting, kv_used, kv_budget, memory, prefixes, ..self.stats.clone() }
+        let (waiting, memory, nvme) = (self.waiting.len(), self.model.memory(), self.model.nvme());
+        EngineStats { running, waiting, kv_used, kv_budget, memory, nvme, prefixes, ..self.stats.clone() }
     }
 
     /// Takes a request, which starts as soon as there is room.

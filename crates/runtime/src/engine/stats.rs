@@ -1,6 +1,7 @@
 //! What an engine has done, for its user.
 
 use super::UNKNOWN;
+use crate::NvmeUse;
 use crate::prefixes::PrefixStats;
 use ashlar_backend::{Batch, Memory};
 use std::time::Duration;
@@ -21,6 +22,8 @@ pub struct EngineStats {
     pub kv_budget: Option<u64>,
     /// What the devices keep besides weights.
     pub memory: Memory,
+    /// The experts that are read from disk as they are used; `None` where none are.
+    pub nvme: Option<NvmeUse>,
     /// Tokens of prompts that went through the model.
     pub tokens_in: u64,
     /// Tokens chosen.

@@ -21,10 +21,10 @@ const REACHED: [f64; 2] = [0.6, 0.7];
 const HANDSHAKE: [f64; 2] = [300e-6, 40e-6];
 
 /// Hits in percent by capacity in percent: least recently used, measured by users (FreeToken #174, imp #2061).
-const CAUTIOUS: &[[f64; 2]] =
+pub(super) const CAUTIOUS: &[[f64; 2]] =
     &[[0.0, 0.0], [5.0, 18.0], [18.0, 43.5], [36.0, 62.0], [54.0, 72.0], [73.0, 78.9], [100.0, 100.0]];
 /// The same of a cache that keeps the most used experts, in a replay of one prompt (Qwen3-30B).
-const HOPEFUL: &[[f64; 2]] = &[
+pub(super) const HOPEFUL: &[[f64; 2]] = &[
     [0.0, 0.0],
     [5.0, 36.5],
     [8.0, 48.5],
@@ -63,7 +63,7 @@ pub fn range(needs: &Needs, hardware: &Hardware, fit: &Fit, on_card: f64) -> [f6
 }
 
 /// A curve of points with ascending abscissae, straight between them.
-fn at(curve: &[[f64; 2]], x: f64) -> f64 {
+pub(super) fn at(curve: &[[f64; 2]], x: f64) -> f64 {
     for pair in curve.windows(2) {
         if let [[x0, y0], [x1, y1]] = *pair
             && x <= x1

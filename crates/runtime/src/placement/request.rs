@@ -69,6 +69,8 @@ pub(crate) struct Request {
     /// `--device`, unless it is `auto`.
     device: Option<Device>,
     vram_limit: Option<u64>,
+    /// The most that the host may hold; what is beyond stays on disk.
+    pub ram_limit: Option<u64>,
 }
 
 impl Request {
@@ -80,7 +82,7 @@ impl Request {
         let device = devices::device_named(&options.device)?;
         let text = options.placement.as_ref().or(packed.filter(|_| device.is_none()));
         let recipe = text.map(|t| Recipe::parse(&t.text, &t.name)).transpose()?;
-        Ok(Self { recipe, device, vram_limit: options.vram_limit })
+        Ok(Self { recipe, device, vram_limit: options.vram_limit, ram_limit: options.ram_limit })
     }
 
     /// How much the program must hold: as asked, else as a resolved placement says.
@@ -127,6 +129,17 @@ impl Request {
         all.into_iter().collect()
     }
 
+    /// Whether anything says how much memory the host has.
+    pub fn bounds_host(&self) -> bool {
+        self.ram_limit.is_some() || self.budget(Device::CPU, None).is_some()
+    }
+
+    /// Bytes of disk that weights may stay on. Who limits memory means them to be read as they are used.
+    fn disk(&self) -> u64 {
+        let limited = self.ram_limit.map_or(0, |_| u64::MAX);
+        self.hardware().map_or(limited, |h| if h.nvme > 0 { h.nvme } else { limited })
+    }
+
     fn hardware(&self) -> Option<Hardware> {
         self.recipe.as_ref().and_then(Recipe::hardware)
     }
@@ -142,7 +155,7 @@ impl Request {
             Some(h) if !device.is_accelerator() => Some(usable_ram(h.ram)),
             _ => None,
         };
-        let limit = self.vram_limit.filter(|_| device.is_accelerator());
+        let limit = if device.is_accelerator() { self.vram_limit } else { self.ram_limit };
         [described, limit, has].into_iter().flatten().min()
     }
 }
@@ -202,7 +215,7 @@ impl Ready {
             places: self.places.as_deref(),
             home: request.device.filter(|_| self.places.is_none()),
             offers: &self.offers,
-            disk: request.hardware().map_or(0, |h| h.nvme),
+            disk: request.disk(),
         }
     }
 

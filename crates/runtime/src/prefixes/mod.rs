@@ -234,7 +234,7 @@ fn scan(dir: &Path) -> std::io::Result<Index> {
             }
         }
     }
-    found.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    found.sort_by_key(|(modified, number, ..)| (*modified, *number));
     let mut index = Index::default();
     found.into_iter().for_each(|(_, _, key, bytes)| index.add(key, bytes));
     index.count_damaged(damaged);

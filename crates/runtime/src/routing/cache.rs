@@ -1,5 +1,5 @@
-//! [`ExpertCache`]: a fixed number of slots for experts, and who gets them. Scores come from outside (`replay`), so that one
-//! set of slots serves every policy.
+//! [`ExpertCache`]: a fixed number of slots for experts, and who gets them. Scores come from outside (`score`), so that one
+//! set of slots serves every policy, and the simulator and a running model alike.
 
 use std::collections::BTreeSet;
 
@@ -66,6 +66,22 @@ impl ExpertCache {
         self.order.is_empty()
     }
 
+    /// Whether it is there.
+    #[must_use]
+    pub fn holds(&self, expert: u32) -> bool {
+        self.resident.get(expert as usize) == Some(&true)
+    }
+
+    /// Gives its slot up, if it has one.
+    pub fn remove(&mut self, expert: u32) {
+        let i = expert as usize;
+        if let (Some(resident), Some(score)) = (self.resident.get_mut(i), self.score.get(i))
+            && std::mem::replace(resident, false)
+        {
+            self.order.remove(&(key(*score), expert));
+        }
+    }
+
     fn insert(&mut self, expert: u32) {
         let i = expert as usize;
         if let (Some(resident), Some(score)) = (self.resident.get_mut(i), self.score.get(i)) {
@@ -87,27 +103,37 @@ impl ExpertCache {
     /// A token uses experts, each once, whose scores are now as given. Those that are not there may take the slots of the
     /// lowest scores, never of one that this step uses.
     pub fn step(&mut self, used: &[(u32, f64)], admission: Admission) -> Filled {
-        let there = |e: &u32| self.resident.get(*e as usize) == Some(&true);
-        let mut missing: Vec<(u32, f64)> = used.iter().copied().filter(|(e, _)| !there(e)).collect();
+        self.fill(used, &[], admission, &mut |_, _| {})
+    }
+
+    /// As [`ExpertCache::step`]. Neither do those of `kept` leave; `brought` is told who is brought in, and who left for that.
+    pub fn fill(
+        &mut self,
+        used: &[(u32, f64)],
+        kept: &[u32],
+        admission: Admission,
+        brought: &mut dyn FnMut(u32, Option<u32>),
+    ) -> Filled {
+        let mut missing: Vec<(u32, f64)> = used.iter().copied().filter(|(e, _)| !self.holds(*e)).collect();
         let (misses, hits) = (missing.len(), used.len() - missing.len());
         used.iter().for_each(|(expert, score)| self.rescore(*expert, *score));
         // The best first; equal ones by number.
         missing.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         let mut fills = 0;
         for (expert, score) in missing.into_iter().take(admission.most.unwrap_or(usize::MAX)) {
+            let mut left = None;
             if self.order.len() >= self.capacity {
-                let free = |(_, e): &&(u64, u32)| !used.iter().any(|(u, _)| u == e);
-                let Some(&victim) = self.order.iter().find(free) else { continue };
-                let lowest = self.score.get(victim.1 as usize).copied().unwrap_or(f64::NEG_INFINITY);
+                let free = |(_, e): &&(u64, u32)| !used.iter().any(|(u, _)| u == e) && !kept.contains(e);
+                let Some(&(_, victim)) = self.order.iter().find(free) else { continue };
+                let lowest = self.score.get(victim as usize).copied().unwrap_or(f64::NEG_INFINITY);
                 if admission.margin.is_some_and(|margin| score <= lowest + margin) {
                     continue;
                 }
-                self.order.remove(&victim);
-                if let Some(resident) = self.resident.get_mut(victim.1 as usize) {
-                    *resident = false;
-                }
+                self.remove(victim);
+                left = Some(victim);
             }
             self.insert(expert);
+            brought(expert, left);
             fills += 1;
         }
         Filled { hits, misses, fills }

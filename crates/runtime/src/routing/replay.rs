@@ -2,6 +2,7 @@
 
 use super::cache::{Admission, ExpertCache};
 use super::routes::Routes;
+use super::score::Ema;
 use std::collections::HashMap;
 
 /// How experts are scored; the lowest score leaves.
@@ -96,8 +97,9 @@ impl Replayed {
 /// Scores of one policy.
 struct Scores {
     policy: Policy,
-    /// Uses; for EMA the base-2 logarithm of what they add up to, seen from token 0.
+    /// Uses.
     value: Vec<f64>,
+    recent: Ema,
     /// Of every access in order: when the expert is used next.
     next_use: Vec<f64>,
     /// Layer steps so far, and accesses.
@@ -108,8 +110,8 @@ struct Scores {
 impl Scores {
     fn new(policy: Policy, routes: &Routes, experts: usize) -> Self {
         let next_use = if policy == Policy::Belady { next_uses(routes) } else { Vec::new() };
-        let start = if matches!(policy, Policy::Ema { .. }) { f64::NEG_INFINITY } else { 0.0 };
-        Self { policy, value: vec![start; experts], next_use, now: 0.0, access: 0 }
+        let half_life = if let Policy::Ema { half_life } = policy { half_life } else { 1.0 };
+        Self { policy, value: vec![0.0; experts], recent: Ema::new(experts, half_life), next_use, now: 0.0, access: 0 }
     }
 
     /// The score of an expert that is used now.
@@ -123,13 +125,7 @@ impl Scores {
                 *value += 1.0;
                 *value + self.now * 1e-12
             }
-            Policy::Ema { half_life } => {
-                let at = token as f64 / half_life;
-                // log2(2^value + 2^at), the greater one outside.
-                let (high, low) = (value.max(at), value.min(at));
-                *value = high + (low - high).exp2().ln_1p() * std::f64::consts::LOG2_E;
-                *value
-            }
+            Policy::Ema { .. } => self.recent.touch(expert, token, 1, 1),
             Policy::Static => 0.0,
             Policy::Belady => -self.next_use[access],
         }

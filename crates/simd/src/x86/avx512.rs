@@ -1,30 +1,61 @@
-//! AVX-512 with VNNI: a vector is one register.
+//! AVX-512 with VNNI, with and without BF16: a vector is one register.
 
-use crate::{Isa, Kernel, Simd};
+use crate::{Isa, Kernel, Simd, bf16};
 use core::arch::x86_64::*;
 
-/// AVX-512 F, BW, DQ, VL, VNNI and VBMI.
+/// AVX-512 F, BW, DQ, VL, VNNI and VBMI; with `BF16` also its bfloat16 dot product.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx512(());
+pub struct Avx512<const BF16: bool>(());
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     /// The token, if this CPU has every feature.
     #[inline]
     pub fn detect() -> Option<Self> {
-        Isa::Avx512Vnni.present().then_some(Self(()))
+        (Isa::Avx512Vnni.present() && (!BF16 || Isa::Avx512Vnni.multiplies_bf16())).then_some(Self(()))
     }
 
     /// Runs `kernel` compiled for this ISA.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-        fn inner<K: Kernel>(token: Avx512, kernel: K) -> K::Output {
+        fn plain<K: Kernel, const BF16: bool>(token: Avx512<BF16>, kernel: K) -> K::Output {
             kernel.run(token)
         }
-        // SAFETY: `self` exists, so `detect` saw every feature that `inner` enables.
-        unsafe { inner(self, kernel) }
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
+        fn bf16<K: Kernel, const BF16: bool>(token: Avx512<BF16>, kernel: K) -> K::Output {
+            kernel.run(token)
+        }
+        if BF16 {
+            // SAFETY: `self` exists, so `detect` saw every feature that `bf16` enables.
+            unsafe { bf16(self, kernel) }
+        } else {
+            // SAFETY: `self` exists, so `detect` saw every feature that `plain` enables.
+            unsafe { plain(self, kernel) }
+        }
     }
 }
+
+/// The upper and the lower byte of the bfloat16 that is an E4M3 code without its sign.
+const E4M3: [[u8; 128]; 2] = {
+    let mut tables = [[0; 128]; 2];
+    let mut code = 0;
+    while code < 128 {
+        let (exponent, mantissa) = (code >> 3, code & 7);
+        // m · 2^-9 below the least normal number, which is 2^-6: as 1.x · 2^(log2 m - 9).
+        let bits = if exponent > 0 {
+            ((exponent + 120) << 7) | (mantissa << 4)
+        } else if mantissa > 0 {
+            let log = (mantissa as u32).ilog2() as usize;
+            ((118 + log) << 7) | ((mantissa << (7 - log)) & 0x7f)
+        } else {
+            0
+        };
+        tables[0][code] = (bits >> 8) as u8;
+        tables[1][code] = bits as u8;
+        code += 1;
+    }
+    tables
+};
 
 /// An expression of intrinsics on values and references.
 macro_rules! proven {
@@ -35,7 +66,7 @@ macro_rules! proven {
     };
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     const ISA: Isa = Isa::Avx512Vnni;
     const OFFSET: i32 = 128;
     const ROWS: usize = 8;
@@ -262,5 +293,43 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn dot_small(self, acc: __m512i, w: __m512i, x: i32) -> __m512i {
         self.dot(acc, w, x)
+    }
+    #[inline(always)]
+    fn dot_bf16(self, acc: __m512, w: __m512i, x: __m512i) -> __m512 {
+        if !BF16 {
+            return bf16::dot(self, acc, w, x);
+        }
+        // SAFETY: vectors of 64 bytes, any bits; the intrinsic: as `proven`, and `BF16` tokens vouch for it.
+        proven!(_mm512_dpbf16_ps(
+            acc,
+            std::mem::transmute::<__m512i, __m512bh>(w),
+            std::mem::transmute::<__m512i, __m512bh>(x)
+        ))
+    }
+    #[inline(always)]
+    fn dot_e4m3(self, acc: [__m512; 2], codes: __m512i, x: [i32; 2]) -> [__m512; 2] {
+        if !BF16 {
+            return bf16::dot_e4m3(self, acc, codes, x);
+        }
+        let look = |table: &[u8; 128]| {
+            let halves = table.as_chunks::<64>().0;
+            proven!(_mm512_permutex2var_epi8(self.bytes(&halves[0]), codes, self.bytes(&halves[1])))
+        };
+        let sign = proven!(_mm512_and_si512(codes, _mm512_set1_epi8(-128)));
+        let (upper, lower) = (self.or(look(&E4M3[0]), sign), look(&E4M3[1]));
+        // Of every four lanes, the first two and the last two: each lane gives two, so that sums of a lane lie side by side.
+        let w = proven!([_mm512_unpacklo_epi8(lower, upper), _mm512_unpackhi_epi8(lower, upper)]);
+        let x = i64::from(x[0].cast_unsigned()) | i64::from(x[1]) << 32;
+        let x = proven!(_mm512_set1_epi64(x));
+        [self.dot_bf16(acc[0], w[0], x), self.dot_bf16(acc[1], w[1], x)]
+    }
+    #[inline(always)]
+    fn sum_e4m3(self, acc: [__m512; 2]) -> __m512 {
+        if !BF16 {
+            return self.add(acc[0], acc[1]);
+        }
+        let first = proven!(_mm512_shuffle_ps::<0b10_00_10_00>(acc[0], acc[1]));
+        let second = proven!(_mm512_shuffle_ps::<0b11_01_11_01>(acc[0], acc[1]));
+        self.add(first, second)
     }
 }

@@ -23,6 +23,7 @@ pub fn run(asked: &Bench, globals: Globals) -> CommandResult {
         rows: asked.rows.clone(),
         rounds: asked.rounds.get(),
         threads: asked.device.threads.map(NonZeroUsize::get),
+        activations: ashlar_runtime::activation_mode("cpu", asked.device.activations.map(Into::into)),
     };
     let interrupt = Interrupt::install()?;
     let progress = Progress::new(globals.quiet, Unit::Rounds);

@@ -31,17 +31,13 @@ pub struct About<'a> {
 /// An entry of the file.
 #[must_use]
 pub fn evaluation(about: &About<'_>, one: &Evaluated) -> Value {
-    let activations = match about.activations {
-        ActivationMode::F32 => "f32",
-        ActivationMode::Int8 => "int8",
-    };
     let mut entry = json!({
         "text": {"blake3": about.text, "max_tokens": about.max_tokens},
         "ctx": about.windows.ctx(),
         "tokens": one.comparison.model.tokens,
         "reference": {"identity": one.facts.reference_identity, "is_source": one.facts.is_from_reference()},
         "device": about.device,
-        "activations": activations,
+        "activations": about.activations.name(),
         "generator": concat!("ashlar ", env!("CARGO_PKG_VERSION")),
     });
     if let (Some(entry), Value::Object(figures)) = (entry.as_object_mut(), one.figures()) {

@@ -10,12 +10,13 @@ use crate::output;
 use anyhow::anyhow;
 use ashlar_arch::Leaf;
 use ashlar_recipe::{catalogue, catalogued};
-use ashlar_runtime::fit::{Fit, Verdict, fit};
+use ashlar_runtime::fit::{Fit, Known, Prediction, Verdict, fit, predict};
+use ashlar_runtime::routing::Routes;
 use builds::{Build, Builds};
 use clap::Args;
 use machine::Machine;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Context that is planned for unless one is given.
 const CONTEXT: usize = 16_384;
@@ -35,6 +36,13 @@ pub struct MachineArgs {
     /// made for if less]
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
+    /// With --hardware of `ashlar doctor`: the experts that texts used, as `ashlar trace` wrote them; hits of experts in memory follow from
+    /// these instead of from what others measured
+    #[arg(long, value_name = "TRACE", requires = "hardware")]
+    pub routes: Option<PathBuf>,
+    /// The best build that is predicted to make at least so many tokens per second, by the cautious end; exit code 3 if there is none
+    #[arg(long, value_name = "N")]
+    pub min_tps: Option<f64>,
 }
 
 impl MachineArgs {
@@ -62,6 +70,8 @@ pub struct Row {
     /// The build that is advised, or, where none fits, the one that lacks least.
     pub build: Build,
     pub fit: Fit,
+    /// How fast it is there, where the machine was measured.
+    pub prediction: Option<Prediction>,
     /// A smaller model that memory holds, where it does not hold this one.
     pub instead: Option<(String, Build)>,
 }
@@ -70,8 +80,15 @@ pub struct Row {
 ///
 /// # Errors
 /// If a machine or recipe cannot be understood, or the model has no architecture that is known.
-pub fn run(model: &Model, recipe: Option<&str>, args: &MachineArgs, as_json: bool) -> CommandResult {
+pub fn run(
+    model: &Model,
+    recipe: Option<&str>,
+    args: &MachineArgs,
+    ram_limit: Option<u64>,
+    as_json: bool,
+) -> CommandResult {
     let context = args.context(model)?;
+    let routes = args.routes.as_deref().map(read_routes).transpose()?;
     let machines = match &args.hardware {
         Some(text) => vec![Machine::named(text)?],
         None => Machine::all()?,
@@ -79,10 +96,15 @@ pub fn run(model: &Model, recipe: Option<&str>, args: &MachineArgs, as_json: boo
     let mut builds = Builds::of(model, recipe, context)?;
     let mut others = Others::smaller_than(model.spec()?.loaded().map(Leaf::params).sum(), context)?;
     let mut rows = Vec::new();
+    let wish = Wish { context, layers: model.spec()?.layers.len(), routes: routes.as_ref(), min_tps: args.min_tps };
+    let mut reached = false;
     for machine in machines {
-        let (build, fit) = best(&mut builds, model, &machine)?;
+        let machine = ram_limit.into_iter().fold(machine, Machine::limited);
+        let (build, fit) = wish.best(&mut builds, model, &machine)?;
+        let prediction = wish.predict(&build, &machine);
+        reached |= wish.is_met(&build, &fit, &machine);
         let instead = if fit.verdict <= Verdict::Memory { None } else { others.on(&machine)? };
-        rows.push(Row { machine, build, fit, instead });
+        rows.push(Row { machine, build, fit, prediction, instead });
     }
     let source: u64 = model.classes().iter().map(|c| c.bytes).sum();
     if as_json {
@@ -91,25 +113,68 @@ pub fn run(model: &Model, recipe: Option<&str>, args: &MachineArgs, as_json: boo
     } else {
         output::print(&show::text(&rows, context, source))?;
     }
-    let fits = rows.iter().any(|row| row.fit.verdict != Verdict::No);
-    Ok(if fits { Outcome::Done } else { Outcome::Wanting })
+    Ok(if reached { Outcome::Done } else { Outcome::Wanting })
 }
 
-/// The first (best) build that memory holds; else the one that comes nearest to that.
-fn best(builds: &mut Builds, model: &Model, machine: &Machine) -> Result<(Build, Fit), Failure> {
-    let mut nearest: Option<(Build, Fit)> = None;
-    for i in 0..builds.len() {
-        let build = builds.get(model, i)?;
-        let fit = fit(&build.needs, &machine.hardware);
-        if fit.verdict <= Verdict::Memory {
-            return Ok((build, fit));
-        }
-        let rank = |f: &Fit| (f.verdict, f.lacks, f.nvme);
-        if nearest.as_ref().is_none_or(|(_, before)| rank(&fit) < rank(before)) {
-            nearest = Some((build, fit));
-        }
+fn read_routes(path: &Path) -> Result<Routes, Failure> {
+    let told = |what: String| Failure::usage(anyhow!("--routes {}: {what}", path.display()));
+    let file = std::fs::File::open(path).map_err(|e| told(e.to_string()))?;
+    Routes::read(std::io::BufReader::new(file)).map_err(|e| told(e.to_string()))
+}
+
+/// What a build is chosen by.
+struct Wish<'a> {
+    context: usize,
+    layers: usize,
+    routes: Option<&'a Routes>,
+    min_tps: Option<f64>,
+}
+
+impl Wish<'_> {
+    fn predict(&self, build: &Build, machine: &Machine) -> Option<Prediction> {
+        predict(&Known {
+            needs: &build.needs,
+            work: &build.work,
+            context: self.context,
+            layers: self.layers,
+            hardware: &machine.hardware,
+            measured: machine.measured.as_ref()?,
+            routes: self.routes,
+        })
     }
-    nearest.ok_or_else(|| Failure::usage(anyhow!("no preset can be applied to this model; give one with --recipe")))
+
+    /// Whether a build fits, and is fast enough if that is asked for.
+    fn is_met(&self, build: &Build, fit: &Fit, machine: &Machine) -> bool {
+        let Some(least) = self.min_tps else { return fit.verdict != Verdict::No };
+        let predicted = self.predict(build, machine).map(|p| p.tokens_per_s).or(fit.tokens_per_s);
+        predicted.is_some_and(|[cautious, _]| cautious >= least)
+    }
+
+    /// The first (best) build that memory holds, or, where speed is asked for, that is fast enough; else the one that comes nearest.
+    fn best(&self, builds: &mut Builds, model: &Model, machine: &Machine) -> Result<(Build, Fit), Failure> {
+        let mut nearest: Option<(Build, Fit)> = None;
+        for i in 0..builds.len() {
+            let build = builds.get(model, i)?;
+            let fit = fit(&build.needs, &machine.hardware);
+            let found = match self.min_tps {
+                None => fit.verdict <= Verdict::Memory,
+                Some(_) => self.is_met(&build, &fit, machine),
+            };
+            if found {
+                return Ok((build, fit));
+            }
+            // Where speed is asked for, a smaller one that fits as well is nearer.
+            let rank = |f: &Fit| (f.verdict, f.lacks, f.nvme);
+            let nearer = |before: &Fit| match self.min_tps {
+                None => rank(&fit) < rank(before),
+                Some(_) => rank(&fit) <= rank(before),
+            };
+            if nearest.as_ref().is_none_or(|(_, before)| nearer(before)) {
+                nearest = Some((build, fit));
+            }
+        }
+        nearest.ok_or_else(|| Failure::usage(anyhow!("no preset can be applied to this model; give one with --recipe")))
+    }
 }
 
 /// Models of the catalogue, the largest first; their builds are worked out as they are needed.
@@ -144,7 +209,8 @@ impl Others {
                     builds.insert(Builds::of(model, None, context)?)
                 }
             };
-            let (build, fit) = best(builds, model, machine)?;
+            let any = Wish { context: self.context, layers: 0, routes: None, min_tps: None };
+            let (build, fit) = any.best(builds, model, machine)?;
             if fit.verdict <= Verdict::Memory {
                 return Ok(Some((model.path.display().to_string(), build)));
             }

@@ -71,6 +71,9 @@ impl Speaker {
         self.tell(&cost(&made, full));
         if self.globals.verbose {
             self.tell(&resident::told(self.generator.model()));
+            if let Some(used) = self.generator.model().nvme() {
+                self.tell(&resident::disk(&used));
+            }
         }
         Ok(made)
     }

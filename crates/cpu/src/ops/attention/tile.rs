@@ -162,6 +162,10 @@ pub fn attend<S: Simd, K: Scores, V: Element>(
     state: &mut State,
     mut ahead: Ahead<'_>,
 ) {
+    // Scales lie behind the values that are asked for while keys are read, and would come too late. Two to a line.
+    for line in block.key_scales.iter().chain(block.value_scales).step_by(2) {
+        s.prefetch(line);
+    }
     for tile in &queries.tiles {
         let seen = within(&tile.sees, base);
         if seen.is_empty() {

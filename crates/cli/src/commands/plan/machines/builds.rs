@@ -6,7 +6,7 @@ use crate::recipe;
 use ashlar_arch::{Class, Ffn, ModelSpec};
 use ashlar_formats::Spec;
 use ashlar_recipe::{Action, Choice};
-use ashlar_runtime::fit::Needs;
+use ashlar_runtime::fit::{Needs, Work};
 use ashlar_tensor::Order;
 use std::collections::HashMap;
 
@@ -27,6 +27,8 @@ pub struct Build {
     /// How many values are quantized, and not copied.
     pub quantized: u64,
     pub needs: Needs,
+    /// What a token does with weights, by format.
+    pub work: Vec<Work>,
 }
 
 /// The builds of one model.
@@ -80,15 +82,27 @@ fn presets(spec: &ModelSpec) -> Vec<String> {
 fn make(model: &Model, name: &str, context: usize) -> Result<Build, Failure> {
     let choices = recipe::open(name)?.choose(model.leaves.as_slice(), model.store(), None).or_usage()?;
     let mut bytes = HashMap::new();
+    let mut tensors = HashMap::new();
     let mut quantized = 0;
     for choice in choices.list.iter().filter(|c| c.leaf.role.class != Class::Mtp) {
-        bytes.insert(choice.leaf.name.as_str(), stored(model, choice)?);
+        let stored = stored(model, choice)?;
+        bytes.insert(choice.leaf.name.as_str(), stored);
+        tensors.insert(choice.leaf.name.as_str(), (stored, format(model, choice)));
         if matches!(choice.action, Action::Encode { .. }) {
             quantized += choice.leaf.params();
         }
     }
     let needs = Needs::of(model.spec()?, &bytes, context, ROWS);
-    Ok(Build { recipe: name.to_owned(), bytes: bytes.values().sum(), quantized, needs })
+    let work = Work::of(model.spec()?, &tensors);
+    Ok(Build { recipe: name.to_owned(), bytes: bytes.values().sum(), quantized, needs, work })
+}
+
+/// The format of a tensor in the pack.
+fn format(model: &Model, choice: &Choice) -> String {
+    match &choice.action {
+        Action::Keep => model.store().entry(&choice.leaf.name).map(|e| e.format.clone()).unwrap_or_default(),
+        Action::Encode { spec, .. } => spec.to_string(),
+    }
 }
 
 /// Bytes of a tensor in the pack; padding between tensors is below a thousandth.

@@ -2,7 +2,7 @@
 
 use crate::exit::{Failure, OrUsage};
 use anyhow::anyhow;
-use ashlar_recipe::{Hardware, Recipe, tier, tiers};
+use ashlar_recipe::{Hardware, Measured, Recipe, tier, tiers};
 use std::path::Path;
 
 /// Cores where a machine's description does not tell.
@@ -16,6 +16,8 @@ pub struct Machine {
     /// What it is, for people: the first line of its file.
     pub title: String,
     pub hardware: Hardware,
+    /// What its kernels reach, if `ashlar doctor` measured that.
+    pub measured: Option<Measured>,
     pub cores: usize,
 }
 
@@ -58,13 +60,24 @@ impl Machine {
         }
     }
 
+    /// The same machine, of whose memory a model may take so much.
+    pub fn limited(mut self, ram: u64) -> Self {
+        self.hardware.ram = ashlar_runtime::fit::with_usable_ram(ram);
+        if self.hardware.nvme == 0 {
+            self.hardware.nvme = 1 << 40;
+        }
+        self
+    }
+
     /// `place` is what messages call it.
     fn of(name: &str, place: &str, yaml: &str) -> Result<Self, Failure> {
         let recipe = Recipe::parse(yaml, place).or_usage()?;
         let none = || Failure::usage(anyhow!("{place}: has no `hardware`, such as `hardware: {{ram: 64GiB}}`"));
         let hardware = recipe.hardware().ok_or_else(none)?;
         let title = yaml.lines().next().and_then(|line| line.strip_prefix("# ")).unwrap_or(name).to_owned();
-        Ok(Self { name: name.to_owned(), title, hardware, cores: CORES })
+        let measured = recipe.measured().cloned();
+        let cores = measured.as_ref().map_or(CORES, |m| m.threads.max(1));
+        Ok(Self { name: name.to_owned(), title, hardware, measured, cores })
     }
 }
 
@@ -102,8 +115,9 @@ fn this() -> Result<Machine, Failure> {
     let ram = kib.ok_or_else(|| refuse("/proc/meminfo has no MemTotal"))?.saturating_mul(1024);
     Ok(Machine {
         name: "this".into(),
-        title: "This machine: its memory and cores; cards and disks have to be told.".into(),
+        title: "This machine: its memory and cores; `ashlar doctor` measures the rest.".into(),
         hardware: Hardware { ram, ..Hardware::default() },
+        measured: None,
         cores: std::thread::available_parallelism().map_or(CORES, usize::from),
     })
 }

@@ -5,7 +5,7 @@ use super::builds::Build;
 use super::machine::Machine;
 use crate::table::Table;
 use crate::units;
-use ashlar_runtime::fit::{Fit, Verdict};
+use ashlar_runtime::fit::{Fit, Prediction, Verdict};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -23,7 +23,7 @@ fn convert_seconds(build: &Build, machine: &Machine, source: u64) -> f64 {
 }
 
 pub fn json(row: &Row, source: u64) -> Value {
-    let Row { machine, build, fit, instead } = row;
+    let Row { machine, build, fit, prediction, instead } = row;
     let h = &machine.hardware;
     json!({
         "tier": machine.name,
@@ -35,6 +35,7 @@ pub fn json(row: &Row, source: u64) -> Value {
         "build": build.recipe,
         "fits": fit.verdict != Verdict::No,
         "fit": fit,
+        "prediction": prediction,
         "needs": build.needs,
         "pack_bytes": build.bytes,
         "disk_bytes": build.bytes + source,
@@ -51,7 +52,8 @@ pub fn json(row: &Row, source: u64) -> Value {
 pub fn text(rows: &[Row], context: usize, source: u64) -> String {
     let mut table =
         Table::new(&["machine", "verdict", "best build", ">pack", ">card", ">RAM", ">NVMe", ">tokens/s", ">convert"]);
-    for Row { machine, build, fit, .. } in rows {
+    for row in rows {
+        let Row { machine, build, fit, .. } = row;
         let bytes = |n: u64| if n == 0 { String::new() } else { units::bytes(n) };
         table.row([
             machine.name.clone(),
@@ -61,7 +63,7 @@ pub fn text(rows: &[Row], context: usize, source: u64) -> String {
             bytes(fit.vram),
             bytes(fit.ram),
             bytes(fit.nvme),
-            fit.tokens_per_s.map_or(String::new(), speed),
+            row.prediction.as_ref().map(|p| p.tokens_per_s).or(fit.tokens_per_s).map_or(String::new(), speed),
             units::duration(convert_seconds(build, machine, source)),
         ]);
     }
@@ -75,7 +77,30 @@ pub fn text(rows: &[Row], context: usize, source: u64) -> String {
         }
         out.push_str(&table.render());
     }
+    for row in rows {
+        if let Some(prediction) = &row.prediction {
+            let _ = write!(out, "\n{}", predicted(&row.machine.name, prediction));
+        }
+    }
     let _ = write!(out, "\n{}", notes(rows, context, source));
+    out
+}
+
+/// What is predicted for a machine whose kernels were measured.
+fn predicted(name: &str, prediction: &Prediction) -> String {
+    let mut out = format!("{name}, as measured: {} tokens/s", speed(prediction.tokens_per_s));
+    let [least, most] = prediction.hits;
+    if most < 1.0 {
+        let _ = write!(out, " with {:.0} - {:.0} % of used experts in memory", 100.0 * least, 100.0 * most);
+    }
+    let _ = writeln!(out, "; most of a token's time goes to {}", prediction.bottleneck);
+    for (tokens, [least, most]) in &prediction.first_token_s {
+        let tokens = units::thousands(*tokens as u64);
+        let _ = writeln!(out, "  first token of a prompt of {tokens}: {least:.1} - {most:.1} s");
+    }
+    for (what, gain) in &prediction.marginal {
+        let _ = writeln!(out, "  {what}: {gain:+.1} tokens/s");
+    }
     out
 }
 
