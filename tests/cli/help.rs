@@ -18,6 +18,8 @@ const COMMANDS: &[&str] = &[
     "doctor",
     "trace",
     "simulate",
+    "completions",
+    "man",
 ];
 
 #[test]
@@ -56,4 +58,20 @@ fn an_unknown_command_and_an_unknown_option_are_wrong_usage() {
 #[test]
 fn a_missing_path_is_wrong_usage_and_named() {
     ashlar!["inspect", "/no/such/model"].expect(2).says(&["/no/such/model"]);
+}
+
+#[test]
+fn completions_and_manual_pages_cover_every_command() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = ashlar!["completions", shell].expect(0).stdout;
+        assert!(COMMANDS.iter().all(|c| script.contains(c)) && script.contains("kv-dir"), "{shell}");
+    }
+    ashlar!["completions", "csh"].expect(2).says(&["csh", "bash"]);
+    let dir = tempfile::tempdir().unwrap();
+    ashlar!["man", dir.path().join("man1")].expect(0);
+    for command in COMMANDS {
+        let page = std::fs::read_to_string(dir.path().join(format!("man1/ashlar-{command}.1"))).unwrap();
+        assert!(page.contains(".SH NAME") && page.contains("Example"), "{command}");
+    }
+    assert!(std::fs::read_to_string(dir.path().join("man1/ashlar.1")).unwrap().contains("ashlar\\-serve"));
 }

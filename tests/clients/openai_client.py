@@ -17,7 +17,7 @@ QUESTION = [{"role": "user", "content": "In the beginning"}]
 
 def serve(program, model):
     """The running server and its address."""
-    command = [program, "serve", model, "--port", "0", "--context", "512", "--threads", "2"]
+    command = [program, "serve", model, "--port", "0", "--context", "512", "--threads", "2", "--log-level", "warn"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     for line in server.stderr:
         found = re.search(r"http://[^/]+", line)

@@ -5,12 +5,17 @@
 
 use crate::{BackendError, EntryFormat};
 use half::f16;
+use std::ops::Range;
 
 /// Positions of a page. A sequence takes memory page by page.
 pub const KV_PAGE: usize = 64;
 
 /// Positions that a layer with a sliding window keeps beyond its window, so that a sequence can be cut back a little.
 pub const KV_KEPT: usize = 256;
+
+/// Positions that are saved together ([`crate::Backend::save`]). A multiple of [`KV_PAGE`] and of the positions that pooled
+/// entries are made of; no more than [`KV_KEPT`], so that a sequence that was fed in chunks of as many can be saved as it goes.
+pub const KV_SAVED: usize = 256;
 
 /// Entries of a value that share a scale in [`KvFormat::Q8`]. A key has one scale: finer ones would cost kernels a
 /// multiplication per score and group, and bring less (docs/numerics.md).
@@ -290,6 +295,43 @@ impl Held {
         self.reached = reached.max(self.positions);
         Ok(())
     }
+
+    /// What a slot holds that got its first `positions` from [`crate::Backend::restore`]. It cannot be cut back further: what
+    /// windows need before that may never have been saved.
+    #[must_use]
+    pub fn restored(positions: usize) -> Self {
+        Self { positions, reached: positions.saturating_add(KV_KEPT) }
+    }
+
+    /// Whether the positions of `range` can be saved; then whether caches with windows still hold all that is needed to go on
+    /// at its end.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if the range is no multiple of [`KV_SAVED`], or not held.
+    pub fn saves(&self, range: &Range<usize>) -> Result<bool, BackendError> {
+        if whole(range) && range.end <= self.positions {
+            return Ok(can_go_on(self.reached, range.end));
+        }
+        Err(not_saved(range, self.positions))
+    }
+
+    /// Whether the positions of `range` can be restored.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if the range is no multiple of [`KV_SAVED`], or would leave a gap.
+    pub fn restores(&self, range: &Range<usize>) -> Result<(), BackendError> {
+        if whole(range) && range.start <= self.positions { Ok(()) } else { Err(not_saved(range, self.positions)) }
+    }
+}
+
+fn whole(range: &Range<usize>) -> bool {
+    range.start < range.end && range.start.is_multiple_of(KV_SAVED) && range.end.is_multiple_of(KV_SAVED)
+}
+
+fn not_saved(range: &Range<usize>, held: usize) -> BackendError {
+    let what =
+        format!("positions {range:?} of a slot that holds {held}: expected whole blocks of {KV_SAVED} up to there");
+    BackendError::Operand { op: "cache", what }
 }
 
 #[cfg(test)]

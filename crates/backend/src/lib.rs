@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use ashlar_formats::Spec;
+use std::ops::Range;
 
 mod arena;
 mod batch;
@@ -25,8 +26,8 @@ pub use arena::{ARENA_ALIGN, Arena, Reserved};
 pub use batch::{Batch, SequenceRows};
 pub use gated::gated;
 pub use kv::{
-    CacheShape, Held, KV_KEPT, KV_PAGE, KvFormat, KvHeads, Q8_VALUE_GROUP, Stored, can_go_on, forgotten, round_q8,
-    to_f16, tokens_held,
+    CacheShape, Held, KV_KEPT, KV_PAGE, KV_SAVED, KvFormat, KvHeads, Q8_VALUE_GROUP, Stored, can_go_on, forgotten,
+    round_q8, to_f16, tokens_held,
 };
 pub use native::{EntryFormat, round_key};
 pub use observe::{MatmulInput, Observer, Routed, first_columns};
@@ -167,6 +168,44 @@ pub trait Backend: Send {
     /// Cuts a slot of every cache back to its first `positions`; the pages behind them are free again.
     fn truncate(&mut self, slot: usize, positions: usize);
 
+    /// The name of what [`Backend::save`] writes; `None` for a device that cannot. What a device saved, every device of the same
+    /// name may restore that holds the same weights: it computes the same bits from it.
+    fn saved_as(&self) -> Option<String> {
+        None
+    }
+
+    /// Appends to `out` what a cache holds of the positions `range` of a slot, which begins and ends at multiples of
+    /// [`KV_SAVED`]. Returns whether a sequence can go on at `range.end` with this and all that was saved before it: false
+    /// if a window has forgotten what that would need.
+    ///
+    /// # Errors
+    /// [`BackendError::Unsupported`]; [`BackendError::Operand`] if there is no such cache, slot or range.
+    fn save(
+        &mut self,
+        _cache: CacheId,
+        _slot: usize,
+        _range: Range<usize>,
+        _out: &mut Vec<u8>,
+    ) -> Result<bool, BackendError> {
+        Err(no_save("save"))
+    }
+
+    /// Takes back the bytes that [`Backend::save`] wrote, behind what the slot holds before `range`. The slot holds
+    /// [`Held::restored`] then.
+    ///
+    /// # Errors
+    /// As [`Backend::save`]; [`BackendError::Operand`] also if the bytes are not those of such a range, and
+    /// [`BackendError::Memory`]. The slot is to be cut back to 0 then.
+    fn restore(
+        &mut self,
+        _cache: CacheId,
+        _slot: usize,
+        _range: Range<usize>,
+        _bytes: &[u8],
+    ) -> Result<(), BackendError> {
+        Err(no_save("restore"))
+    }
+
     /// Memory of the device besides weights.
     fn memory(&self) -> Memory;
 
@@ -202,4 +241,9 @@ pub trait Backend: Send {
     /// # Errors
     /// [`BackendError::Operand`] if they are no whole rows, [`BackendError::Capacity`] if they are too many.
     fn write(&mut self, buffer: BufferId, values: &[f32]) -> Result<(), BackendError>;
+}
+
+fn no_save(op: &'static str) -> BackendError {
+    let why = "this device keeps no keys and values outside itself".to_owned();
+    BackendError::Unsupported { backend: "device", op, why }
 }

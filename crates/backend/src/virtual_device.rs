@@ -9,6 +9,7 @@ use crate::{
     Weight, WeightId,
 };
 use ashlar_formats::Spec;
+use std::ops::Range;
 
 /// A device with a budget, on the kernels of another.
 pub struct Virtual {
@@ -58,6 +59,24 @@ impl Backend for Virtual {
 
     fn truncate(&mut self, slot: usize, positions: usize) {
         self.inner.truncate(slot, positions);
+    }
+
+    fn saved_as(&self) -> Option<String> {
+        self.inner.saved_as()
+    }
+
+    fn save(
+        &mut self,
+        cache: CacheId,
+        slot: usize,
+        range: Range<usize>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, BackendError> {
+        self.inner.save(cache, slot, range, out)
+    }
+
+    fn restore(&mut self, cache: CacheId, slot: usize, range: Range<usize>, bytes: &[u8]) -> Result<(), BackendError> {
+        self.inner.restore(cache, slot, range, bytes)
     }
 
     fn memory(&self) -> Memory {

@@ -50,6 +50,8 @@ pub enum Command {
     Doctor(commands::doctor::Doctor),
     Trace(commands::trace::Trace),
     Simulate(commands::simulate::Simulate),
+    Completions(commands::completions::Completions),
+    Man(commands::man::Man),
 }
 
 impl Command {
@@ -75,6 +77,8 @@ impl Command {
             Self::Doctor(c) => c.run(globals),
             Self::Trace(c) => c.run(globals),
             Self::Simulate(c) => c.run(globals),
+            Self::Completions(c) => c.run(),
+            Self::Man(c) => c.run(globals),
         }
     }
 }

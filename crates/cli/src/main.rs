@@ -11,6 +11,7 @@ mod exit;
 mod hub;
 mod interrupt;
 mod license;
+mod log;
 mod model;
 mod output;
 mod placement;

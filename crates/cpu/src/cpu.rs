@@ -17,6 +17,7 @@ use ashlar_formats::Spec;
 use ashlar_simd::Isa;
 use ashlar_tensor::Order;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Cosines and sines of a batch.
@@ -223,6 +224,25 @@ impl Backend for Cpu {
 
     fn truncate(&mut self, slot: usize, positions: usize) {
         self.caches.truncate(slot, positions);
+    }
+
+    fn saved_as(&self) -> Option<String> {
+        // Kernels of another ISA add in another order.
+        Some(format!("cpu 1, {}, {:?}", self.isa, self.mode))
+    }
+
+    fn save(
+        &mut self,
+        cache: CacheId,
+        slot: usize,
+        range: Range<usize>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, BackendError> {
+        self.caches.save(cache, slot, &range, out)
+    }
+
+    fn restore(&mut self, cache: CacheId, slot: usize, range: Range<usize>, bytes: &[u8]) -> Result<(), BackendError> {
+        self.caches.restore(cache, slot, &range, bytes)
     }
 
     fn memory(&self) -> Memory {

@@ -4,6 +4,7 @@
 //! (`dsml`, DeepSeek-V4's). [`Think`] is how much the model shall reason, as far as its form has a switch for that.
 //! [`Splitter`] takes a reply apart as it comes.
 
+mod calls;
 mod dsml;
 mod functions;
 mod message;
@@ -85,7 +86,7 @@ impl Chat {
         match &self.form {
             Form::Template(t) => {
                 let text = t.render_at(conversation, true, SystemTime::now())?;
-                let reply = t.reply(&text);
+                let reply = t.reply(&text, !conversation.tools.is_empty());
                 Ok(Prompt { text, reply })
             }
             Form::Dsml(d) => d.encode(conversation),
@@ -98,7 +99,7 @@ impl Chat {
     /// [`RuntimeError::Reply`] if they are not written as the model was told to.
     pub fn calls(&self, text: &str) -> Result<Vec<ToolCall>, RuntimeError> {
         match &self.form {
-            Form::Template(_) => Ok(Vec::new()),
+            Form::Template(t) => t.calls(text),
             Form::Dsml(_) => dsml::parse(text),
         }
     }

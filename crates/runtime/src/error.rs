@@ -124,6 +124,14 @@ pub enum RuntimeError {
         /// The format of keys and values.
         format: &'static str,
     },
+    /// The directory of `--kv-dir`.
+    #[error("{dir}: {what}")]
+    Prefixes {
+        /// The directory.
+        dir: String,
+        /// What is wrong and what to do.
+        what: String,
+    },
     /// The tokenizer file, or a text it cannot encode.
     #[error("{file}: {what}")]
     Tokenizer {

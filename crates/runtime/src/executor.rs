@@ -13,7 +13,11 @@ use ashlar_backend::{
     Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Operand, Records, WeightId,
 };
 use ashlar_tensor::{Bytes, Report, TensorStore};
+use std::ops::Range;
 use std::sync::Arc;
+
+/// Bytes of the length before what a cache saved.
+const LENGTH: usize = size_of::<u64>();
 
 /// Where weights come from.
 pub(crate) struct Source<'a> {
@@ -35,6 +39,8 @@ pub(crate) struct Executor {
     named: Vec<usize>,
     /// By step: the next mixture of experts on the same device, which is guessed from what this one read.
     guessed: Vec<Option<(usize, BufferId)>>,
+    /// Device and cache, in the order of the draft.
+    caches: Vec<(usize, CacheId)>,
 }
 
 /// More rows use most experts anyway.
@@ -93,8 +99,9 @@ impl Executor {
         }
         let logits = operands.buffer(placement.logits, draft.program.logits, draft, &mut devices)?;
         check(placement, &devices)?;
+        let caches = placement.caches.iter().copied().zip(operands.caches).collect();
         let (named, guessed) = ahead(&steps, source.streamed.is_some());
-        Ok(Self { devices, steps, logits: (placement.logits, logits), named, guessed })
+        Ok(Self { devices, steps, logits: (placement.logits, logits), named, guessed, caches })
     }
 
     /// Runs all steps on a batch and returns its logits.
@@ -134,6 +141,38 @@ impl Executor {
     /// Cuts a slot back on all devices.
     pub fn truncate(&mut self, slot: usize, positions: usize) {
         self.devices.iter_mut().for_each(|device| device.truncate(slot, positions));
+    }
+
+    /// What all devices call what they save, or the name of one that cannot.
+    pub fn saved_as(&self) -> Result<String, String> {
+        let names = self.devices.iter().map(|device| device.saved_as().ok_or_else(|| device.describe()));
+        Ok(names.collect::<Result<Vec<_>, _>>()?.join(" + "))
+    }
+
+    /// Appends what every cache holds of a block of positions, each behind its length. Whether one can go on at its end.
+    pub fn save(&mut self, slot: usize, block: &Range<usize>, out: &mut Vec<u8>) -> Result<bool, BackendError> {
+        let mut all = true;
+        for (device, cache) in &self.caches {
+            let at = out.len();
+            out.extend_from_slice(&[0; LENGTH]);
+            all &= self.devices[*device].save(*cache, slot, block.clone(), out)?;
+            let length = ((out.len() - at - LENGTH) as u64).to_le_bytes();
+            out[at..at + LENGTH].copy_from_slice(&length);
+        }
+        Ok(all)
+    }
+
+    /// Takes them back. After an error the slot is to be cut back to 0.
+    pub fn restore(&mut self, slot: usize, block: &Range<usize>, mut bytes: &[u8]) -> Result<(), BackendError> {
+        let short = || BackendError::Operand { op: "restore", what: "the block is too short".into() };
+        for (device, cache) in &self.caches {
+            let (length, rest) = bytes.split_first_chunk::<LENGTH>().ok_or_else(short)?;
+            let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+            let (own, rest) = rest.split_at_checked(length).ok_or_else(short)?;
+            self.devices[*device].restore(*cache, slot, block.clone(), own)?;
+            bytes = rest;
+        }
+        if bytes.is_empty() { Ok(()) } else { Err(short()) }
     }
 
     /// What all devices keep besides weights.

@@ -127,6 +127,34 @@ impl KvUse {
         }
     }
 
+    /// What is stored, and how: whoever stores the same can read it.
+    pub(crate) fn saved_as(&self) -> String {
+        self.shapes.iter().map(|shape| format!("{:?};", shape.stored)).collect()
+    }
+
+    /// Whether a layer forgets what lies behind its window.
+    pub(crate) fn forgets(&self) -> bool {
+        self.windowed
+    }
+
+    /// Whether nothing is forgotten that a sequence needs which goes on at `position`.
+    pub(crate) fn goes_on(&self, slot: usize, position: usize) -> bool {
+        self.go_on(slot, position) == position
+    }
+
+    /// Whether a slot may hold so many positions beside what the others hold.
+    pub(crate) fn has_room(&self, slot: usize, positions: usize) -> bool {
+        let needed = self.used_besides(slot).saturating_add(self.bytes(positions, 0));
+        self.budget.is_none_or(|budget| needed <= budget)
+    }
+
+    /// A slot got its first positions from elsewhere.
+    pub(crate) fn restored(&mut self, slot: usize, positions: usize) {
+        if let Some(held) = self.slots.get_mut(slot) {
+            *held = if self.windowed { Held::restored(positions) } else { Held { positions, reached: positions } };
+        }
+    }
+
     /// A batch begins: what its slots hold from its positions on is gone.
     pub(crate) fn begin(&mut self, batch: &Batch) {
         for part in &batch.sequences {

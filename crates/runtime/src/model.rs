@@ -6,6 +6,7 @@
 use crate::bench::{Profile, TokenCost};
 use crate::devices::Settings;
 use crate::executor::{Executor, Source};
+use crate::holdings::{Holding, holdings};
 use crate::kv::KvUse;
 use crate::nvme::{self, ExpertStore, NvmeUse, Plan, expert_matrix};
 use crate::open::{Opened, open};
@@ -18,6 +19,7 @@ use ashlar_backend::{ActivationMode, Batch, Memory, Observer};
 use ashlar_source::SideDir;
 use ashlar_tensor::{Report, TensorStore};
 use serde_json::Value;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -86,6 +88,7 @@ pub struct Model {
     kv: KvUse,
     token_cost: TokenCost,
     weights: Weights,
+    holdings: Vec<Holding>,
     profile: Option<Profile>,
 }
 
@@ -143,12 +146,26 @@ impl Model {
         let executor = executor?;
         let populate = Populate::start(source.kept.unwrap_or_default());
         placement.steps.clear();
+        let holdings = holdings(&draft, &placement, &bytes);
         let kv = KvUse::new(&draft.caches, sizes.kv, options.kv_budget, sizes.sequences);
         executor.notes().iter().for_each(|note| report.note(note));
         let token_cost = TokenCost::of(&spec, &*store);
         let (context, chunk) = (sizes.context, sizes.rows);
         let weights = Weights { bytes: weight_bytes, residency, nvme, _populate: populate };
-        Ok(Self { spec, config, dir, executor, placement, context, chunk, kv, token_cost, weights, profile: None })
+        Ok(Self {
+            spec,
+            config,
+            dir,
+            executor,
+            placement,
+            context,
+            chunk,
+            kv,
+            token_cost,
+            weights,
+            holdings,
+            profile: None,
+        })
     }
 
     /// The model as data.
@@ -185,6 +202,12 @@ impl Model {
     #[must_use]
     pub fn memory(&self) -> Memory {
         self.executor.memory()
+    }
+
+    /// What lies where, by class and layer.
+    #[must_use]
+    pub fn holdings(&self) -> &[Holding] {
+        &self.holdings
     }
 
     /// Bytes of the weights, as they are stored.
@@ -256,6 +279,38 @@ impl Model {
     pub fn release(&mut self, slot: usize) {
         self.kv.truncate(slot, 0);
         self.executor.truncate(slot, 0);
+    }
+
+    /// What the bytes of [`Model::save`] are called: the same name means the same bits, given the same weights.
+    ///
+    /// # Errors
+    /// The device that cannot save.
+    pub fn saved_as(&self) -> Result<String, String> {
+        Ok(format!("{}, {}", self.executor.saved_as()?, self.kv.saved_as()))
+    }
+
+    /// Appends what all caches hold of a block of positions of a slot: whole blocks of [`ashlar_backend::KV_SAVED`] that the
+    /// slot holds. False if a sequence cannot go on at its end, because a window has forgotten what it would need.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Backend`] if the device cannot, or the slot does not hold the block.
+    pub fn save(&mut self, slot: usize, block: &Range<usize>, out: &mut Vec<u8>) -> Result<bool, RuntimeError> {
+        Ok(self.executor.save(slot, block, out)?)
+    }
+
+    /// Takes a block back, behind what the slot holds before it. What it held from there on is gone.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Context`]; [`RuntimeError::Backend`] if the bytes are not those of such a block, or there is no memory:
+    /// the slot is empty then.
+    pub fn restore(&mut self, slot: usize, block: &Range<usize>, bytes: &[u8]) -> Result<(), RuntimeError> {
+        self.check("the block", block.end)?;
+        if let Err(error) = self.executor.restore(slot, block, bytes) {
+            self.release(slot);
+            return Err(error.into());
+        }
+        self.kv.restored(slot, block.end);
+        Ok(())
     }
 
     /// What one token costs at least.

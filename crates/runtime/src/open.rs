@@ -57,6 +57,32 @@ pub fn open(path: &Path, report: &dyn Report) -> Result<Opened, RuntimeError> {
     Ok(Opened { store, config, spec, dir, is_pack, identity, placement })
 }
 
+/// Tensors of a checkpoint of which bytes are read for [`fingerprint`], and how many of each.
+const SAMPLES: [usize; 2] = [4096, 1024];
+
+/// A hash that only the same weights and config have: of a pack its identity, which covers checksums of all bytes; of a
+/// checkpoint also bytes out of the middle of its tensors, evenly chosen where there are very many.
+///
+/// # Errors
+/// As [`open`], and if a tensor cannot be read.
+pub fn fingerprint(path: &Path, report: &dyn Report) -> Result<String, RuntimeError> {
+    let Opened { store, identity, is_pack, .. } = open(path, report)?;
+    if is_pack {
+        return Ok(identity);
+    }
+    let [tensors, bytes] = SAMPLES;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(identity.as_bytes());
+    let entries = store.entries();
+    for entry in entries.iter().step_by(entries.len().div_ceil(tensors).max(1)) {
+        let Some(plane) = entry.planes.first() else { continue };
+        let mut sample = vec![0; usize::try_from(plane.bytes).unwrap_or(usize::MAX).min(bytes)];
+        store.read(entry, 0, (plane.bytes - sample.len() as u64) / 2, &mut sample)?;
+        hasher.update(&sample);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
 /// The recipe of a pack, if it places anything.
 fn packed(recipe: &str) -> Option<PlacementText> {
     // Most say nothing, and some have thousands of rules.

@@ -3,7 +3,8 @@
 use super::bench::{Bench, Pair};
 use super::{Stop, Suite};
 use crate::{
-    AttentionOptions, Batch, BufferId, CacheId, CacheShape, KvFormat, KvHeads, Op, SequenceRows, Stored, WeightId,
+    AttentionOptions, Batch, BufferId, CacheId, CacheShape, KV_SAVED, KvFormat, KvHeads, Op, SequenceRows, Stored,
+    WeightId,
 };
 
 #[derive(Clone, Copy)]
@@ -68,6 +69,38 @@ pub fn long(suite: &mut Suite<'_>) {
             suite.case(format!("{} {} positions", shape.name(), LONG), |b| many_pages(b, shape));
         }
     }
+}
+
+/// A sequence that goes on in a slot that was given what another holds, beside that other.
+pub fn saved(suite: &mut Suite<'_>) {
+    for format in KvFormat::ALL {
+        for (heads, window, values_in_keys) in [
+            ([4, 2, 32], None, None),
+            ([4, 1, 48], None, Some(32)),
+            ([2, 1, 32], Some(70), None),
+            ([2, 2, 20], Some(300), None),
+        ] {
+            let shape = Shape { format, values_in_keys, capacity: LONG, ..shape(heads, window) };
+            suite.case(format!("save, restore, {}", shape.name()), |b| goes_on_elsewhere(b, shape));
+        }
+    }
+}
+
+fn goes_on_elsewhere(b: &mut Bench, shape: Shape) -> Result<(), Stop> {
+    let o = shape.operands(b)?;
+    let part = |slot, rows, position| SequenceRows { slot, rows, position };
+    // Something is in the way.
+    shape.step(b, &o, &Batch::of(1, 0, &[0; 90]))?;
+    for (position, block) in [(0, 0..KV_SAVED), (300, KV_SAVED..2 * KV_SAVED)] {
+        shape.step(b, &o, &Batch::of(0, position, &[0; 300]))?;
+        if !b.hand_over(o.cache, [0, 1], block.clone())? {
+            return Err(Stop::Fail(format!("one cannot go on at {}", block.end)));
+        }
+    }
+    let both = vec![part(0, 0..5, 512), part(1, 5..12, 512)];
+    shape.step(b, &o, &Batch { tokens: vec![0; 12], sequences: both, ..Batch::default() })?;
+    shape.step(b, &o, &Batch::of(1, 519, &[0; 200]))?;
+    shape.step(b, &o, &Batch::of(1, 719, &[0]))
 }
 
 /// With what only some models have.

@@ -4,6 +4,7 @@ use super::random::Random;
 use super::weights::{self, Stored};
 use super::{Stop, Tolerances};
 use crate::{Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Op, Reference, Support, Weight, WeightId};
+use std::ops::Range;
 
 /// An operand on the device and on the reference.
 pub type Pair<T> = [T; 2];
@@ -62,6 +63,24 @@ impl Bench {
     pub fn truncate(&mut self, slot: usize, positions: usize) {
         self.device.truncate(slot, positions);
         self.reference.truncate(slot, positions);
+    }
+
+    /// Gives one slot of a cache what another holds of a block, by way of bytes, on both; whether one can go on from there.
+    pub fn hand_over(
+        &mut self,
+        cache: Pair<CacheId>,
+        [from, to]: [usize; 2],
+        range: Range<usize>,
+    ) -> Result<bool, Stop> {
+        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+        let goes_on = self.device.save(cache[0], from, range.clone(), &mut bytes)?;
+        self.reference.save(cache[1], from, range.clone(), &mut whole)?;
+        if self.device.restore(cache[0], to, range.clone(), bytes.get(1..).unwrap_or_default()).is_ok() {
+            return Err(Stop::Fail("bytes without the first were taken".into()));
+        }
+        self.device.restore(cache[0], to, range.clone(), &bytes)?;
+        self.reference.restore(cache[1], to, range, &whole)?;
+        Ok(goes_on)
     }
 
     /// A buffer with random rows, one of them with a value far larger than the others.

@@ -4,8 +4,8 @@ use super::bench::{Bench, Pair};
 use super::weights::Stored as Weights;
 use super::{Stop, Suite};
 use crate::{
-    AttentionOptions, Batch, BufferId, CacheId, CacheShape, Entries, EntryFormat, HeadRope, KvFormat, KvHeads, Op,
-    SequenceRows, Stored, WeightId,
+    AttentionOptions, Batch, BufferId, CacheId, CacheShape, Entries, EntryFormat, HeadRope, KV_SAVED, KvFormat,
+    KvHeads, Op, SequenceRows, Stored, WeightId,
 };
 use ashlar_arch::{Rope, RopeScaling};
 use std::sync::Arc;
@@ -45,7 +45,7 @@ pub fn cases(suite: &mut Suite<'_>) {
         let name =
             format!("compress, select_entries, attention ratio={ratio} overlap={overlap} select={select} {format:?}");
         suite.case(name, |b| {
-            let o = operands(b, ratio, overlap, format)?;
+            let o = operands(b, [ratio, CAPACITY], overlap, format)?;
             let part = |slot, rows, position| SequenceRows { slot, rows, position };
             for sequences in [
                 vec![part(0, 0..21, 0)],
@@ -65,7 +65,43 @@ pub fn cases(suite: &mut Suite<'_>) {
     }
 }
 
-fn operands(b: &mut Bench, ratio: usize, overlap: bool, format: EntryFormat) -> Result<Operands, Stop> {
+/// As [`super::attention::saved`], with all three caches of such a layer.
+pub fn saved(suite: &mut Suite<'_>) {
+    for (ratio, overlap, format) in
+        [(4, true, EntryFormat::F32), (128, false, EntryFormat::F16), (4, true, EntryFormat::Fp8 { plain: 48 })]
+    {
+        suite.case(format!("save, restore, compress ratio={ratio} overlap={overlap} {format:?}"), |b| {
+            let o = operands(b, [ratio, 1024], overlap, format)?;
+            let widths = [ratio, if overlap { 2 * WIDTH } else { WIDTH }];
+            for position in (0..13 * ROWS).step_by(ROWS) {
+                step(b, &o, &Batch::of(0, position, &[0; ROWS]), widths, overlap)?;
+                let end = (position + ROWS) / KV_SAVED * KV_SAVED;
+                if end <= position {
+                    continue;
+                }
+                for cache in [o.tokens, o.entries, o.keys] {
+                    if !b.hand_over(cache, [0, 1], end - KV_SAVED..end)? {
+                        return Err(Stop::Fail(format!("one cannot go on at {end}")));
+                    }
+                }
+            }
+            let part = |slot, rows, position| SequenceRows { slot, rows, position };
+            for sequences in [vec![part(0, 0..7, 512), part(1, 7..16, 512)], vec![part(1, 0..40, 521)]] {
+                let rows = sequences.last().map_or(0, |s| s.rows.end);
+                let batch = Batch { tokens: vec![0; rows], sequences, ..Batch::default() };
+                step(b, &o, &batch, widths, overlap)?;
+            }
+            Ok(())
+        });
+    }
+}
+
+fn operands(
+    b: &mut Bench,
+    [ratio, capacity]: [usize; 2],
+    overlap: bool,
+    format: EntryFormat,
+) -> Result<Operands, Stop> {
     let wide = if overlap { 2 * WIDTH } else { WIDTH };
     let native = matches!(format, EntryFormat::Fp8 { .. }).then_some(48);
     let heads = KvHeads { count: 1, dim: WIDTH, values_in_keys: true, window: Some(6), native };
@@ -81,9 +117,9 @@ fn operands(b: &mut Bench, ratio: usize, overlap: bool, format: EntryFormat) -> 
         out: b.buffer(ROWS, HEADS * WIDTH)?,
         position: b.weight(&f32, ratio, wide)?,
         norm: b.vector(WIDTH, 1.0)?,
-        tokens: b.cache(&shape(CAPACITY, Stored::Tokens { width: wide, kept: 2 * ratio }))?,
-        entries: b.cache(&shape(CAPACITY / ratio, Stored::Entries { width: WIDTH, ratio, format }))?,
-        keys: b.cache(&shape(CAPACITY, Stored::Heads(heads, KvFormat::F16)))?,
+        tokens: b.cache(&shape(capacity, Stored::Tokens { width: wide, kept: 2 * ratio }))?,
+        entries: b.cache(&shape(capacity / ratio, Stored::Entries { width: WIDTH, ratio, format }))?,
+        keys: b.cache(&shape(capacity, Stored::Heads(heads, KvFormat::F16)))?,
     })
 }
 

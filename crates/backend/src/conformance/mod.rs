@@ -18,6 +18,7 @@ mod moe;
 mod qk_norm_rope;
 mod random;
 mod rms_norm;
+mod saved;
 mod select_rows;
 mod sigmoid_gate;
 mod weights;
@@ -130,6 +131,7 @@ pub fn run(make: &mut dyn FnMut() -> Box<dyn Backend>, tolerances: &Tolerances) 
     attention::stored(&mut suite);
     attention::long(&mut suite);
     copies::cases(&mut suite);
+    saved::cases(&mut suite);
     suite.report
 }
 

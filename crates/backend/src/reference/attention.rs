@@ -2,8 +2,10 @@
 
 use super::{Reference, linear::dot};
 use crate::{
-    BackendError, Batch, BufferId, CacheId, CacheShape, Entries, EntryFormat, KvFormat, SequenceRows, Stored, round_key,
+    BackendError, Batch, BufferId, CacheId, CacheShape, Entries, EntryFormat, Held, KV_SAVED, KvFormat, SequenceRows,
+    Stored, round_key,
 };
+use std::ops::Range;
 
 const OP: &str = "attention";
 
@@ -93,6 +95,56 @@ impl Cache {
         Ok(())
     }
 
+    /// Appends rows of both planes.
+    pub fn save(&self, slot: usize, range: &Range<usize>, out: &mut Vec<u8>) -> Result<bool, BackendError> {
+        let rows = self.rows(range)?;
+        let slot = self.slots.get(slot).ok_or_else(|| wrong(format!("no slot {slot}")))?;
+        for plane in [&slot.keys, &slot.values] {
+            // Pooled entries have no values.
+            let values = if plane.is_empty() { Some(&[][..]) } else { plane.get(rows.clone()) };
+            let values = values.ok_or_else(|| wrong(format!("positions {range:?} are not held")))?;
+            out.extend_from_slice(&(values.len() as u64).to_le_bytes());
+            values.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()));
+        }
+        Ok(true)
+    }
+
+    /// Takes them back.
+    pub fn restore(&mut self, slot: usize, range: &Range<usize>, mut bytes: &[u8]) -> Result<(), BackendError> {
+        let (rows, width) = (self.rows(range)?, self.width().max(1));
+        if rows.end > self.shape.capacity.saturating_mul(width) {
+            let what = format!("positions of cache slot {slot}");
+            return Err(BackendError::Capacity { what, got: rows.end / width, capacity: self.shape.capacity });
+        }
+        let slot = self.slots.get_mut(slot).ok_or_else(|| wrong(format!("no slot {slot}")))?;
+        for plane in [&mut slot.keys, &mut slot.values] {
+            let (len, rest) = bytes.split_first_chunk().ok_or_else(|| wrong("too few bytes".into()))?;
+            let len = usize::try_from(u64::from_le_bytes(*len)).unwrap_or(usize::MAX);
+            let values = len.checked_mul(4).and_then(|n| rest.split_at_checked(n));
+            let (values, rest) = values.ok_or_else(|| wrong("too few bytes".into()))?;
+            if len > 0 && (len != rows.len() || plane.len() < rows.start) {
+                return Err(wrong(format!("{len} values for positions {range:?} behind {}", plane.len() / width)));
+            }
+            plane.truncate(rows.start);
+            plane.extend(values.as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)));
+            bytes = rest;
+        }
+        if bytes.is_empty() { Ok(()) } else { Err(wrong(format!("{} bytes too many", bytes.len()))) }
+    }
+
+    /// The values of a range of positions.
+    fn rows(&self, range: &Range<usize>) -> Result<Range<usize>, BackendError> {
+        let ratio = match self.shape.stored {
+            Stored::Entries { ratio, .. } => ratio.max(1),
+            Stored::Tokens { .. } | Stored::Heads(..) => 1,
+        };
+        if !KV_SAVED.is_multiple_of(ratio) {
+            return Err(wrong(format!("entries of {ratio} positions cannot be saved in blocks of {KV_SAVED}")));
+        }
+        Held { positions: range.end, reached: range.end }.saves(range)?;
+        Ok(range.start / ratio * self.width()..range.end / ratio * self.width())
+    }
+
     /// Bytes held, all of them f32.
     pub fn bytes(&self) -> u64 {
         self.slots.iter().map(|s| 4 * (s.keys.len() + s.values.len()) as u64).sum()
@@ -120,6 +172,10 @@ impl Cache {
     pub fn values(&self, slot: usize) -> &[f32] {
         self.slots.get(slot).map_or(&[], |s| &s.values)
     }
+}
+
+fn wrong(what: String) -> BackendError {
+    BackendError::Operand { op: "cache", what }
 }
 
 pub fn run(

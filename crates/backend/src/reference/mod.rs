@@ -30,6 +30,7 @@ use crate::{
 use ashlar_formats::Spec;
 use attention::Cache;
 use buffer::Buffer;
+use std::ops::Range;
 
 /// The oracle.
 #[derive(Default)]
@@ -171,6 +172,24 @@ impl Backend for Reference {
         self.caches.iter_mut().for_each(|cache| cache.truncate(slot, positions));
     }
 
+    fn saved_as(&self) -> Option<String> {
+        Some(format!("reference 1, {:?}", self.mode))
+    }
+
+    fn save(
+        &mut self,
+        cache: CacheId,
+        slot: usize,
+        range: Range<usize>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, BackendError> {
+        self.caches.get(cache.0 as usize).ok_or_else(|| no_cache(cache))?.save(slot, &range, out)
+    }
+
+    fn restore(&mut self, cache: CacheId, slot: usize, range: Range<usize>, bytes: &[u8]) -> Result<(), BackendError> {
+        self.caches.get_mut(cache.0 as usize).ok_or_else(|| no_cache(cache))?.restore(slot, &range, bytes)
+    }
+
     fn memory(&self) -> Memory {
         let activations = self.buffers.iter().map(|b| 4 * b.values.len() as u64).sum();
         Memory { activations, caches: self.caches.iter().map(Cache::bytes).sum() }
@@ -254,4 +273,8 @@ impl Backend for Reference {
         }
         self.store(buffer, width, values.to_vec(), "write")
     }
+}
+
+fn no_cache(id: CacheId) -> BackendError {
+    BackendError::Operand { op: "cache", what: format!("no cache {}", id.0) }
 }

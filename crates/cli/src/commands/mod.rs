@@ -2,12 +2,14 @@
 
 pub mod bench;
 pub mod calibrate;
+pub mod completions;
 pub mod convert;
 pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod inspect;
 pub mod logits;
+pub mod man;
 pub mod plan;
 pub mod pull;
 pub mod run;

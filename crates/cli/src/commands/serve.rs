@@ -3,12 +3,16 @@
 use crate::args::Globals;
 use crate::device::{self, DeviceArgs};
 use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
+use crate::hub;
+use crate::log::LogArgs;
 use crate::output;
 use crate::sampling::SamplingArgs;
 use anyhow::{Context, anyhow};
 use ashlar_runtime::engine::{Engine, EngineOptions};
-use ashlar_runtime::{Chat, OpenOptions};
+use ashlar_runtime::prefixes::PrefixOptions;
+use ashlar_runtime::{Chat, OpenOptions, fingerprint};
 use ashlar_server::{Served, ServerOptions, Worker, serve};
+use ashlar_tensor::Silent;
 use clap::Args;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
@@ -26,6 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   ashlar serve Qwen3-30B-A3B-4bit
+  ashlar serve Qwen3-30B-A3B-4bit --kv-dir ~/.cache/ashlar/kv --kv-dir-size 20GiB
   ashlar serve Qwen3-30B-A3B-4bit --host 0.0.0.0 --key-file key.txt --max-sequences 16 --kv-budget 8GiB
   curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'")]
 pub struct Serve {
@@ -64,6 +69,12 @@ pub struct Serve {
     /// Memory that keys and values of all requests may take, such as 8GiB [default: as much as --max-sequences full contexts]
     #[arg(long, value_name = "BYTES", value_parser = ashlar_recipe::parse_bytes)]
     pub kv_budget: Option<u64>,
+    /// A folder in which beginnings of texts are kept, so that a restart need not read long prompts again [default: none]
+    #[arg(long, value_name = "DIR")]
+    pub kv_dir: Option<PathBuf>,
+    /// Bytes of that folder; what was used longest ago goes first
+    #[arg(long, value_name = "BYTES", default_value = "8GiB", value_parser = ashlar_recipe::parse_bytes)]
+    pub kv_dir_size: u64,
     /// The largest request
     #[arg(long, value_name = "BYTES", default_value = "16MiB", value_parser = ashlar_recipe::parse_bytes)]
     pub max_body: u64,
@@ -80,6 +91,8 @@ pub struct Serve {
     #[arg(long, value_name = "S", default_value_t = 30)]
     pub grace: u64,
     #[command(flatten)]
+    pub log: LogArgs,
+    #[command(flatten)]
     pub device: DeviceArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -92,6 +105,7 @@ impl Serve {
     /// If the model cannot be opened, or the address cannot be listened on.
     pub fn run(&self, globals: Globals) -> CommandResult {
         crate::model::check_path(&self.src)?;
+        self.log.start(globals.quiet);
         let key = self.key()?;
         // Before the model is loaded: a taken port should be told at once.
         let address = SocketAddr::new(self.host, self.port);
@@ -108,8 +122,14 @@ impl Serve {
         let chat = Chat::open(model.dir(), model.config()).map_err(|e| e.to_string());
         let engine_options =
             EngineOptions { queue: self.queue, chunk: self.chunk.get(), shared_chunk: self.shared_chunk.get() };
-        let engine = Engine::new(model, engine_options).map_err(device::failure)?;
-        let served = Served { tokenizer: Arc::clone(engine.tokenizer()), chat, context: engine.model().capacity() };
+        let mut engine = Engine::new(model, engine_options).map_err(device::failure)?;
+        if let Some(dir) = &self.kv_dir {
+            let model = fingerprint(&hub::local(&self.src)?, &Silent).map_err(device::failure)?;
+            let options = PrefixOptions { dir: dir.clone(), limit: self.kv_dir_size, model };
+            engine.keep_prefixes(&options).map_err(device::failure)?;
+        }
+        let (context, holdings) = (engine.model().capacity(), engine.model().holdings().to_vec());
+        let served = Served { tokenizer: Arc::clone(engine.tokenizer()), chat, context, holdings };
         let name = self.name.clone().unwrap_or_else(|| self.folder());
         let local = listener.local_addr().context("the address that is listened on")?;
         if !globals.quiet {

@@ -1,13 +1,16 @@
 //! Pooled entries, each in the bytes of its format: `[slot][entry][bytes]`.
 
 use crate::buffers::memory;
-use ashlar_backend::{BackendError, EntryFormat, SequenceRows};
+use ashlar_backend::{BackendError, EntryFormat, KV_SAVED, SequenceRows};
 use ashlar_tensor::AlignedBytes;
+use std::ops::Range;
 
 /// One cache.
 pub struct Entries {
     /// Values of an entry.
     pub width: usize,
+    /// Positions of an entry.
+    ratio: usize,
     /// How they are stored.
     pub format: EntryFormat,
     capacity: usize,
@@ -22,7 +25,12 @@ impl Entries {
     /// # Errors
     /// [`BackendError::Memory`] if the allocator refuses, [`BackendError::Operand`] if entries of that width cannot be stored
     /// so.
-    pub fn new(sequences: usize, capacity: usize, width: usize, format: EntryFormat) -> Result<Self, BackendError> {
+    pub fn new(
+        sequences: usize,
+        capacity: usize,
+        [width, ratio]: [usize; 2],
+        format: EntryFormat,
+    ) -> Result<Self, BackendError> {
         if !format.takes(width) {
             let what = format!("entries of {width} values cannot be stored as {format:?}");
             return Err(BackendError::Operand { op: "cache", what });
@@ -31,7 +39,7 @@ impl Entries {
         let stored = len.and_then(AlignedBytes::zeroed);
         let what = || format!("a cache of {sequences} × {capacity} entries");
         let stored = stored.ok_or_else(|| memory(len.unwrap_or(usize::MAX), what()))?;
-        Ok(Self { width, format, capacity, stored, held: vec![0; sequences] })
+        Ok(Self { width, ratio: ratio.max(1), format, capacity, stored, held: vec![0; sequences] })
     }
 
     /// Stores entries of one sequence, cutting the slot back to `part.position` first.
@@ -67,6 +75,52 @@ impl Entries {
         }
     }
 
+    /// Appends the stored bytes of the entries of a range of positions.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if they are not held.
+    pub fn save(&self, slot: usize, range: &Range<usize>, out: &mut Vec<u8>) -> Result<bool, BackendError> {
+        let entries = self.of(range)?;
+        let missing = || wrong(format!("slot {slot} holds {} entries, {entries:?} are to be saved", self.held(slot)));
+        let bytes = self.stored.get(self.place(slot, &entries)).filter(|_| entries.end <= self.held(slot));
+        out.extend_from_slice(bytes.ok_or_else(missing)?);
+        Ok(true)
+    }
+
+    /// Takes them back.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if they would leave a gap or are not as many bytes as entries have.
+    pub fn restore(&mut self, slot: usize, range: &Range<usize>, bytes: &[u8]) -> Result<(), BackendError> {
+        let entries = self.of(range)?;
+        let (place, held) = (self.place(slot, &entries), self.held(slot));
+        let to = self.stored.get_mut(place).filter(|to| to.len() == bytes.len() && entries.start <= held);
+        let to = to.filter(|_| entries.end <= self.capacity);
+        let slots = self.held.get_mut(slot);
+        let (Some(to), Some(slots)) = (to, slots) else {
+            return Err(wrong(format!(
+                "{} bytes for entries {entries:?} of slot {slot}, which holds {held}",
+                bytes.len()
+            )));
+        };
+        to.copy_from_slice(bytes);
+        *slots = entries.end;
+        Ok(())
+    }
+
+    fn of(&self, range: &Range<usize>) -> Result<Range<usize>, BackendError> {
+        if KV_SAVED.is_multiple_of(self.ratio) {
+            return Ok(range.start / self.ratio..range.end / self.ratio);
+        }
+        Err(wrong(format!("entries of {} positions cannot be saved in blocks of {KV_SAVED}", self.ratio)))
+    }
+
+    /// Where entries lie.
+    fn place(&self, slot: usize, entries: &Range<usize>) -> Range<usize> {
+        let (bytes, first) = (self.format.bytes(self.width), slot * self.capacity);
+        (first + entries.start) * bytes..(first + entries.end) * bytes
+    }
+
     /// Bytes of the entries held.
     pub fn bytes(&self) -> u64 {
         self.held.iter().map(|held| (held * self.format.bytes(self.width)) as u64).sum()
@@ -86,4 +140,8 @@ impl Entries {
             None => out.fill(0.0),
         }
     }
+}
+
+fn wrong(what: String) -> BackendError {
+    BackendError::Operand { op: "cache", what }
 }

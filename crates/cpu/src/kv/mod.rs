@@ -7,6 +7,7 @@
 mod element;
 mod entries;
 mod pages;
+mod saved;
 mod tokens;
 
 pub use element::{Element, F16, F32, Q8};
@@ -52,8 +53,8 @@ impl Caches {
     pub fn alloc(&mut self, shape: &CacheShape) -> Result<CacheId, BackendError> {
         let cache = match shape.stored {
             Stored::Tokens { width, kept } => Cache::Tokens(Tokens::new(shape.sequences, shape.capacity, width, kept)),
-            Stored::Entries { width, format, .. } => {
-                Cache::Entries(Entries::new(shape.sequences, shape.capacity, width, format)?)
+            Stored::Entries { width, ratio, format } => {
+                Cache::Entries(Entries::new(shape.sequences, shape.capacity, [width, ratio], format)?)
             }
             Stored::Heads(heads, format) => {
                 let class = self.pages.class(shape.page_bytes());

@@ -85,6 +85,18 @@ impl Pages {
         &class.slabs[slab][start..start + class.page_bytes]
     }
 
+    /// The same, to be written.
+    pub fn page_mut(&mut self, class: usize, id: PageId) -> &mut [u8] {
+        let class = &mut self.0[class];
+        let (slab, start) = class.place().of(id);
+        &mut class.slabs[slab][start..start + class.page_bytes]
+    }
+
+    /// Bytes of a page of a class.
+    pub fn page_bytes(&self, class: usize) -> usize {
+        self.0[class].page_bytes
+    }
+
     /// The slabs of a class, to be written, and where its pages lie in them.
     pub fn slabs(&mut self, class: usize) -> (&mut [AlignedBytes], Place) {
         let class = &mut self.0[class];

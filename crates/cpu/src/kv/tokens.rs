@@ -1,6 +1,7 @@
 //! Rows of tokens until no window needs them: two f32 rows per position, of the last few positions of every slot.
 
-use ashlar_backend::{BackendError, Held, KV_KEPT, SequenceRows, tokens_held};
+use ashlar_backend::{BackendError, Held, KV_KEPT, KV_SAVED, SequenceRows, tokens_held};
+use std::ops::Range;
 
 /// One cache.
 pub struct Tokens {
@@ -73,6 +74,60 @@ impl Tokens {
         }
     }
 
+    /// Appends the rows that whoever goes on at the end of `range` needs: their number, then both planes. None if some are
+    /// forgotten already.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if the positions are not held, or windows are longer than a block.
+    pub fn save(&self, slot: usize, range: &Range<usize>, out: &mut Vec<u8>) -> Result<bool, BackendError> {
+        let missing = || wrong(format!("no slot {slot}"));
+        let slot = self.slots.get(slot).ok_or_else(missing)?;
+        let goes_on = slot.held.saves(range)?;
+        let first = self.first_of(range)?;
+        if !goes_on || first < slot.first {
+            out.extend_from_slice(&0u64.to_le_bytes());
+            return Ok(false);
+        }
+        out.extend_from_slice(&((range.end - first) as u64).to_le_bytes());
+        let rows = (first - slot.first) * self.width..(range.end - slot.first) * self.width;
+        for plane in &slot.planes {
+            let rows =
+                plane.get(rows.clone()).ok_or_else(|| wrong(format!("rows {first}..{} are missing", range.end)))?;
+            out.extend_from_slice(bytemuck::cast_slice(rows));
+        }
+        Ok(true)
+    }
+
+    /// Takes them back.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if the bytes are not those of such rows.
+    pub fn restore(&mut self, slot: usize, range: &Range<usize>, bytes: &[u8]) -> Result<(), BackendError> {
+        let (first, width, capacity) = (self.first_of(range)?, self.width, self.capacity);
+        let slot = self.slots.get_mut(slot).filter(|_| range.end <= capacity);
+        let slot = slot.ok_or_else(|| wrong(format!("no slot for positions up to {}", range.end)))?;
+        slot.held.restores(range)?;
+        let (count, rows) = bytes.split_first_chunk().ok_or_else(|| wrong("too few bytes".into()))?;
+        let count = usize::try_from(u64::from_le_bytes(*count)).unwrap_or(usize::MAX);
+        if (count != 0 && count != range.end - first) || rows.len() as u64 != count as u64 * width as u64 * 8 {
+            return Err(wrong(format!("{} bytes are not {count} rows of {width} values, twice", rows.len())));
+        }
+        let (kv, gate) = rows.split_at(rows.len() / 2);
+        let values = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|v| f32::from_ne_bytes(*v)).collect();
+        *slot = Slot { held: Held::restored(range.end), first: range.end - count, planes: [values(kv), values(gate)] };
+        Ok(())
+    }
+
+    /// The first position that is needed to go on behind a range.
+    fn first_of(&self, range: &Range<usize>) -> Result<usize, BackendError> {
+        let needed = range.end.saturating_sub(self.kept);
+        if self.kept <= KV_SAVED {
+            Ok(needed.max(range.start))
+        } else {
+            Err(wrong(format!("windows of {} positions cannot be saved in blocks of {KV_SAVED}", self.kept)))
+        }
+    }
+
     /// Bytes of the rows held.
     pub fn bytes(&self) -> u64 {
         self.slots.iter().flat_map(|s| &s.planes).map(|plane| 4 * plane.len() as u64).sum()
@@ -109,6 +164,10 @@ impl Slot {
         }
         self.first += gone;
     }
+}
+
+fn wrong(what: String) -> BackendError {
+    BackendError::Operand { op: "cache", what }
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub enum ReplyForm {
         open: String,
         /// The second one.
         close: String,
-        /// What calls of tools begin with; they end with the reply.
+        /// What calls of tools begin with; they end with the reply. Also where there is no reasoning before them.
         calls: Option<String>,
     },
     /// Messages in channels, as gpt-oss writes them (OpenAI's harmony format): `analysis` is reasoning, `final` the answer;

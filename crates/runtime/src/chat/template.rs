@@ -7,6 +7,7 @@
 //! What a template knows of reasoning is read from the variables it asks for: `enable_thinking` or `thinking` is a switch,
 //! `reasoning_effort` a level. How its model divides replies, from the marks that stand in it.
 
+use super::calls::{self, Calls};
 use super::{Conversation, Message, ReplyForm, Think, ToolCall, functions};
 use crate::RuntimeError;
 use minijinja::syntax::SyntaxConfig;
@@ -93,16 +94,37 @@ impl ChatTemplate {
         off.into_iter().chain(on.iter().copied()).collect()
     }
 
-    /// How the model divides its reply to a prompt.
-    pub(super) fn reply(&self, prompt: &str) -> ReplyForm {
-        if self.source.contains("<|channel|>") && self.source.contains("<|message|>") {
+    /// How the model divides its reply to a prompt; calls are looked for if it was offered tools.
+    pub(super) fn reply(&self, prompt: &str, tools: bool) -> ReplyForm {
+        let calls = self.writes_calls();
+        if calls == Some(Calls::Channels) {
             return ReplyForm::Channels;
         }
+        let calls = calls.filter(|_| tools).map(|_| calls::OPEN.to_owned());
         let (open, close) = ("<think>".to_owned(), "</think>".to_owned());
-        if !self.source.contains(&close) && self.switch.is_none() {
+        if !self.source.contains(&close) && self.switch.is_none() && calls.is_none() {
             return ReplyForm::Plain;
         }
-        ReplyForm::Tags { begins_inside: prompt.trim_end().ends_with(&open), open, close, calls: None }
+        ReplyForm::Tags { begins_inside: prompt.trim_end().ends_with(&open), open, close, calls }
+    }
+
+    /// The calls in what a reply has of them.
+    pub(super) fn calls(&self, text: &str) -> Result<Vec<ToolCall>, RuntimeError> {
+        match self.writes_calls() {
+            Some(Calls::Tags) => calls::in_tags(text),
+            Some(Calls::Channels) => calls::in_channels(text),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// How the model writes calls, by the marks that stand in its template.
+    fn writes_calls(&self) -> Option<Calls> {
+        let has = |mark: &str| self.source.contains(mark);
+        match (has("<|channel|>") && has("<|message|>"), has(calls::OPEN)) {
+            (true, _) => Some(Calls::Channels),
+            (false, true) => Some(Calls::Tags),
+            (false, false) => None,
+        }
     }
 
     /// The prompt of a conversation. With `generate` it ends where the assistant's answer begins. The template writes

@@ -185,3 +185,27 @@ fn what_a_message_has_besides_text_is_given_to_the_template_and_nothing_else() {
     assert_eq!(sorted(&got), sorted(&want.join("\n")));
     assert!(got.contains(r#"{"z": 1, "a": "x"}"#), "arguments stay in their order: {got}");
 }
+
+/// As Qwen's and Hermes': calls between tags.
+const TAGGED: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{# <tool_call> #}";
+
+#[test]
+fn calls_are_looked_for_where_the_template_has_their_marks_and_tools_were_offered() {
+    let offered = |source| {
+        let conversation = Conversation { tools: vec![json!({"a": 1})], ..Conversation::of(turns()) };
+        chat(source).render(&conversation).unwrap().reply
+    };
+    let mut parts = Vec::new();
+    let mut splitter = Splitter::new(&offered(TAGGED));
+    let mut add = |part, text: &str| parts.push((part, text.to_owned()));
+    splitter.push("I look.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>", &mut add);
+    splitter.finish(&mut add);
+    let said: String = parts.iter().filter(|(p, _)| *p == Part::Answer).map(|(_, t)| t.as_str()).collect();
+    let calls: String = parts.iter().filter(|(p, _)| *p == Part::Call).map(|(_, t)| t.as_str()).collect();
+    assert_eq!(said, "I look.\n");
+    assert_eq!(chat(TAGGED).calls(&calls).unwrap()[0].name, "f");
+    assert_eq!(chat(LEVELLED).calls("functions.g {}\n").unwrap()[0].name, "g");
+    // Nobody offered a tool: the mark is text.
+    assert_eq!(asked(TAGGED, None).unwrap().reply, ReplyForm::Plain);
+    assert_eq!(chat("{{ messages }}").calls("x").unwrap(), []);
+}

@@ -5,9 +5,12 @@
 //! the prompts that still wait as the chunk allows. Requests come and go between steps. A row's logits do not depend on
 //! what else is in a batch, so neither does a text.
 //!
+//! What a prompt begins with need not be computed if a slot or the disk holds it (`beginnings`).
+//!
 //! Under pressure first the caches of ended requests go, then the youngest running request gives its memory up and waits
 //! again with the tokens it has; nothing is lost. Refuses: threads and clients (`server`), text formats (`chat`).
 
+mod beginnings;
 mod request;
 mod schedule;
 mod slots;
@@ -17,6 +20,7 @@ mod stats;
 pub use request::{Choice, Finished, Piece, Refused, Request, Sink, Ticket};
 pub use stats::EngineStats;
 
+use crate::prefixes::PrefixStore;
 use crate::{Model, RuntimeError, StopReason, Tokenizer};
 use ashlar_backend::Batch;
 use request::{Heard, Running};
@@ -47,6 +51,10 @@ pub struct Engine {
     slots: Slots,
     stats: EngineStats,
     next: u64,
+    /// Beginnings on disk.
+    prefixes: Option<PrefixStore>,
+    /// Whether slots can be given what others hold.
+    shares: bool,
 }
 
 impl Engine {
@@ -62,8 +70,8 @@ impl Engine {
         let stop_tokens = crate::stop::stop_tokens(model.dir(), model.config(), &tokenizer);
         let slots = Slots::new(model.sequences());
         let options = EngineOptions { chunk: options.chunk.min(model.chunk()), ..options };
-        let stats = EngineStats::default();
-        Ok(Self { model, tokenizer, stop_tokens, options, waiting: VecDeque::new(), slots, stats, next: 0 })
+        let (waiting, stats, shares) = (VecDeque::new(), EngineStats::default(), model.saved_as().is_ok());
+        Ok(Self { model, tokenizer, stop_tokens, options, waiting, slots, stats, next: 0, prefixes: None, shares })
     }
 
     /// The model.
@@ -95,8 +103,9 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         let running = self.slots.busy().count();
         let (kv_used, kv_budget) = (self.model.kv().used(), self.model.kv().budget());
-        let nvme = self.model.nvme();
-        EngineStats { running, waiting: self.waiting.len(), kv_used, kv_budget, nvme, ..self.stats.clone() }
+        let prefixes = self.prefixes.as_ref().map(PrefixStore::stats);
+        let (waiting, memory, nvme) = (self.waiting.len(), self.model.memory(), self.model.nvme());
+        EngineStats { running, waiting, kv_used, kv_budget, memory, nvme, prefixes, ..self.stats.clone() }
     }
 
     /// Takes a request, which starts as soon as there is room.
@@ -160,6 +169,10 @@ impl Engine {
     /// next step.
     pub fn step(&mut self) -> Result<bool, RuntimeError> {
         self.start_waiting();
+        self.restore_some();
+        if self.shares {
+            self.share();
+        }
         let Some(batch) = self.next_batch() else { return Ok(false) };
         let begin = Instant::now();
         let logits = match self.model.forward(&batch) {
@@ -171,6 +184,7 @@ impl Engine {
             }
         };
         self.stats.stepped(&batch, begin.elapsed());
+        self.keep(&batch);
         self.hand_out(&batch, &logits);
         Ok(true)
     }
@@ -193,6 +207,7 @@ impl Engine {
             running.start(common);
             self.stats.started(common);
             self.slots.occupy(slot, running);
+            self.look_up(slot);
         }
     }
 
@@ -220,14 +235,16 @@ impl Engine {
     /// The next batch that fits the budget, after whoever must give way has.
     fn next_batch(&mut self) -> Option<Batch> {
         loop {
-            let demands: Vec<Demand> = self.slots.busy().map(|(slot, r)| r.demand(slot)).collect();
+            // Those whose blocks are being read wait for them.
+            let ready = self.slots.busy().filter(|(_, r)| r.until.is_none());
+            let demands: Vec<Demand> = ready.map(|(slot, r)| r.demand(slot)).collect();
             let batch = plan(&demands, self.options)?;
             if self.model.kv().allow(&batch).is_ok() {
                 return Some(batch);
             }
             if let Some(slot) = self.slots.drop_oldest(usize::MAX) {
                 self.model.release(slot);
-            } else if demands.len() > 1 {
+            } else if self.slots.busy().nth(1).is_some() {
                 self.give_way();
             } else if let Some(demand) = demands.first() {
                 // Alone, and the budget is full: this is as long as a text can be.

@@ -2,6 +2,7 @@
 
 use super::schedule::Demand;
 use super::speech::Speech;
+use crate::prefixes::{Key, PrefixStore};
 use crate::{GenerateOptions, Part, RuntimeError, Sampler, StopReason, Timings, Tokenizer};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -122,6 +123,12 @@ pub(super) struct Running {
     started: Option<Instant>,
     first_token: Option<Instant>,
     reused: usize,
+    /// Of the whole blocks of the tokens, as far as anybody asked.
+    pub keys: Vec<Key>,
+    /// It was given the beginning of another one's slot.
+    pub shares: bool,
+    /// The blocks that are being read from the disk end with this one.
+    pub until: Option<usize>,
 }
 
 impl Running {
@@ -152,6 +159,9 @@ impl Running {
             started: None,
             first_token: None,
             reused: 0,
+            keys: Vec::new(),
+            shares: false,
+            until: None,
         })
     }
 
@@ -172,11 +182,39 @@ impl Running {
 
     /// It has a slot that holds its first `common` tokens.
     pub fn start(&mut self, common: usize) {
-        self.fed = common;
+        (self.fed, self.until) = (common, None);
         if self.started.is_none() {
             self.reused = common;
             self.started = Some(Instant::now());
         }
+    }
+
+    /// Whether its prompt is read.
+    pub fn answers(&self) -> bool {
+        self.tokens.len() - self.fed == 1
+    }
+
+    /// Its slot was given what comes before `end`; how many tokens need not be computed because of that.
+    pub fn gain(&mut self, end: usize) -> usize {
+        let gained = end.saturating_sub(self.fed);
+        self.fed = end.max(self.fed);
+        if self.first_token.is_none() {
+            self.reused += gained;
+        }
+        gained
+    }
+
+    /// Its slot is empty again.
+    pub fn start_anew(&mut self) {
+        (self.fed, self.until) = (0, None);
+        if self.first_token.is_none() {
+            self.reused = 0;
+        }
+    }
+
+    /// Makes the keys known of the blocks before `end`.
+    pub fn extend_keys(&mut self, store: &PrefixStore, end: usize) {
+        store.extend(&mut self.keys, self.tokens.get(..end).unwrap_or_default());
     }
 
     pub fn demand(&self, slot: usize) -> Demand {

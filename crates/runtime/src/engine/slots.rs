@@ -18,6 +18,13 @@ struct Slot {
     left: u64,
 }
 
+impl Slot {
+    /// Tokens whose keys and values it holds.
+    fn tokens(&self) -> &[u32] {
+        self.running.as_ref().map_or(&self.held, Running::fed_tokens)
+    }
+}
+
 impl Slots {
     /// So many, all empty.
     pub fn new(count: usize) -> Self {
@@ -27,6 +34,11 @@ impl Slots {
     /// Slots in use, with their requests.
     pub fn busy(&self) -> impl Iterator<Item = (usize, &Running)> {
         self.all.iter().enumerate().filter_map(|(i, s)| Some((i, s.running.as_ref()?)))
+    }
+
+    /// Slots and the tokens whose keys and values they hold.
+    pub fn holders(&self) -> impl Iterator<Item = (usize, &[u32])> {
+        self.all.iter().map(Slot::tokens).enumerate()
     }
 
     /// The number of slots not in use.

@@ -2,7 +2,8 @@
 
 use super::UNKNOWN;
 use crate::NvmeUse;
-use ashlar_backend::Batch;
+use crate::prefixes::PrefixStats;
+use ashlar_backend::{Batch, Memory};
 use std::time::Duration;
 
 /// Weight of the newest step in what the last steps took.
@@ -19,6 +20,10 @@ pub struct EngineStats {
     pub kv_used: u64,
     /// Bytes they may take.
     pub kv_budget: Option<u64>,
+    /// What the devices keep besides weights.
+    pub memory: Memory,
+    /// The experts that are read from disk as they are used; `None` where none are.
+    pub nvme: Option<NvmeUse>,
     /// Tokens of prompts that went through the model.
     pub tokens_in: u64,
     /// Tokens chosen.
@@ -33,10 +38,18 @@ pub struct EngineStats {
     pub prefix_hits: u64,
     /// Tokens found there.
     pub prefix_tokens: u64,
+    /// Requests that found it on disk.
+    pub disk_hits: u64,
+    /// Tokens found there.
+    pub disk_tokens: u64,
+    /// Requests that were given the beginning of another one's slot.
+    pub shared_hits: u64,
+    /// Tokens of these.
+    pub shared_tokens: u64,
+    /// What is on disk; `None` without a directory.
+    pub prefixes: Option<PrefixStats>,
     /// Batches run.
     pub steps: u64,
-    /// What came from the disk, where experts lie there.
-    pub nvme: Option<NvmeUse>,
     /// Seconds per token that was answered lately; 0 before the first.
     pub seconds_per_token: f64,
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::prefixes::{BLOCK, PrefixOptions};
 use crate::{GenerateOptions, OpenOptions, Sampling};
 use ashlar_tensor::Silent;
 use std::path::PathBuf;
@@ -46,9 +47,19 @@ impl Told {
 }
 
 fn engine(sequences: usize, queue: usize, kv_budget: Option<u64>) -> Engine {
+    engine_of(256, sequences, queue, kv_budget)
+}
+
+fn engine_of(context: usize, sequences: usize, queue: usize, kv_budget: Option<u64>) -> Engine {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/demo-moe");
-    let options =
-        OpenOptions { sequences, kv_budget, context: Some(256), chunk: 32, threads: Some(2), ..OpenOptions::default() };
+    let options = OpenOptions {
+        sequences,
+        kv_budget,
+        context: Some(context),
+        chunk: 32,
+        threads: Some(2),
+        ..OpenOptions::default()
+    };
     let model = Model::open(&dir, &options, &Silent).unwrap();
     Engine::new(model, EngineOptions { queue, chunk: 32, shared_chunk: 8 }).unwrap()
 }
@@ -117,10 +128,15 @@ fn with_far_too_little_memory_all_requests_still_end_with_the_same_texts() {
     let one = engine(1, 1, None).model().kv().bytes(100, 32);
     let mut engine = engine(4, 16, Some(one + one / 2));
     let all: Vec<Told> = PROMPTS.iter().map(|p| submit(&mut engine, p, 60).1).collect();
+    let mut order: Vec<usize> = Vec::new();
     while engine.step().unwrap() {
         let stats = engine.stats();
         assert!(stats.kv_used <= stats.kv_budget.unwrap());
+        let ended = |i: &usize| all[*i].0.lock().unwrap().end.is_some() && !order.contains(i);
+        let new: Vec<usize> = (0..all.len()).filter(ended).collect();
+        order.extend(new);
     }
+    assert_eq!(order, [0, 1, 2, 3, 4, 5], "in the order in which they came");
     assert!(engine.is_idle() && engine.stats().preempted > 0, "{:?}", engine.stats());
     for (told, expected) in all.iter().zip(&expected) {
         assert_eq!(told.text(), *expected);
@@ -209,4 +225,85 @@ fn sampled_texts_depend_on_their_seed_alone() {
     let texts = sampled(1);
     assert_eq!(texts, sampled(4));
     assert_ne!(texts[0], texts[1]);
+}
+
+/// About 700 tokens, the last few of them as `end` says.
+fn long(end: &str) -> String {
+    let verse = "And God said, Let there be light: and there was light. And God saw the light, that it was good. ";
+    format!("{}{end}", verse.repeat(30))
+}
+
+fn keeping(dir: &std::path::Path, sequences: usize, limit: u64) -> Engine {
+    let mut engine = engine_of(1200, sequences, 16, None);
+    let options = PrefixOptions { dir: dir.to_owned(), limit, model: "demo".into() };
+    engine.keep_prefixes(&options).unwrap();
+    engine
+}
+
+fn ask(engine: &mut Engine, prompt: &str) -> (String, Finished) {
+    let (_, told) = submit(engine, prompt, 8);
+    drain(engine);
+    (told.text(), told.end())
+}
+
+#[test]
+fn a_beginning_on_disk_is_used_after_a_restart_with_the_same_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let want = ask(&mut engine_of(1200, 1, 1, None), &long("And the king")).0;
+    let mut first = keeping(dir.path(), 1, 1 << 30);
+    assert_eq!(ask(&mut first, &long("The end")).1.timings.reused_tokens, 0);
+    drop(first);
+    let mut again = keeping(dir.path(), 1, 1 << 30);
+    let (text, end) = ask(&mut again, &long("And the king"));
+    let stats = again.stats();
+    assert_eq!((text, end.timings.reused_tokens), (want.clone(), 2 * BLOCK), "{stats:?}");
+    assert_eq!((stats.disk_hits, stats.disk_tokens), (1, 2 * BLOCK as u64));
+    assert!(stats.tokens_in < BLOCK as u64 && stats.prefixes.unwrap().read > 0);
+    drop(again);
+    // One damaged block: what comes before it is used, the rest is computed.
+    let damage = |path: PathBuf| {
+        let mut bytes = std::fs::read(&path).unwrap();
+        if bytes.get(48) == Some(&1) {
+            bytes[200] ^= 1;
+            std::fs::write(path, bytes).unwrap();
+        }
+    };
+    std::fs::read_dir(dir.path()).unwrap().for_each(|entry| damage(entry.unwrap().path()));
+    let mut damaged = keeping(dir.path(), 1, 1 << 30);
+    let (text, end) = ask(&mut damaged, &long("And the king"));
+    assert_eq!((text, end.timings.reused_tokens), (want, BLOCK));
+    assert_eq!(damaged.stats().prefixes.unwrap().damaged, 1);
+}
+
+#[test]
+fn the_disk_serves_those_who_come_while_others_are_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let prompts: Vec<String> = ["One", "Two", "And it came to pass"].map(long).to_vec();
+    let expected: Vec<String> = prompts.iter().map(|p| ask(&mut engine_of(1200, 1, 1, None), p).0).collect();
+    drop(ask(&mut keeping(dir.path(), 1, 1 << 30), &prompts[0]));
+    let mut engine = keeping(dir.path(), 3, 1 << 30);
+    let (_, busy) = submit(&mut engine, "The", 60);
+    let mut told = Vec::new();
+    for prompt in &prompts {
+        engine.step().unwrap();
+        told.push(submit(&mut engine, prompt, 8).1);
+    }
+    drain(&mut engine);
+    assert_eq!(told.iter().map(Told::text).collect::<Vec<_>>(), expected);
+    assert_eq!(busy.text(), alone("The", 60));
+    let stats = engine.stats();
+    assert_eq!(stats.disk_hits + stats.shared_hits + stats.prefix_hits, 3, "{stats:?}");
+}
+
+#[test]
+fn requests_of_the_same_beginning_read_it_once() {
+    let prompts: Vec<String> = ["One", "Two", "Three", "Four"].map(long).to_vec();
+    let expected: Vec<String> = prompts.iter().map(|p| ask(&mut engine_of(1200, 1, 1, None), p).0).collect();
+    let mut engine = engine_of(1200, 4, 16, None);
+    let told: Vec<Told> = prompts.iter().map(|p| submit(&mut engine, p, 8).1).collect();
+    drain(&mut engine);
+    assert_eq!(told.iter().map(Told::text).collect::<Vec<_>>(), expected);
+    let stats = engine.stats();
+    assert_eq!((stats.shared_hits, stats.shared_tokens), (3, 3 * 2 * BLOCK as u64), "{stats:?}");
+    assert!(told.iter().skip(1).all(|t| t.end().timings.reused_tokens == 2 * BLOCK));
 }

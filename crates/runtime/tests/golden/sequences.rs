@@ -1,7 +1,7 @@
 //! Several sequences in one model: mixed batches, their memory, and its budget.
 
 use crate::fixtures::{Golden, dir, relative_to_range};
-use ashlar_backend::{Batch, SequenceRows};
+use ashlar_backend::{Batch, KV_SAVED, SequenceRows};
 use ashlar_runtime::{ActivationMode, GenerateOptions, Generator, Kv, KvFormat, Model, OpenOptions, logits};
 use ashlar_tensor::Silent;
 use std::sync::atomic::AtomicBool;
@@ -153,5 +153,49 @@ fn stored_formats_move_logits_of_a_trained_model_by_little() {
         let error = relative_to_range(&run(kv), &exact);
         println!("demo-moe {}: {error:.1e} of the range", kv.name());
         assert!(error > 0.0 && error <= bound, "{}: {error:.2e}", kv.name());
+    }
+}
+
+/// Every kind of cache: pages, windows, latent, pooled entries with the rows they are made of.
+#[test]
+fn a_sequence_that_goes_on_from_saved_blocks_gives_the_same_bits() {
+    for name in KINDS {
+        let native = name.contains("deepseek_v4").then_some(Kv::Native);
+        for kv in KvFormat::ALL.map(Kv::As).into_iter().chain(native) {
+            let options = OpenOptions {
+                device: "cpu".into(),
+                threads: Some(2),
+                context: Some(700),
+                kv: Some(kv),
+                sequences: 2,
+                ..OpenOptions::default()
+            };
+            let mut model = Model::open(&dir(name), &options, &Silent).unwrap();
+            let vocab = model.spec().vocab_size as u32;
+            let ids: Vec<u32> = (0..600).map(|i| (i * i + 7 * i) % vocab).collect();
+            let (mut blocks, mut last) = (Vec::new(), Vec::new());
+            for (number, chunk) in ids.chunks(KV_SAVED).enumerate() {
+                let mut batch = Batch::of(0, number * KV_SAVED, chunk);
+                batch.outputs = (0..chunk.len()).collect();
+                last = model.forward(&batch).unwrap();
+                if chunk.len() == KV_SAVED {
+                    let (mut bytes, block) = (Vec::new(), number * KV_SAVED..(number + 1) * KV_SAVED);
+                    assert!(model.save(0, &block, &mut bytes).unwrap(), "{name}");
+                    blocks.push((block, bytes));
+                }
+            }
+            // Another sequence lies in the slot.
+            model.forward(&Batch::of(1, 0, &ids[300..400])).unwrap();
+            for (block, bytes) in &blocks {
+                model.restore(1, block, bytes).unwrap();
+            }
+            let mut batch = Batch::of(1, 2 * KV_SAVED, &ids[2 * KV_SAVED..]);
+            batch.outputs = (0..batch.rows()).collect();
+            let bits = |logits: &[f32]| logits.iter().map(|l| l.to_bits()).collect::<Vec<_>>();
+            assert!(bits(&model.forward(&batch).unwrap()) == bits(&last), "{name} {}", kv.name());
+            // What is not such a block is refused, and the slot is empty then.
+            assert!(model.restore(1, &blocks[1].0, &blocks[1].1[1..]).is_err());
+            assert_eq!(model.held(1), 0);
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! One request's answers: handed to the engine, heard as events.
 
 use super::error::ApiError;
+use super::identity::RequestId;
 use crate::State;
-use ashlar_runtime::GenerateOptions;
 use ashlar_runtime::engine::{Finished, Piece, Request, Sink, Ticket};
+use ashlar_runtime::{GenerateOptions, Timings};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// What is heard of one of the choices.
@@ -41,6 +42,7 @@ pub struct Answers {
     left: usize,
     begun: Instant,
     last: Vec<Option<Instant>>,
+    id: RequestId,
     /// Requests before the first of these, and about how long they take.
     pub ahead: usize,
     pub seconds: f64,
@@ -53,6 +55,7 @@ impl Answers {
     /// If the engine refuses one of them; the others are ended then.
     pub async fn ask(
         state: &Arc<State>,
+        id: RequestId,
         prompt: &[u32],
         options: &GenerateOptions,
         logprobs: Option<usize>,
@@ -61,16 +64,15 @@ impl Answers {
         let (sender, events) = unbounded_channel();
         let (ids, last) = (Vec::new(), vec![None; choices]);
         let (state, begun) = (Arc::clone(state), Instant::now());
-        let mut answers = Self { state, ids, events, left: choices, begun, last, ahead: 0, seconds: 0.0 };
+        let mut answers = Self { state, ids, events, left: choices, begun, last, id, ahead: 0, seconds: 0.0 };
         for choice in 0..choices {
             let mut options = options.clone();
             options.sampling.seed = options.sampling.seed.wrapping_add(choice as u64);
             let sink = Box::new(Channel { choice, events: sender.clone() });
             let request = Request { prompt: prompt.to_vec(), options, logprobs, sink };
-            let Ticket { id, ahead, seconds } =
-                answers.state.worker.submit(request).await.ok_or_else(ApiError::stopping)??;
-            answers.ids.push(id);
-            (answers.ahead, answers.seconds) = (ahead, seconds);
+            let ticket: Ticket = answers.state.worker.submit(request).await.ok_or_else(ApiError::stopping)??;
+            answers.ids.push(ticket.id);
+            (answers.ahead, answers.seconds) = (ticket.ahead, ticket.seconds);
         }
         Ok(answers)
     }
@@ -94,8 +96,12 @@ impl Answers {
             Event::Piece(..) => {}
             Event::End(_, how) => {
                 self.left -= 1;
-                if let Ok(finished) = how {
-                    self.state.metrics.waited(finished.waited);
+                match how {
+                    Ok(finished) => {
+                        self.state.metrics.waited(finished.waited);
+                        self.log(finished);
+                    }
+                    Err(error) => tracing::error!(request = %self.id, error, "failed"),
                 }
             }
         }
@@ -103,9 +109,28 @@ impl Answers {
     }
 }
 
+impl Answers {
+    fn log(&self, finished: &Finished) {
+        let ms = |time: Duration| time.as_millis() as u64;
+        let Timings { prompt_tokens, reused_tokens, .. } = finished.timings;
+        tracing::info!(
+            request = %self.id,
+            prompt_tokens,
+            reused_tokens,
+            tokens = finished.tokens,
+            waited_ms = ms(finished.waited),
+            first_token_ms = finished.first_token.map(ms),
+            ms = ms(self.begun.elapsed()),
+            reason = ?finished.reason,
+            "done"
+        );
+    }
+}
+
 impl Drop for Answers {
     fn drop(&mut self) {
         if self.left > 0 {
+            tracing::info!(request = %self.id, left = self.left, "the client went away, or time was up");
             self.ids.iter().for_each(|id| self.state.worker.cancel(*id));
         }
     }

@@ -1,21 +1,21 @@
 //! `/v1/chat/completions`: conversations, with reasoning and calls of tools apart from the answer.
 
-use super::answer::{Answers, Event};
+use super::answer::Answers;
 use super::error::ApiError;
-use super::request::{Common, StreamOptions, alternatives};
-use super::stream::{Chunks, stream};
-use super::wire::{Usage, chat_logprobs, reason};
+use super::framing::{Choices, Sending, send};
+use super::identity::RequestId;
+use super::request::{Common, alternatives};
+use super::wire::chat_logprobs;
 use super::{body, check_model};
 use crate::State;
-use ashlar_runtime::{Chat, Conversation, Message, Part, Think, ToolCall};
-use axum::Json;
+use ashlar_runtime::engine::Piece;
+use ashlar_runtime::{Chat, Conversation, Message, Part, Think, Tokenizer, ToolCall};
 use axum::body::Body;
-use axum::extract::State as Given;
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Extension, State as Given};
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// A message as clients send it.
 #[derive(Debug, Deserialize)]
@@ -124,7 +124,11 @@ fn effort_of(effort: &str) -> Result<Think, ApiError> {
 }
 
 /// Answers, whole or as a stream.
-pub async fn answer(Given(state): Given<Arc<State>>, sent: Body) -> Result<Response, ApiError> {
+pub async fn answer(
+    Given(state): Given<Arc<State>>,
+    Extension(id): Extension<RequestId>,
+    sent: Body,
+) -> Result<Response, ApiError> {
     let sent = body(&state, sent).await?;
     let mut common = Common::parse(&sent)?;
     check_model(&state, common.model.as_deref())?;
@@ -145,29 +149,25 @@ pub async fn answer(Given(state): Given<Arc<State>>, sent: Body) -> Result<Respo
     });
     let (tokens, reply) = encoded.await.map_err(|e| ApiError::failed(e.to_string()))??;
     options.reply = reply;
-    let answers = Answers::ask(&state, &tokens, &options, logprobs, choices).await?;
-    let number = state.next.fetch_add(1, Ordering::Relaxed);
-    let head =
-        Head { id: format!("chatcmpl-{:x}-{number}", state.started), created: super::now(), state: Arc::clone(&state) };
-    let mut told = Told {
-        head,
+    let answers = Answers::ask(&state, id, &tokens, &options, logprobs, choices).await?;
+    let told = Replies {
+        chat: state.chat.clone(),
+        tokenizer: Arc::clone(&state.tokenizer),
+        call: format!("call_{}", super::unique(&state)),
         logprobs: asked,
-        usage: Usage::default(),
-        usage_asked: false,
-        replies: vec![Reply::default(); choices],
+        all: vec![Reply::default(); choices],
     };
-    let most = state.options.answer_timeout;
-    let headers = super::queue_headers(&answers);
-    if common.stream {
-        told.usage_asked = common.stream_options.is_some_and(|StreamOptions { include_usage }| include_usage);
-        let first =
-            (0..choices).map(|i| told.head.chunk(i, &json!({"role": "assistant", "content": ""}), &Value::Null, None));
-        let first = first.collect();
-        return Ok((headers, stream(answers, first, told, most)).into_response());
-    }
-    let whole = tokio::time::timeout(most, told.whole(answers)).await;
-    let whole = whole.map_err(|_| ApiError::failed(format!("the answer took longer than {} s", most.as_secs())))??;
-    Ok((headers, Json(whole)).into_response())
+    send(state, answers, told, Sending::of(common.stream, common.stream_options)).await
+}
+
+/// What the choices have said so far.
+struct Replies {
+    chat: Result<Chat, String>,
+    tokenizer: Arc<Tokenizer>,
+    /// What ids of calls begin with.
+    call: String,
+    logprobs: bool,
+    all: Vec<Reply>,
 }
 
 /// What one choice has said.
@@ -175,7 +175,9 @@ pub async fn answer(Given(state): Given<Arc<State>>, sent: Body) -> Result<Respo
 struct Reply {
     answer: String,
     reasoning: String,
-    calls: String,
+    /// As it was written, then empty if it could be read.
+    written_calls: String,
+    calls: Vec<Value>,
     logprobs: Vec<Value>,
     finish: &'static str,
 }
@@ -185,145 +187,156 @@ impl Reply {
         match part {
             Part::Answer => self.answer.push_str(text),
             Part::Reasoning => self.reasoning.push_str(text),
-            Part::Call => self.calls.push_str(text),
+            Part::Call => self.written_calls.push_str(text),
         }
     }
 
-    /// The calls in OpenAI's shape; where they cannot be read, what the model wrote belongs to the answer.
-    fn calls(&mut self, chat: &Result<Chat, String>, id: &str) -> Vec<Value> {
-        if self.calls.trim().is_empty() {
-            return Vec::new();
+    /// Reads its calls into OpenAI's shape; where they cannot be read, what the model wrote belongs to the answer, and is
+    /// returned.
+    fn read_calls(&mut self, chat: &Result<Chat, String>, id: &str) -> Option<String> {
+        let written = std::mem::take(&mut self.written_calls);
+        if written.trim().is_empty() {
+            return None;
         }
-        let read = chat.as_ref().ok().and_then(|chat| chat.calls(&self.calls).ok()).unwrap_or_default();
+        let read = chat.as_ref().ok().and_then(|chat| chat.calls(&written).ok()).unwrap_or_default();
         if read.is_empty() {
-            let written = std::mem::take(&mut self.calls);
             self.answer.push_str(&written);
+            return Some(written);
         }
         let one = |(i, call): (usize, ToolCall)| {
-            let id = call.id.unwrap_or_else(|| format!("call_{id}_{i}"));
+            let id = call.id.unwrap_or_else(|| format!("{id}_{i}"));
             let function = json!({"name": call.name, "arguments": call.arguments});
             json!({"index": i, "id": id, "type": "function", "function": function})
         };
-        read.into_iter().enumerate().map(one).collect()
-    }
-}
-
-struct Head {
-    id: String,
-    created: u64,
-    state: Arc<State>,
-}
-
-impl Head {
-    fn object(&self, kind: &str, choices: &Value) -> Value {
-        let model = &self.state.options.model;
-        json!({"id": self.id, "object": kind, "created": self.created, "model": model, "choices": choices})
+        self.calls = read.into_iter().enumerate().map(one).collect();
+        None
     }
 
-    fn chunk(&self, index: usize, delta: &Value, logprobs: &Value, finish: Option<&str>) -> Value {
-        let choice = json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]);
-        self.object("chat.completion.chunk", &choice)
-    }
-}
-
-struct Told {
-    head: Head,
-    logprobs: bool,
-    usage: Usage,
-    usage_asked: bool,
-    replies: Vec<Reply>,
-}
-
-impl Told {
-    async fn whole(mut self, mut answers: Answers) -> Result<Value, ApiError> {
-        while let Some(event) = answers.next().await {
-            match event {
-                Event::Piece(index, piece) => {
-                    let Some(reply) = self.replies.get_mut(index) else { continue };
-                    piece.parts.iter().for_each(|(part, text)| reply.add(*part, text));
-                    reply.logprobs.extend(chat_logprobs(&self.head.state.tokenizer, &piece.tokens));
-                }
-                Event::End(index, how) => {
-                    let finished = how.map_err(ApiError::failed)?;
-                    self.usage.add(&finished);
-                    if let Some(reply) = self.replies.get_mut(index) {
-                        reply.finish = reason(&finished.reason);
-                    }
-                }
-            }
+    fn message(&self) -> Value {
+        let mut message =
+            Map::from_iter([("role".to_owned(), json!("assistant")), ("content".to_owned(), json!(self.answer))]);
+        if !self.reasoning.is_empty() {
+            message.insert("reasoning_content".into(), json!(self.reasoning));
         }
-        let choices = self.replies.iter_mut().enumerate().map(|(index, reply)| {
-            let mut calls = reply.calls(&self.head.state.chat, &format!("{}_{index}", self.head.id));
+        if !self.calls.is_empty() {
+            let mut calls = self.calls.clone();
             calls.iter_mut().filter_map(Value::as_object_mut).for_each(|call| drop(call.remove("index")));
-            let mut message =
-                Map::from_iter([("role".to_owned(), json!("assistant")), ("content".to_owned(), json!(reply.answer))]);
-            if !reply.reasoning.is_empty() {
-                message.insert("reasoning_content".into(), json!(reply.reasoning));
-            }
-            let finish = if calls.is_empty() { reply.finish } else { "tool_calls" };
-            if !calls.is_empty() {
-                message.insert("tool_calls".into(), calls.into());
-            }
-            let logprobs = if self.logprobs { json!({"content": reply.logprobs}) } else { Value::Null };
-            json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish})
-        });
-        let choices = choices.collect();
-        let mut whole = self.head.object("chat.completion", &choices);
-        whole.as_object_mut().map(|o| o.insert("usage".into(), self.usage.json()));
-        Ok(whole)
+            message.insert("tool_calls".into(), calls.into());
+        }
+        message.into()
     }
 }
 
-impl Chunks for Told {
-    fn event(&mut self, event: Event) -> Vec<Value> {
-        let (index, finished) = match event {
-            Event::Piece(index, piece) => {
-                let mut chunks = Vec::new();
-                let mut logprobs = Value::Null;
-                if self.logprobs && !piece.tokens.is_empty() {
-                    logprobs = json!({"content": chat_logprobs(&self.head.state.tokenizer, &piece.tokens)});
-                }
-                for (part, text) in &piece.parts {
-                    let delta = match part {
-                        Part::Answer => json!({"content": text}),
-                        Part::Reasoning => json!({"reasoning_content": text}),
-                        // Calls are told whole, when they can be read.
-                        Part::Call => {
-                            self.replies.get_mut(index).into_iter().for_each(|reply| reply.add(*part, text));
-                            continue;
-                        }
-                    };
-                    chunks.push(self.head.chunk(index, &delta, &logprobs.take(), None));
-                }
-                if !logprobs.is_null() {
-                    chunks.push(self.head.chunk(index, &json!({}), &logprobs, None));
-                }
-                return chunks;
-            }
-            Event::End(_, Err(error)) => return vec![ApiError::failed(error).json()],
-            Event::End(index, Ok(finished)) => (index, finished),
-        };
-        self.usage.add(&finished);
-        let Some(reply) = self.replies.get_mut(index) else { return Vec::new() };
-        let calls = reply.calls(&self.head.state.chat, &format!("{}_{index}", self.head.id));
-        let finish = if calls.is_empty() { reason(&finished.reason) } else { "tool_calls" };
-        let delta = match (calls.is_empty(), reply.answer.is_empty()) {
-            (false, _) => Some(json!({"tool_calls": calls})),
-            // Calls that could not be read.
-            (true, false) => Some(json!({"content": reply.answer})),
-            (true, true) => None,
-        };
-        let mut chunks: Vec<Value> = delta.iter().map(|d| self.head.chunk(index, d, &Value::Null, None)).collect();
-        chunks.push(self.head.chunk(index, &json!({}), &Value::Null, Some(finish)));
+fn chunk(index: usize, delta: &Value, logprobs: &Value, finish: Option<&str>) -> Value {
+    json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish})
+}
+
+impl Choices for Replies {
+    const NAMES: [&'static str; 3] = ["chatcmpl", "chat.completion", "chat.completion.chunk"];
+
+    fn begin(&self) -> Vec<Value> {
+        let delta = json!({"role": "assistant", "content": ""});
+        (0..self.all.len()).map(|i| chunk(i, &delta, &Value::Null, None)).collect()
+    }
+
+    fn piece(&mut self, index: usize, piece: Piece) -> Vec<Value> {
+        let Some(reply) = self.all.get_mut(index) else { return Vec::new() };
+        let mut logprobs = Value::Null;
+        if self.logprobs && !piece.tokens.is_empty() {
+            let told = chat_logprobs(&self.tokenizer, &piece.tokens);
+            logprobs = json!({"content": told});
+            reply.logprobs.extend(told);
+        }
+        let mut chunks = Vec::new();
+        for (part, text) in &piece.parts {
+            reply.add(*part, text);
+            let name = match part {
+                Part::Answer => "content",
+                Part::Reasoning => "reasoning_content",
+                // Calls are told whole, when they can be read.
+                Part::Call => continue,
+            };
+            chunks.push(chunk(index, &json!({name: text}), &logprobs.take(), None));
+        }
+        if !logprobs.is_null() {
+            chunks.push(chunk(index, &json!({}), &logprobs, None));
+        }
         chunks
     }
 
-    fn end(&mut self) -> Vec<Value> {
-        if !self.usage_asked {
-            return Vec::new();
-        }
-        let mut last = self.head.object("chat.completion.chunk", &json!([]));
-        last.as_object_mut().map(|o| o.insert("usage".into(), self.usage.json()));
-        vec![last]
+    fn end(&mut self, index: usize, reason: &'static str) -> Vec<Value> {
+        let Some(reply) = self.all.get_mut(index) else { return Vec::new() };
+        let unread = reply.read_calls(&self.chat, &format!("{}_{index}", self.call));
+        reply.finish = if reply.calls.is_empty() { reason } else { "tool_calls" };
+        let delta = match (reply.calls.is_empty(), unread) {
+            (false, _) => Some(json!({"tool_calls": reply.calls})),
+            (true, Some(text)) => Some(json!({"content": text})),
+            (true, None) => None,
+        };
+        let mut chunks: Vec<Value> = delta.iter().map(|d| chunk(index, d, &Value::Null, None)).collect();
+        chunks.push(chunk(index, &json!({}), &Value::Null, Some(reply.finish)));
+        chunks
+    }
+
+    fn whole(&mut self) -> Vec<Value> {
+        let one = |(index, reply): (usize, &Reply)| {
+            let logprobs = if self.logprobs { json!({"content": reply.logprobs}) } else { Value::Null };
+            json!({"index": index, "message": reply.message(), "logprobs": logprobs, "finish_reason": reply.finish})
+        };
+        self.all.iter().enumerate().map(one).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// Replies of a model that writes calls between tags.
+    fn replies() -> Replies {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("chat_template.jinja"), "{# <tool_call> #}").unwrap();
+        let chat = Chat::open(dir.path(), &Value::Null).map_err(|e| e.to_string());
+        let demo = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/demo-moe");
+        let tokenizer = Arc::new(Tokenizer::open(&demo).unwrap());
+        Replies { chat, tokenizer, call: "call_7".into(), logprobs: false, all: vec![Reply::default(); 1] }
+    }
+
+    fn said(replies: &mut Replies, parts: &[(Part, &str)]) -> Vec<Value> {
+        let parts = parts.iter().map(|(part, text)| (*part, (*text).to_owned())).collect();
+        replies.piece(0, Piece { parts, tokens: Vec::new() })
+    }
+
+    #[test]
+    fn calls_are_told_as_openai_does_in_a_stream_and_whole() {
+        let mut replies = replies();
+        let chunks = said(
+            &mut replies,
+            &[(Part::Reasoning, "Hm."), (Part::Answer, "I look."), (Part::Call, "<tool_call>{\"name\": ")],
+        );
+        assert_eq!(chunks[0]["delta"], json!({"reasoning_content": "Hm."}));
+        assert_eq!((chunks.len(), &chunks[1]["delta"]), (2, &json!({"content": "I look."})));
+        assert!(said(&mut replies, &[(Part::Call, "\"find\", \"arguments\": {\"q\": 1}}</tool_call>")]).is_empty());
+        let last = replies.end(0, "stop");
+        let function = json!({"name": "find", "arguments": "{\"q\":1}"});
+        let call = json!([{"index": 0, "id": "call_7_0_0", "type": "function", "function": function}]);
+        assert_eq!((&last[0]["delta"]["tool_calls"], &last[1]["finish_reason"]), (&call, &json!("tool_calls")));
+        let whole = replies.whole();
+        let message = &whole[0]["message"];
+        assert_eq!((&message["content"], &message["reasoning_content"]), (&json!("I look."), &json!("Hm.")));
+        assert_eq!(message["tool_calls"], json!([{"id": "call_7_0_0", "type": "function", "function": function}]));
+        assert_eq!(whole[0]["finish_reason"], "tool_calls");
+    }
+
+    #[test]
+    fn a_call_that_was_cut_off_is_told_as_text() {
+        let mut replies = replies();
+        said(&mut replies, &[(Part::Call, "<tool_call>{\"name\": \"f")]);
+        let last = replies.end(0, "length");
+        assert_eq!(last[0]["delta"], json!({"content": "<tool_call>{\"name\": \"f"}));
+        assert_eq!(
+            (&last[1]["finish_reason"], &replies.whole()[0]["message"]["content"]),
+            (&json!("length"), &last[0]["delta"]["content"])
+        );
     }
 }

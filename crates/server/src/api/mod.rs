@@ -4,6 +4,8 @@ mod answer;
 mod chat;
 mod completions;
 mod error;
+mod framing;
+mod identity;
 mod request;
 mod stream;
 mod wire;
@@ -34,15 +36,25 @@ pub fn router(state: Arc<State>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&state), check_key));
     let open = Router::new().route("/", get(page)).route("/health", get(health));
     let all = api.merge(open).fallback(missing).method_not_allowed_fallback(missing);
-    all.layer(from_fn_with_state(Arc::clone(&state), cross_origin)).with_state(state)
+    let all = all.layer(from_fn_with_state(Arc::clone(&state), cross_origin));
+    all.layer(from_fn_with_state(Arc::clone(&state), identity::identify)).with_state(state)
 }
 
 async fn missing(request: Request) -> ApiError {
     ApiError::not_found(request.method(), request.uri().path())
 }
 
-async fn page() -> Html<&'static str> {
-    Html(include_str!("../page.html"))
+/// The page may load nothing from elsewhere and talk to nobody but this server.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+async fn page() -> impl IntoResponse {
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    (headers, Html(include_str!("../page.html")))
 }
 
 async fn health(Given(state): Given<Arc<State>>) -> Response {
@@ -118,6 +130,11 @@ fn check_model(state: &State, asked: Option<&str>) -> Result<(), ApiError> {
         Some(asked) if asked != state.options.model => Err(ApiError::unknown_model(asked, &state.options.model)),
         _ => Ok(()),
     }
+}
+
+/// A number that no other request of this server has, nor of the one before it.
+fn unique(state: &State) -> String {
+    format!("{:x}-{}", state.started, state.next.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Seconds since 1970.

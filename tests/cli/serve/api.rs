@@ -1,119 +1,8 @@
-//! `serve`: OpenAI's API over a socket, and clients that behave badly.
+//! OpenAI's API over a socket.
 
-use crate::support::{ashlar, fixture};
+use super::{Server, events, question};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
-
-/// A server on a free port, ended with the test.
-struct Server {
-    child: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(extra: &[&str]) -> Self {
-        let mut command = ashlar();
-        command
-            .arg("serve")
-            .arg(fixture("demo-moe"))
-            .args(["--port", "0", "--threads", "2", "--context", "512"])
-            .args(extra);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = lines
-            .find(|l| l.as_ref().is_ok_and(|l| l.contains("http://")))
-            .expect("it tells where it listens")
-            .unwrap();
-        let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
-        // Whatever it tells from now on must not stop it.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
-        stream
-    }
-
-    /// Sends a request; returns status, headers and body.
-    fn ask(&self, method: &str, path: &str, headers: &[&str], body: &str) -> (u16, String, String) {
-        let mut stream = self.connect();
-        let headers: String = headers.iter().map(|h| format!("{h}\r\n")).collect();
-        let length = body.len();
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}").unwrap();
-        answer_of(stream)
-    }
-
-    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let (status, _, body) = self.ask("POST", path, &[], &body.to_string());
-        (status, serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body}")))
-    }
-
-    fn metric(&self, name: &str) -> f64 {
-        let (_, _, text) = self.ask("GET", "/metrics", &[], "");
-        let line = text
-            .lines()
-            .find(|l| l.starts_with(&format!("ashlar_{name} ")))
-            .unwrap_or_else(|| panic!("{name} in {text}"));
-        line.rsplit(' ').next().unwrap().parse().unwrap()
-    }
-
-    fn wait_for(&self, what: &str, is: impl Fn(&Self) -> bool) {
-        let begin = Instant::now();
-        while !is(self) {
-            assert!(begin.elapsed() < Duration::from_secs(60), "still no {what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn answer_of(mut stream: TcpStream) -> (u16, String, String) {
-    let mut raw = Vec::new();
-    stream.read_to_end(&mut raw).unwrap();
-    let text = String::from_utf8(raw).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text}"));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let body = if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_owned() };
-    (status, head.to_owned(), body)
-}
-
-fn unchunk(mut body: &str) -> String {
-    let mut whole = String::new();
-    while let Some((size, rest)) = body.split_once("\r\n") {
-        let size = usize::from_str_radix(size, 16).unwrap();
-        whole.push_str(&rest[..size]);
-        body = &rest[(size + 2).min(rest.len())..];
-        if size == 0 {
-            break;
-        }
-    }
-    whole
-}
-
-fn events(body: &str) -> Vec<Value> {
-    let lines: Vec<&str> =
-        body.split("\n\n").filter(|l| !l.is_empty()).map(|l| l.strip_prefix("data: ").unwrap()).collect();
-    assert_eq!(lines.last(), Some(&"[DONE]"), "{body}");
-    lines[..lines.len() - 1].iter().map(|l| serde_json::from_str(l).unwrap()).collect()
-}
-
-fn question(extra: &Value) -> Value {
-    let mut body =
-        json!({"messages": [{"role": "user", "content": "In the beginning"}], "temperature": 0, "max_tokens": 12});
-    body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-    body
-}
+use std::io::Write;
 
 #[test]
 fn a_chat_is_answered_whole_or_in_pieces_with_the_same_text_and_usage() {
@@ -174,7 +63,7 @@ fn plain_completions_continue_text_and_stop_where_told() {
 
 #[test]
 fn texts_do_not_depend_on_what_else_is_answered() {
-    let server = Server::start(&["--max-sequences", "4"]);
+    let server = Server::start(&["--max-sequences", "16"]);
     let ask = |i: usize| {
         let prompt = format!("{} of the", ["The son", "And the king", "The word", "In the days"][i % 4]);
         let (status, answer) =
@@ -259,29 +148,6 @@ fn with_a_key_only_those_who_know_it_are_answered() {
     assert_eq!(server.ask("GET", "/health", &[], "").0, 200);
 }
 
-#[test]
-fn hostile_clients_do_no_harm() {
-    let server = Server::start(&["--max-body", "4KiB", "--read-timeout", "1", "--connections", "40"]);
-    assert_eq!(server.ask("POST", "/v1/completions", &[], &"x".repeat(5000)).0, 413);
-    let deep = format!("{{\"messages\": {}", "[".repeat(3000));
-    assert_eq!(server.ask("POST", "/v1/chat/completions", &[], &deep).0, 400);
-    // Headers that never end, a body that never comes, and more connections than there are places.
-    let mut idle: Vec<TcpStream> = (0..60).map(|_| server.connect()).collect();
-    for (i, stream) in idle.iter_mut().enumerate() {
-        let begun = if i % 2 == 0 {
-            "POST /v1/completions HTTP/1.1\r\nHo"
-        } else {
-            "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
-        };
-        stream.write_all(begun.as_bytes()).unwrap();
-    }
-    // The slow ones are sent away, and the next is answered.
-    let (status, answer) = server.post("/v1/completions", &json!({"prompt": "The", "max_tokens": 2}));
-    assert_eq!(status, 200, "{answer}");
-    let slow = answer_of(idle.swap_remove(1));
-    assert!(slow.0 == 408 && slow.2.contains("not complete"), "{slow:?}");
-}
-
 #[cfg(unix)]
 #[test]
 fn a_stopped_server_finishes_what_runs_and_ends_with_success() {
@@ -292,7 +158,7 @@ fn a_stopped_server_finishes_what_runs_and_ends_with_success() {
     server.wait_for("running request", |s| s.metric("requests_running") == 1.0);
     let killed = std::process::Command::new("kill").arg(server.child.id().to_string()).status().unwrap();
     assert!(killed.success());
-    let (status, _, body) = answer_of(stream);
+    let (status, _, body) = super::answer_of(stream);
     assert_eq!((status, events(&body).len() > 2), (200, true));
     assert!(server.child.wait().unwrap().success());
 }
