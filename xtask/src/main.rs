@@ -17,6 +17,8 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask <gpu|kernels|lint|deny|sizes>
 
   gpu      everything that wants a GPU: conformance, golden logits, sanitizers, speed; writes target/gpu-report.md
+           --shim: the same on the host shim, small, to see that it runs; --collect DIR: only puts the programs it needs into DIR,
+           without symbols; --binaries DIR: uses those, for a machine without cargo
   kernels  PTX of the CUDA sources and docs/kernels.md; with --check only say whether they are current
   lint     dependency arrows, places where formats and families may be named, unsafe, file sizes
   deny     licences, banned crates and duplicate versions of all dependencies, by the lists in deny.toml
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf);
     let task = std::env::args().nth(1).unwrap_or_default();
     let problems = match task.as_str() {
-        "gpu" => gpu::run(&root),
+        "gpu" => gpu::Options::parse(std::env::args().skip(2)).and_then(|options| gpu::run(&root, &options)),
         "kernels" => kernels::run(&root, std::env::args().nth(2).as_deref() == Some("--check")),
         "lint" => lint::run(&root),
         "deny" => deny::run(&root),

@@ -123,6 +123,16 @@ impl Core {
         self.upload(to, bytes)
     }
 
+    /// Copies bytes from one allocation to another.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn copy(&mut self, to: u64, from: u64, bytes: u64) -> Result<(), BackendError> {
+        self.replay.in_order(&mut *self.device)?;
+        // SAFETY: callers copy between two allocations of at least so many bytes.
+        Ok(unsafe { self.device.copy(to, from, bytes) }?)
+    }
+
     /// Waits, and copies floats back.
     ///
     /// # Errors
@@ -134,6 +144,17 @@ impl Core {
         }
         // SAFETY: callers read no more than they had taken.
         Ok(unsafe { self.device.download(from, bytemuck::cast_slice_mut(values)) }?)
+    }
+
+    /// Waits for everything that was started.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn wait(&mut self) -> Result<(), BackendError> {
+        self.replay.finish(&mut *self.device)?;
+        let start = self.pool.start();
+        // SAFETY: the pool begins with a live byte.
+        Ok(unsafe { self.device.download(start, &mut [0]) }?)
     }
 
     /// Memory for intermediate results of a purpose, at least so many bytes.

@@ -9,6 +9,7 @@
 //! rounding in another order, so kernels are held to the reference as tightly as the CPU's.
 
 mod args;
+pub mod bench;
 mod buffers;
 mod caches;
 mod cuda;
@@ -26,7 +27,7 @@ mod weights;
 
 #[doc(hidden)]
 pub use args::ARGUMENTS;
-pub use ashlar_backend::ActivationMode;
+pub use ashlar_backend::{ActivationMode, Backend, BackendError};
 pub use cuda::Cuda;
 pub use error::Error;
 

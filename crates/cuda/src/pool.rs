@@ -19,6 +19,11 @@ impl Pool {
         Self { base, free: BTreeMap::from([(0, bytes / ALIGN * ALIGN)]), taken: BTreeMap::new() }
     }
 
+    /// Where it begins.
+    pub fn start(&self) -> u64 {
+        self.base
+    }
+
     /// The address of `bytes` free ones, the first place where they fit; `None` if there is none.
     pub fn take(&mut self, bytes: u64) -> Option<u64> {
         let bytes = bytes.max(1).checked_next_multiple_of(ALIGN)?;

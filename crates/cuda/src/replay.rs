@@ -200,6 +200,9 @@ mod tests {
         unsafe fn download(&mut self, _from: u64, _bytes: &mut [u8]) -> Result<(), Error> {
             Ok(())
         }
+        unsafe fn copy(&mut self, _to: u64, _from: u64, _bytes: u64) -> Result<(), Error> {
+            Ok(())
+        }
         fn begin_recording(&mut self) -> Result<(), Error> {
             self.recording = Some(Vec::new());
             Ok(())

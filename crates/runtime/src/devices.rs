@@ -100,6 +100,11 @@ pub(crate) fn memory(device: Device) -> Result<Option<u64>, RuntimeError> {
     (kind(device)?.memory)(device.index.unwrap_or(0))
 }
 
+/// The accelerators of this machine, none of them opened yet.
+pub(crate) fn accelerators() -> Vec<Device> {
+    (0..ashlar_cuda::count()).map(|i| Device { kind: ACCELERATOR, index: Some(i) }).collect()
+}
+
 /// Threads that a device on the processor takes: as asked, else one per physical core.
 pub(crate) fn threads(asked: Option<usize>) -> usize {
     asked.unwrap_or_else(ashlar_cpu::physical_cores).max(1)
@@ -139,7 +144,7 @@ pub fn device_named(name: &str) -> Result<Option<Device>, RuntimeError> {
     if name == "auto" { Ok(None) } else { parse_device(name).map(Some).ok_or_else(unknown) }
 }
 
-/// The device of that name; `auto` is the CPU. `activations` says how inputs of quantized weights are rounded; `None` leaves
+/// The device of that name; `auto` is the CPU, where placement is not asked. `activations` says how inputs of quantized weights are rounded; `None` leaves
 /// it to the device (int8 on the CPU, f32 on the reference).
 ///
 /// # Errors
@@ -157,7 +162,9 @@ pub fn device(
 /// What bounds the device of that name, if it computes on the CPU and there is memory to measure it.
 #[must_use]
 pub fn meter(name: &str, threads: Option<usize>) -> Option<Meter> {
-    Isa::detect().ok().filter(|_| name != "reference").and_then(|isa| Meter::new(threads, isa))
+    let own = |device: Device| [ACCELERATOR, "cuda-host", "reference"].contains(&device.kind);
+    let on_cpu = device_named(name).ok()?.map_or_else(|| accelerators().is_empty(), |device| !own(device));
+    Isa::detect().ok().filter(|_| on_cpu).and_then(|isa| Meter::new(threads, isa))
 }
 
 /// How the device of that name rounds the inputs of quantized weights: as asked, else in its own way.

@@ -284,6 +284,12 @@ impl Device for Driver {
         self.wait()
     }
 
+    unsafe fn copy(&mut self, to: u64, from: u64, bytes: u64) -> Result<(), Error> {
+        self.enter()?;
+        // SAFETY: the caller promises that both ranges are ours.
+        unsafe { result::memcpy_dtod_async(to, from, bytes as usize, self.stream) }.map_err(failed("copy"))
+    }
+
     fn begin_recording(&mut self) -> Result<(), Error> {
         self.enter()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;

@@ -284,6 +284,12 @@ impl Device for Host {
         Ok(())
     }
 
+    unsafe fn copy(&mut self, to: u64, from: u64, bytes: u64) -> Result<(), Error> {
+        let copy = self.range(from, bytes as usize)?.to_vec();
+        self.range(to, copy.len())?.copy_from_slice(&copy);
+        Ok(())
+    }
+
     fn begin_recording(&mut self) -> Result<(), Error> {
         self.recording = Some(Vec::new());
         Ok(())

@@ -103,6 +103,15 @@ pub trait Device: Send {
     /// [`Error::Driver`].
     fn end_recording(&mut self) -> Result<GraphId, Error>;
 
+    /// Copies bytes within the device.
+    ///
+    /// # Safety
+    /// Both ranges lie inside what [`Device::reserve`] gave, and apart.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    unsafe fn copy(&mut self, to: u64, from: u64, bytes: u64) -> Result<(), Error>;
+
     /// Runs a recording.
     ///
     /// # Errors

@@ -109,7 +109,8 @@ impl Request {
         bytes: &dyn Fn(&str) -> Option<u64>,
         memory: &dyn Fn(Device) -> Result<Option<u64>, RuntimeError>,
     ) -> Result<Placement, RuntimeError> {
-        let ready = Ready::new(self, draft, bytes, memory)?;
+        let mut ready = Ready::new(self, draft, bytes, memory)?;
+        ready.look(self, &devices::accelerators(), memory);
         let placement = place(&ready.wanted(draft, self))?;
         if let Some(resolved) = self.recipe.as_ref().and_then(Recipe::resolved) {
             let (was, now) = (unbounded(resolved), unbounded(&placement.resolved(draft)));
@@ -208,6 +209,26 @@ impl Ready {
         Ok(Self { bytes, places, offers, notes })
     }
 
+    /// Adds the accelerators `found` on this machine, where neither options nor rules nor a described machine speak of devices.
+    /// One that cannot be used is left out, and the user told.
+    fn look(
+        &mut self,
+        request: &Request,
+        found: &[Device],
+        memory: &dyn Fn(Device) -> Result<Option<u64>, RuntimeError>,
+    ) {
+        let fixed = request.recipe.as_ref().is_some_and(|r| r.hardware().is_some() || r.resolved().is_some());
+        if fixed || request.device.is_some() || self.offers.iter().any(|o| o.device.is_accelerator()) {
+            return;
+        }
+        for &device in found {
+            match memory(device) {
+                Ok(has) => self.offers.push(Offer { device, budget: request.budget(device, has) }),
+                Err(error) => self.notes.push(format!("{error}; going on without it")),
+            }
+        }
+    }
+
     fn wanted<'a>(&'a self, draft: &'a Draft, request: &Request) -> Wanted<'a> {
         Wanted {
             draft,
@@ -228,5 +249,42 @@ impl Ready {
             placement.notes.push(what.to_owned());
         }
         placement
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offered(options: &OpenOptions, found: usize) -> (Vec<String>, Vec<String>) {
+        let request = Request::new(options, None).unwrap();
+        let offers = vec![Offer { device: request.device.unwrap_or(Device::CPU), budget: None }];
+        let mut ready = Ready { bytes: Vec::new(), places: None, offers, notes: Vec::new() };
+        let found: Vec<Device> = (0..found).map(|i| Device { kind: devices::ACCELERATOR, index: Some(i) }).collect();
+        // The second one cannot be used.
+        let memory = |device: Device| match device.index {
+            Some(1) => Err(RuntimeError::Device { device: device.to_string(), why: "too old".into() }),
+            _ => Ok(Some(1 << 30)),
+        };
+        ready.look(&request, &found, &memory);
+        (ready.offers.iter().map(|o| o.device.to_string()).collect(), ready.notes)
+    }
+
+    #[test]
+    fn auto_takes_the_accelerators_that_are_there_and_tells_of_those_it_cannot_use() {
+        let (devices, notes) = offered(&OpenOptions::default(), 3);
+        assert_eq!(devices, ["cpu", "cuda:0", "cuda:2"]);
+        assert!(notes.len() == 1 && notes[0].contains("too old") && notes[0].contains("without it"), "{notes:?}");
+        assert_eq!(offered(&OpenOptions::default(), 0).0, ["cpu"]);
+    }
+
+    #[test]
+    fn who_names_a_device_or_describes_a_machine_gets_that() {
+        let cpu = OpenOptions { device: "cpu".into(), ..OpenOptions::default() };
+        assert_eq!(offered(&cpu, 3).0, ["cpu"]);
+        let text = "version: 1\nhardware: {ram: 64GiB}\n".to_owned();
+        let described = PlacementText { name: "machine".into(), text };
+        let described = OpenOptions { placement: Some(described), ..OpenOptions::default() };
+        assert_eq!(offered(&described, 3).0, ["cpu"]);
     }
 }
