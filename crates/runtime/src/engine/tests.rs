@@ -136,7 +136,8 @@ fn with_far_too_little_memory_all_requests_still_end_with_the_same_texts() {
         let new: Vec<usize> = (0..all.len()).filter(ended).collect();
         order.extend(new);
     }
-    assert_eq!(order, [0, 1, 2, 3, 4, 5], "in the order in which they came");
+    // The first two fit side by side, the second of them is the shorter; who waits comes in turn.
+    assert_eq!(order, [1, 0, 2, 3, 4, 5]);
     assert!(engine.is_idle() && engine.stats().preempted > 0, "{:?}", engine.stats());
     for (told, expected) in all.iter().zip(&expected) {
         assert_eq!(told.text(), *expected);
