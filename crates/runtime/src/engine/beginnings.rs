@@ -63,8 +63,8 @@ impl Engine {
     pub(super) fn look_up(&mut self, slot: usize) {
         let Self { prefixes: Some(store), slots, model, .. } = self else { return };
         let Some(running) = slots.get_mut(slot) else { return };
-        // The last token's logits are wanted: it has to be computed.
-        let most = running.tokens().len().saturating_sub(1);
+        // The last token's logits are wanted: it has to be computed. A block that ends with it is of use where one can go back.
+        let most = running.tokens().len().saturating_sub(usize::from(model.kv().forgets()));
         running.extend_keys(store, most);
         let known = store.known(running.keys.get(..most / BLOCK).unwrap_or_default());
         let gains = known * BLOCK >= running.fed_tokens().len() + BLOCK;
@@ -97,7 +97,8 @@ impl Engine {
             tracing::warn!(%error, ?block, "a block of keys and values could not be used");
             return running.start_anew();
         }
-        stats.disk_tokens += running.gain(block.end) as u64;
+        let end = block.end.min(running.tokens().len().saturating_sub(1));
+        stats.disk_tokens += running.gain(end) as u64;
         if number + 1 < until {
             running.until = Some(until);
         } else {

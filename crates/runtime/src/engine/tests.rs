@@ -277,6 +277,20 @@ fn a_beginning_on_disk_is_used_after_a_restart_with_the_same_text() {
 }
 
 #[test]
+fn of_a_prompt_that_ends_with_a_block_one_token_is_computed() {
+    let dir = tempfile::tempdir().unwrap();
+    let answer = |engine: &mut Engine| {
+        let (mut request, told) = request(engine, &long("The end"), 8);
+        request.prompt.truncate(2 * BLOCK);
+        engine.submit(request).unwrap();
+        drain(engine);
+        (told.text(), told.end().timings.reused_tokens)
+    };
+    let want = answer(&mut keeping(dir.path(), 1, 1 << 30)).0;
+    assert_eq!(answer(&mut keeping(dir.path(), 1, 1 << 30)), (want, 2 * BLOCK - 1));
+}
+
+#[test]
 fn the_disk_serves_those_who_come_while_others_are_answered() {
     let dir = tempfile::tempdir().unwrap();
     let prompts: Vec<String> = ["One", "Two", "And it came to pass"].map(long).to_vec();
