@@ -47,37 +47,27 @@ impl Meter {
     /// int8 multiply-adds per second of all threads, without any memory traffic.
     #[must_use]
     pub fn int8(&self) -> f64 {
-        let threads = self.pool.threads();
-        let begin = Instant::now();
-        self.pool.run(threads, &|_| {
-            black_box(self.isa.run(Dots(black_box(0x0102_0304))));
-        });
-        // Each dot product: 16 lanes of 4.
-        (threads * STEPS * CHAINS * 64) as f64 / begin.elapsed().as_secs_f64()
+        self.rate(64, &|| _ = black_box(self.isa.run(Dots(black_box(0x0102_0304)))))
     }
 
     /// bf16 multiply-adds per second of all threads, without any memory traffic.
     #[must_use]
     pub fn bf16(&self) -> f64 {
-        let threads = self.pool.threads();
-        let begin = Instant::now();
-        self.pool.run(threads, &|_| {
-            black_box(self.isa.run_bf16(Bf16Dots(black_box(0x3f80_3f80))));
-        });
-        // Each dot product: 16 lanes of 2.
-        (threads * STEPS * CHAINS * 32) as f64 / begin.elapsed().as_secs_f64()
+        self.rate(32, &|| _ = black_box(self.isa.run_bf16(Bf16Dots(black_box(0x3f80_3f80)))))
     }
 
     /// f32 multiply-adds per second of all threads, without any memory traffic.
     #[must_use]
     pub fn f32(&self) -> f64 {
+        self.rate(16, &|| _ = black_box(self.isa.run(Fmas(black_box(1.000_1)))))
+    }
+
+    /// Multiply-adds per second of `chains`, [`STEPS`] times [`CHAINS`] operations of so many each, on every thread.
+    fn rate(&self, each: usize, chains: &(dyn Fn() + Sync)) -> f64 {
         let threads = self.pool.threads();
         let begin = Instant::now();
-        self.pool.run(threads, &|_| {
-            black_box(self.isa.run(Fmas(black_box(1.000_1))));
-        });
-        // Each FMA: 16 lanes.
-        (threads * STEPS * CHAINS * 16) as f64 / begin.elapsed().as_secs_f64()
+        self.pool.run(threads, &|_| chains());
+        (threads * STEPS * CHAINS * each) as f64 / begin.elapsed().as_secs_f64()
     }
 }
 
@@ -121,6 +111,16 @@ impl Kernel for Dots {
     }
 }
 
+/// All lanes of all chains: what was computed must be of use.
+#[inline(always)]
+fn total<S: Simd>(s: S, acc: [S::F32; CHAINS]) -> f32 {
+    let mut sum = 0.0;
+    for a in acc {
+        sum += s.sum(a);
+    }
+    sum
+}
+
 struct Bf16Dots(i32);
 
 impl Kernel for Bf16Dots {
@@ -134,11 +134,7 @@ impl Kernel for Bf16Dots {
                 *a = s.dot_bf16(*a, x, x);
             }
         }
-        let mut sum = 0.0;
-        for a in acc {
-            sum += s.sum(a);
-        }
-        sum
+        total(s, acc)
     }
 }
 
@@ -155,11 +151,7 @@ impl Kernel for Fmas {
                 *a = s.fma(x, x, *a);
             }
         }
-        let mut sum = 0.0;
-        for a in acc {
-            sum += s.sum(a);
-        }
-        sum
+        total(s, acc)
     }
 }
 
