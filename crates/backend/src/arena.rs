@@ -8,6 +8,9 @@ use crate::{BackendError, CacheShape, Weight};
 /// Everything in an arena begins at a multiple of this many bytes.
 pub const ARENA_ALIGN: u64 = 256;
 
+/// Planes of an expert begin at multiples of this many bytes of its slot.
+pub const SLOT_ALIGN: usize = 256;
+
 /// What memory is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -17,6 +20,8 @@ pub enum Purpose {
     Caches,
     /// Buffers of activations.
     Activations,
+    /// Slots of experts.
+    Slots,
 }
 
 /// Bytes by what they are for.
@@ -28,13 +33,15 @@ pub struct Reserved {
     pub caches: u64,
     /// Buffers with all rows.
     pub activations: u64,
+    /// Slots that experts take turns in.
+    pub slots: u64,
 }
 
 impl Reserved {
     /// All bytes.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.caches).saturating_add(self.activations)
+        [self.caches, self.activations, self.slots].into_iter().fold(self.weights, u64::saturating_add)
     }
 
     /// Counts a weight whose planes have so many bytes together.
@@ -52,11 +59,17 @@ impl Reserved {
         self.add(Purpose::Caches, shape.reserved());
     }
 
+    /// Counts slots.
+    pub fn add_slots(&mut self, count: usize, bytes: usize) {
+        self.add(Purpose::Slots, slot_bytes(bytes).saturating_mul(count as u64));
+    }
+
     fn add(&mut self, purpose: Purpose, bytes: u64) {
         let of = match purpose {
             Purpose::Weights => &mut self.weights,
             Purpose::Caches => &mut self.caches,
             Purpose::Activations => &mut self.activations,
+            Purpose::Slots => &mut self.slots,
         };
         *of = of.saturating_add(aligned(bytes));
     }
@@ -64,6 +77,12 @@ impl Reserved {
 
 fn aligned(bytes: u64) -> u64 {
     bytes.checked_next_multiple_of(ARENA_ALIGN).unwrap_or(u64::MAX)
+}
+
+/// What a slot for records of up to `bytes` is charged with.
+#[must_use]
+pub fn slot_bytes(bytes: usize) -> u64 {
+    aligned(bytes as u64)
 }
 
 fn buffer_bytes(rows: usize, width: usize) -> u64 {
@@ -122,6 +141,15 @@ impl Arena {
         self.reserve(Purpose::Caches, shape.reserved(), || {
             format!("a cache of {} sequences of {} positions", shape.sequences, shape.capacity)
         })
+    }
+
+    /// Makes room for slots.
+    ///
+    /// # Errors
+    /// As [`Arena::weight`].
+    pub fn slots(&mut self, count: usize, bytes: usize) -> Result<(), BackendError> {
+        let all = slot_bytes(bytes).saturating_mul(count as u64);
+        self.reserve(Purpose::Slots, all, || format!("{count} slots for experts of {bytes} bytes"))
     }
 
     fn reserve(&mut self, purpose: Purpose, bytes: u64, what: impl FnOnce() -> String) -> Result<(), BackendError> {

@@ -18,11 +18,12 @@ mod reference;
 mod rope;
 mod round;
 mod route;
+mod slots;
 mod streamed;
 mod virtual_device;
 mod weight;
 
-pub use arena::{ARENA_ALIGN, Arena, Reserved};
+pub use arena::{ARENA_ALIGN, Arena, Reserved, SLOT_ALIGN, slot_bytes};
 pub use batch::{Batch, SequenceRows};
 pub use gated::gated;
 pub use kv::{
@@ -40,6 +41,7 @@ pub use reference::Reference;
 pub use rope::RopeTable;
 pub use round::{INT8_GROUP, int8_scale, round_bf16, round_int8, round_row};
 pub use route::{check as check_routing, route, weights_of};
+pub use slots::{ExpertSlots, Experts, Pair, Slotted};
 pub use streamed::{Arrived, Records, Streamed};
 pub use virtual_device::Virtual;
 pub use weight::Weight;
@@ -230,6 +232,29 @@ pub trait Backend: Send {
         Ok(())
     }
 
+    /// Where the rows of a mixture go, rows × top_k, best first, with weights; its experts are not read.
+    ///
+    /// # Errors
+    /// As of running the op; [`BackendError::Unsupported`] by default.
+    fn route(&mut self, moe: &Op, batch: &Batch) -> Result<Vec<(usize, f32)>, BackendError> {
+        let _ = (moe, batch);
+        Err(no_parts("route"))
+    }
+
+    /// What experts make of rows of `x`: for every pair down(activation(gate · x, up · x)) with its bias, unweighted; pairs × hidden.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] for a row or an expert that is not there; [`BackendError::Unsupported`] by default.
+    fn experts(&mut self, x: BufferId, experts: Experts<'_>, pairs: &[Pair]) -> Result<Vec<f32>, BackendError> {
+        let _ = (x, experts, pairs);
+        Err(no_parts("experts"))
+    }
+
+    /// Its slots for experts; `None` for a device that has none.
+    fn slots(&mut self) -> Option<&mut dyn ExpertSlots> {
+        None
+    }
+
     /// Copies the current rows of a buffer to the host (rows × width, row-major).
     ///
     /// # Errors
@@ -241,6 +266,11 @@ pub trait Backend: Send {
     /// # Errors
     /// [`BackendError::Operand`] if they are no whole rows, [`BackendError::Capacity`] if they are too many.
     fn write(&mut self, buffer: BufferId, values: &[f32]) -> Result<(), BackendError>;
+}
+
+fn no_parts(op: &'static str) -> BackendError {
+    let why = "this device computes mixtures of experts as a whole".to_owned();
+    BackendError::Unsupported { backend: "device", op, why }
 }
 
 fn no_save(op: &'static str) -> BackendError {

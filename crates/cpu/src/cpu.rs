@@ -10,8 +10,8 @@ use crate::shards::Shards;
 use crate::{cores, gemv, ops};
 use ashlar_arch::Rope;
 use ashlar_backend::{
-    ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Memory, Observer, Op, RopeTable,
-    Streamed, Support, Weight, WeightId,
+    ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Experts, Memory, Observer, Op, Pair,
+    RopeTable, Streamed, Support, Weight, WeightId,
 };
 use ashlar_formats::Spec;
 use ashlar_simd::Isa;
@@ -256,6 +256,15 @@ impl Backend for Cpu {
 
     fn look_ahead(&mut self, moe: &Op, like: Option<BufferId>, batch: &Batch) -> Result<(), BackendError> {
         ops::look_ahead(self, moe, like, batch)
+    }
+
+    fn route(&mut self, moe: &Op, batch: &Batch) -> Result<Vec<(usize, f32)>, BackendError> {
+        batch.check()?;
+        ops::route(self, moe, batch)
+    }
+
+    fn experts(&mut self, x: BufferId, experts: Experts<'_>, pairs: &[Pair]) -> Result<Vec<f32>, BackendError> {
+        ops::products(self, x, experts, pairs)
     }
 
     fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError> {

@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout, reason = "skips must be seen")]
 
 use ashlar_backend::conformance::{self, Tolerances};
-use ashlar_backend::{ActivationMode, Backend};
+use ashlar_backend::{ActivationMode, Backend, Virtual};
 use ashlar_cpu::Cpu;
 use ashlar_simd::Isa;
 
@@ -38,4 +38,17 @@ fn conforms_with_bf16_activations() {
 #[test]
 fn conforms_with_f32_activations() {
     conforms(ActivationMode::F32);
+}
+
+/// Experts that take turns in slots reach the kernels as records do, beside products that come from elsewhere.
+#[test]
+fn a_virtual_device_on_these_kernels_shares_mixtures_with_a_host() {
+    for mode in [ActivationMode::F32, ActivationMode::Int8] {
+        let mut make = || {
+            let cpu = Cpu::with_mode(Some(2), Isa::detect().unwrap(), mode);
+            Box::new(Virtual::new(Box::new(cpu), u64::MAX)) as Box<dyn Backend>
+        };
+        let report = conformance::run_slots(&mut make, &Tolerances::default());
+        assert!(report.ran() == 30 && report.failures().is_empty(), "{mode:?}: {report}");
+    }
 }

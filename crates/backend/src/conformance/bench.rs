@@ -10,8 +10,8 @@ use std::ops::Range;
 pub type Pair<T> = [T; 2];
 
 pub struct Bench {
-    device: Box<dyn Backend>,
-    reference: Reference,
+    pub device: Box<dyn Backend>,
+    pub reference: Reference,
     pub random: Random,
     tolerances: Tolerances,
     worst: f64,

@@ -21,6 +21,7 @@ mod rms_norm;
 mod saved;
 mod select_rows;
 mod sigmoid_gate;
+mod slots;
 mod weights;
 
 use crate::Backend;
@@ -132,6 +133,14 @@ pub fn run(make: &mut dyn FnMut() -> Box<dyn Backend>, tolerances: &Tolerances) 
     attention::long(&mut suite);
     copies::cases(&mut suite);
     saved::cases(&mut suite);
+    slots::cases(&mut suite);
+    suite.report
+}
+
+/// Runs the cases of experts in slots alone.
+pub fn run_slots(make: &mut dyn FnMut() -> Box<dyn Backend>, tolerances: &Tolerances) -> ConformanceReport {
+    let mut suite = Suite { make, tolerances: *tolerances, report: ConformanceReport::default() };
+    slots::cases(&mut suite);
     suite.report
 }
 

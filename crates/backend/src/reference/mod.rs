@@ -24,8 +24,8 @@ mod sigmoid_gate;
 mod tests;
 
 use crate::{
-    ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Memory, Observer, Op, Support, Weight,
-    WeightId,
+    ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Experts, Memory, Observer, Op, Pair,
+    Support, Weight, WeightId,
 };
 use ashlar_formats::Spec;
 use attention::Cache;
@@ -259,6 +259,19 @@ impl Backend for Reference {
             Op::SigmoidGate { x, weight, y } => sigmoid_gate::run(self, *x, *weight, *y, observer),
             Op::SelectRows { x, out } => select_rows::run(self, *x, *out, batch),
         }
+    }
+
+    fn route(&mut self, moe: &Op, batch: &Batch) -> Result<Vec<(usize, f32)>, BackendError> {
+        let Op::Moe { x, router, routing, options, experts, .. } = moe else {
+            let what = format!("{} is no mixture of experts", moe.name());
+            return Err(BackendError::Operand { op: "route", what });
+        };
+        let router = moe::Router { weight: *router, routing: *routing, options: *options };
+        moe::routes(self, *x, &router, experts, batch)
+    }
+
+    fn experts(&mut self, x: BufferId, experts: Experts<'_>, pairs: &[Pair]) -> Result<Vec<f32>, BackendError> {
+        moe::products(self, x, experts, pairs)
     }
 
     fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError> {

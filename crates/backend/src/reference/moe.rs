@@ -6,8 +6,8 @@ use super::gated_linear::{check_pair, hidden};
 use super::linear::{dot, matvec};
 use super::{Matrix, Reference};
 use crate::{
-    ActivationMode, BackendError, Batch, BufferId, ExpertWeights, INT8_GROUP, MatmulInput, MoeOptions, Observer,
-    Routed, WeightId, check_routing, int8_scale, round_bf16, route, weights_of,
+    ActivationMode, BackendError, Batch, BufferId, ExpertWeights, Experts, INT8_GROUP, MatmulInput, MoeOptions,
+    Observer, Pair, Routed, WeightId, check_routing, int8_scale, round_bf16, route, weights_of,
 };
 use ashlar_arch::{Activation, Routing};
 
@@ -33,21 +33,14 @@ pub fn run(
     let width = input.width();
     let (weight, routing) = (r.weight(router.weight, OP)?, router.routing);
     check(r, weight, routing, experts, width)?;
-    let vector = |id: Option<WeightId>| id.map(|id| r.vector(id, experts.len(), OP)).transpose();
-    let (router_bias, choice_bias) = (vector(router.options.router_bias)?, vector(router.options.choice_bias)?);
-    let table = router.options.table.map(|id| r.weight(id, OP)).transpose()?;
+    let decider = Decider::new(r, router, experts.len())?;
     let mut y = Vec::with_capacity(input.values.len());
     let mut slack = Vec::with_capacity(input.rows());
     for row in 0..input.rows() {
         let x = input.row(row);
-        let bias = |e: usize| router_bias.and_then(|b| b.get(e)).map_or(0.0, |b| f64::from(*b));
-        let logits: Vec<f32> = (0..weight.n).map(|e| (dot(x, weight.row(e)) + bias(e)) as f32).collect();
         let mut sum = vec![0.0f64; width];
         let mut row_slack = 0.0;
-        let routes = match table {
-            Some(table) => weights_of(&logits, table_row(table, batch, row, [experts.len(), routing.top_k])?, &routing),
-            None => route(&logits, choice_bias, &routing),
-        };
+        let routes = decider.routes(x, row, batch)?;
         if let Some(observer) = &mut observer {
             observe_routes(*observer, weight, &routes, x);
         }
@@ -73,6 +66,82 @@ pub fn run(
     r.add(out, width, y, OP)?;
     r.slack = slack;
     Ok(())
+}
+
+/// Where rows go: every row's experts and weights, best first.
+pub fn routes(
+    r: &Reference,
+    x: BufferId,
+    router: &Router,
+    experts: &[ExpertWeights],
+    batch: &Batch,
+) -> Result<Vec<(usize, f32)>, BackendError> {
+    let input = r.buffer(x, OP)?;
+    let weight = r.weight(router.weight, OP)?;
+    if (weight.n, weight.k) != (experts.len(), input.width()) {
+        let what =
+            format!("`{}` is {} × {}, expected {} × {}", weight.name, weight.n, weight.k, experts.len(), input.width());
+        return Err(BackendError::Operand { op: OP, what });
+    }
+    check_routing(&router.routing, experts.len(), OP)?;
+    let decider = Decider::new(r, router, experts.len())?;
+    let mut all = Vec::new();
+    for row in 0..input.rows() {
+        all.extend(decider.routes(input.row(row), row, batch)?.into_iter().map(|(e, weight)| (e, weight as f32)));
+    }
+    Ok(all)
+}
+
+/// What the experts of pairs make of their rows, with the bias, unweighted.
+pub fn products(r: &Reference, x: BufferId, experts: Experts<'_>, pairs: &[Pair]) -> Result<Vec<f32>, BackendError> {
+    let input = r.buffer(x, OP)?;
+    let mut all = Vec::with_capacity(pairs.len() * input.width());
+    for &(row, expert) in pairs {
+        let there = experts.list.get(expert).filter(|_| row < input.rows());
+        let what = || format!("there is no row {row} of {} or no expert {expert}", input.rows());
+        let expert = there.ok_or_else(|| BackendError::Operand { op: OP, what: what() })?;
+        let (gate, up, down) = (r.weight(expert.gate, OP)?, r.weight(expert.up, OP)?, r.weight(expert.down, OP)?);
+        check_pair(gate, up, OP)?;
+        if gate.k != input.width() || down.k != gate.n {
+            let what = format!("`{}` has {} inputs, expected {}", gate.name, gate.k, input.width());
+            return Err(BackendError::Operand { op: OP, what });
+        }
+        let biases = biases(r, expert)?;
+        let h = hidden(input.row(row), [gate, up], biases.map(|[g, u, _]| [g, u]), experts.activation);
+        let bias = |i: usize| biases.and_then(|[.., down]| down.get(i)).map_or(0.0, |b| f64::from(*b));
+        all.extend(matvec(&h, down).into_iter().enumerate().map(|(i, v)| (f64::from(v) + bias(i)) as f32));
+    }
+    Ok(all)
+}
+
+/// Decides for one row after the other.
+struct Decider<'r> {
+    weight: &'r Matrix,
+    routing: Routing,
+    router_bias: Option<&'r [f32]>,
+    choice_bias: Option<&'r [f32]>,
+    table: Option<&'r Matrix>,
+}
+
+impl<'r> Decider<'r> {
+    fn new(r: &'r Reference, router: &Router, experts: usize) -> Result<Self, BackendError> {
+        let vector = |id: Option<WeightId>| id.map(|id| r.vector(id, experts, OP)).transpose();
+        Ok(Self {
+            weight: r.weight(router.weight, OP)?,
+            routing: router.routing,
+            router_bias: vector(router.options.router_bias)?,
+            choice_bias: vector(router.options.choice_bias)?,
+            table: router.options.table.map(|id| r.weight(id, OP)).transpose()?,
+        })
+    }
+
+    fn routes(&self, x: &[f32], row: usize, batch: &Batch) -> Result<Vec<(usize, f64)>, BackendError> {
+        let weight = self.weight;
+        let bias = |e: usize| self.router_bias.and_then(|b| b.get(e)).map_or(0.0, |b| f64::from(*b));
+        let logits: Vec<f32> = (0..weight.n).map(|e| (dot(x, weight.row(e)) + bias(e)) as f32).collect();
+        let Some(table) = self.table else { return Ok(route(&logits, self.choice_bias, &self.routing)) };
+        Ok(weights_of(&logits, table_row(table, batch, row, [weight.n, self.routing.top_k])?, &self.routing))
+    }
 }
 
 /// The experts that the table names for a row's token.

@@ -23,6 +23,8 @@ pub struct Layer<'a> {
     pub cpu: &'a Cpu,
     pub experts: &'a [ExpertWeights],
     pub routes: &'a Routes,
+    /// The row of the output that a pair is added to.
+    pub places: &'a [u32],
     pub activation: Activation,
     pub hidden: usize,
     pub intermediate: usize,
@@ -72,12 +74,12 @@ struct Stream {
 }
 
 impl Layer<'_> {
-    /// Adds to `y`, tokens × hidden, what the experts make of x.
+    /// Adds to `y`, rows × hidden, what the experts make of x.
     pub fn run(&self, x: BufferId, y: &mut [f32], observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {
         let input = self.cpu.buffers.get(x, OP)?;
         let inputs = Inputs::new(&input.values, self.hidden, Some(&self.cpu.rounded));
         let mut middle = vec![0.0; self.routes.tokens.len() * self.intermediate];
-        let stream = self.stream(y.len() / self.hidden.max(1))?;
+        let stream = self.stream(inputs.rows())?;
         for (number, window) in stream.windows.iter().enumerate() {
             let mut used = self.in_memory(window, &stream)?;
             self.first_halves(&used, inputs, &mut middle)?;
@@ -187,7 +189,7 @@ impl Layer<'_> {
         errors.result()
     }
 
-    /// y[token] += weight · (down(middle) + bias), expert by expert: these follow one another among those in use.
+    /// y[place] += weight · (down(middle) + bias), expert by expert: these follow one another among those in use.
     fn second_half(&self, used: &[Used<'_>], middle: &[f32], y: &mut [f32]) -> Result<(), BackendError> {
         let (cpu, routes) = (self.cpu, self.routes);
         let [Some(one), Some(last)] = [used.first(), used.last()] else { return Ok(()) };
@@ -212,7 +214,7 @@ impl Layer<'_> {
                     let columns = out.columns(&(panel..panel + product.len()));
                     let bias = u.biases.map(|[.., bias]| &bias[columns.clone()]);
                     // SAFETY: tasks cover every panel of the output once, and experts take turns within a task.
-                    let to = unsafe { out.part(routes.tokens[first + row] as usize, columns) };
+                    let to = unsafe { out.part(self.places[first + row] as usize, columns) };
                     add_weighted(to, product.as_flattened(), bias, routes.weights[first + row]);
                 }));
             }

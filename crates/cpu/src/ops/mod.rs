@@ -19,16 +19,29 @@ mod sigmoid_gate;
 mod tests;
 
 use crate::cpu::Cpu;
-use ashlar_backend::{BackendError, Batch, BufferId, Observer, Op};
+use ashlar_backend::{BackendError, Batch, BufferId, ExpertWeights, Observer, Op};
+
+pub use moe::products;
 
 /// Tells where experts come from which ones `moe` will use, or is likely to.
 pub fn look_ahead(cpu: &Cpu, moe: &Op, like: Option<BufferId>, batch: &Batch) -> Result<(), BackendError> {
-    let Op::Moe { router, routing, options, experts, .. } = moe else {
-        let what = format!("{} is no mixture of experts", moe.name());
+    let (_, router, experts) = mixture(moe)?;
+    moe::look_ahead(cpu, &router, experts, like, batch)
+}
+
+/// Where the rows of a mixture go.
+pub fn route(cpu: &Cpu, moe: &Op, batch: &Batch) -> Result<Vec<(usize, f32)>, BackendError> {
+    let (x, router, experts) = mixture(moe)?;
+    moe::routes(cpu, x, &router, experts.len(), batch)
+}
+
+/// Input, router and experts of a mixture.
+fn mixture(op: &Op) -> Result<(BufferId, moe::Router, &[ExpertWeights]), BackendError> {
+    let Op::Moe { x, router, routing, options, experts, .. } = op else {
+        let what = format!("{} is no mixture of experts", op.name());
         return Err(BackendError::Operand { op: moe::OP, what });
     };
-    let router = moe::Router { weight: *router, routing: *routing, options: *options };
-    moe::look_ahead(cpu, &router, experts, like, batch)
+    Ok((*x, moe::Router { weight: *router, routing: *routing, options: *options }, experts))
 }
 
 /// Runs one op; `batch` is checked.

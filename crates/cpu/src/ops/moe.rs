@@ -12,9 +12,10 @@ use crate::inputs::{Form, Inputs};
 use crate::loaded::Loaded;
 use ashlar_arch::{Activation, Routing};
 use ashlar_backend::{
-    BackendError, Batch, BufferId, ExpertWeights, MoeOptions, Observer, Routed, WeightId, check_routing, route,
-    weights_of,
+    BackendError, Batch, BufferId, ExpertWeights, Experts, MoeOptions, Observer, Pair, Routed, WeightId, check_routing,
+    route, weights_of,
 };
+use std::collections::BTreeSet;
 
 pub const OP: &str = "moe";
 
@@ -41,16 +42,7 @@ pub fn run(
     let (hidden, rows) = (input.width, input.values.len() / input.width.max(1));
     let intermediate = check(cpu, router, experts, hidden)?;
     let Some(intermediate) = intermediate.filter(|_| rows > 0) else { return Ok(()) };
-    let choice_bias = router.options.choice_bias.map(|id| cpu.vector(id, experts.len(), OP)).transpose()?;
-    let logits = logits(cpu, x, router, rows)?;
-    let chosen: Vec<(usize, f32)> = match router.options.table {
-        Some(table) => named(cpu, table, &logits, experts.len(), &router.routing, batch)?,
-        None => {
-            let routed = |logits| route(logits, choice_bias, &router.routing);
-            logits.chunks_exact(experts.len()).flat_map(routed).map(|(e, weight)| (e, weight as f32)).collect()
-        }
-    };
-    let routes = Routes::new(chosen, experts.len(), router.routing.top_k);
+    let routes = Routes::new(chosen(cpu, x, router, experts.len(), batch)?, experts.len(), router.routing.top_k);
     if let Some(observer) = &mut observer {
         observe(cpu, x, [router.weight].into_iter(), Some(*observer), OP)?;
         let (chosen, top_k) = (routes.chosen(), routes.top_k);
@@ -60,10 +52,60 @@ pub fn run(
     let first_halves = routes.used.iter().flat_map(|&e| [experts[e].gate, experts[e].up]);
     round_inputs(cpu, x, first_halves, OP)?;
     let mut y = cpu.buffers.take(out, [rows, hidden], true, x, OP)?;
-    let layer = Layer { cpu, experts, routes: &routes, activation, hidden, intermediate };
+    let layer = Layer { cpu, experts, routes: &routes, places: &routes.tokens, activation, hidden, intermediate };
     let result = layer.run(x, &mut y, observer);
     cpu.buffers.put(out, y);
     result
+}
+
+/// Where rows go: rows × top_k, best first.
+pub fn routes(
+    cpu: &Cpu,
+    x: BufferId,
+    router: &Router,
+    experts: usize,
+    batch: &Batch,
+) -> Result<Vec<(usize, f32)>, BackendError> {
+    cpu.matrix(router.weight, Some(experts), cpu.buffers.get(x, OP)?.width, OP)?;
+    check_routing(&router.routing, experts, OP)?;
+    chosen(cpu, x, router, experts, batch)
+}
+
+fn chosen(
+    cpu: &Cpu,
+    x: BufferId,
+    router: &Router,
+    experts: usize,
+    batch: &Batch,
+) -> Result<Vec<(usize, f32)>, BackendError> {
+    let input = cpu.buffers.get(x, OP)?;
+    let choice_bias = router.options.choice_bias.map(|id| cpu.vector(id, experts, OP)).transpose()?;
+    let logits = logits(cpu, x, router, input.values.len() / input.width.max(1))?;
+    if let Some(table) = router.options.table {
+        return named(cpu, table, &logits, experts, &router.routing, batch);
+    }
+    let routed = |logits| route(logits, choice_bias, &router.routing);
+    Ok(logits.chunks_exact(experts.max(1)).flat_map(routed).map(|(e, weight)| (e, weight as f32)).collect())
+}
+
+/// What experts make of rows, with their biases and unweighted, pair by pair.
+pub fn products(cpu: &mut Cpu, x: BufferId, experts: Experts<'_>, pairs: &[Pair]) -> Result<Vec<f32>, BackendError> {
+    let input = cpu.buffers.get(x, OP)?;
+    let (hidden, rows) = (input.width, input.values.len() / input.width.max(1));
+    if let Some((row, expert)) = pairs.iter().find(|(row, expert)| *row >= rows || *expert >= experts.list.len()) {
+        let what = format!("row {row} of {rows} or expert {expert} of {} is not there", experts.list.len());
+        return Err(BackendError::Operand { op: OP, what });
+    }
+    let used: BTreeSet<usize> = pairs.iter().map(|(_, expert)| *expert).collect();
+    let used: Vec<ExpertWeights> = used.into_iter().map(|e| experts.list[e]).collect();
+    let mut products = vec![0.0; pairs.len() * hidden];
+    let Some(intermediate) = check_experts(cpu, &used, hidden)? else { return Ok(products) };
+    let (routes, places) = Routes::of_pairs(pairs, experts.list.len());
+    round_inputs(cpu, x, used.iter().flat_map(|e| [e.gate, e.up]), OP)?;
+    let (list, activation) = (experts.list, experts.activation);
+    let layer = Layer { cpu, experts: list, routes: &routes, places: &places, activation, hidden, intermediate };
+    layer.run(x, &mut products, None)?;
+    Ok(products)
 }
 
 /// Tells where experts come from which ones will be used: those that a table names for the tokens, or those that the router chooses for
@@ -88,10 +130,7 @@ pub fn look_ahead(
             if cpu.described(router.weight, OP)?.weight.k != input.width {
                 return Ok(());
             }
-            let choice_bias = router.options.choice_bias.map(|id| cpu.vector(id, experts.len(), OP)).transpose()?;
-            let logits = logits(cpu, x, router, input.values.len() / input.width.max(1))?;
-            let routed = |logits| route(logits, choice_bias, &router.routing);
-            logits.chunks_exact(experts.len()).flat_map(routed).map(|(expert, _)| expert).collect()
+            chosen(cpu, x, router, experts.len(), batch)?.into_iter().map(|(expert, _)| expert).collect()
         }
         (None, None) => return Ok(()),
     };
@@ -106,6 +145,10 @@ pub fn look_ahead(
 fn check(cpu: &Cpu, router: &Router, experts: &[ExpertWeights], hidden: usize) -> Result<Option<usize>, BackendError> {
     cpu.matrix(router.weight, Some(experts.len()), hidden, OP)?;
     check_routing(&router.routing, experts.len(), OP)?;
+    check_experts(cpu, experts, hidden)
+}
+
+fn check_experts(cpu: &Cpu, experts: &[ExpertWeights], hidden: usize) -> Result<Option<usize>, BackendError> {
     let mut intermediate = None;
     for expert in experts {
         let n = cpu.described(expert.gate, OP)?.is(intermediate, hidden, OP)?.weight.n;
@@ -212,6 +255,14 @@ impl Routes {
             next[e] += 1;
         }
         Self { top_k, used, starts, tokens, weights, slots }
+    }
+
+    /// Pairs that are given, and the place of each among them.
+    fn of_pairs(pairs: &[Pair], experts: usize) -> (Self, Vec<u32>) {
+        let mut routes = Self::new(pairs.iter().map(|(_, expert)| (*expert, 1.0)).collect(), experts, 1);
+        let places = std::mem::take(&mut routes.tokens);
+        routes.tokens = places.iter().map(|place| pairs[*place as usize].0 as u32).collect();
+        (routes, places)
     }
 
     /// The pairs of the expert that stands at `index` among those used.

@@ -39,7 +39,7 @@ impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { device, needed, on_disk, budget, options } = self;
         let total = needed.total().saturating_sub(*on_disk);
-        let Reserved { weights, caches, activations } = *needed;
+        let Reserved { weights, caches, activations, .. } = *needed;
         let weights = weights.saturating_sub(*on_disk);
         write!(
             f,

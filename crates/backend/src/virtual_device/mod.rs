@@ -4,24 +4,31 @@
 //! Owns: the accounting of an accelerator, which reserves everything before the first token. Refuses: speed; it is as fast
 //! as what it computes with.
 
+mod slots;
+
 use crate::{
-    ActivationMode, Arena, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Memory, Observer, Op, Support,
-    Weight, WeightId,
+    ActivationMode, Arena, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, ExpertSlots, Memory, Observer,
+    Op, Support, Weight, WeightId,
 };
 use ashlar_formats::Spec;
+use slots::{Mixture, Store};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A device with a budget, on the kernels of another.
 pub struct Virtual {
     inner: Box<dyn Backend>,
     arena: Arena,
+    store: Arc<Store>,
+    mixture: Option<Mixture>,
 }
 
 impl Virtual {
     /// A device of `budget` bytes that computes as `inner` does, which must be fresh.
     #[must_use]
     pub fn new(inner: Box<dyn Backend>, budget: u64) -> Self {
-        Self { inner, arena: Arena::new("virtual device", budget) }
+        let (store, mixture) = (Arc::default(), None);
+        Self { inner, arena: Arena::new("virtual device", budget), store, mixture }
     }
 }
 
@@ -89,6 +96,11 @@ impl Backend for Virtual {
 
     fn run(&mut self, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError> {
         self.inner.run(op, batch, observer)
+    }
+
+    fn slots(&mut self) -> Option<&mut dyn ExpertSlots> {
+        // Weights that come and go reach the kernels as streamed ones do.
+        if self.inner.streams() { Some(self) } else { None }
     }
 
     fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError> {
