@@ -3,7 +3,8 @@
     python3 compare.py --ashlar ASHLAR --pack FOLDER [--llama LLAMA_SERVER --gguf FILE] [--llama-args "-fa on"]... [--ashlar-args "--kv q8"]
                        [--clients 1,2,4,8,16,32] [--requests 2] [--tokens 32] [--threads 2] [--rounds 1]
 
-All run all the time, and one at a time is asked: ours, theirs, ours, theirs, for every number of clients. `--llama-args` may be given
+All run all the time, and one at a time is asked: ours, theirs, ours, theirs, for every number of clients, after one request to each that
+is not measured. `--llama-args` may be given
 several times: a server of theirs for each, and the ratio is to the best of them. Without --llama only ours.
 """
 import argparse
@@ -48,6 +49,8 @@ def main():
     a = arguments()
     with contextlib.ExitStack() as stack:
         servers = [(name, stack.enter_context(server(command, f"server-{i}"))[0]) for i, (name, command) in enumerate(commands(a))]
+        for _, a.url in servers:
+            load.warm(a)
         print(load.HEAD, flush=True)
         for clients in map(int, a.clients.split(",")):
             rates = {name: [] for name, _ in servers}
