@@ -10,7 +10,7 @@ use crate::placement::{Placement, Step, Tier};
 use crate::program::Draft;
 use crate::{RuntimeError, devices};
 use ashlar_backend::{
-    Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Operand, Records, WeightId,
+    Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Operand, Records, Surveyor, WeightId,
 };
 use ashlar_tensor::{Bytes, Report, TensorStore};
 use std::ops::Range;
@@ -104,7 +104,7 @@ impl Executor {
         Ok(Self { devices, steps, logits: (placement.logits, logits), named, guessed, caches })
     }
 
-    /// Runs all steps on a batch and returns its logits.
+    /// Runs all steps on a batch.
     ///
     /// # Errors
     /// [`BackendError`].
@@ -113,7 +113,7 @@ impl Executor {
         batch: &Batch,
         observer: &mut Option<&mut dyn Observer>,
         profile: &mut Option<Profile>,
-    ) -> Result<Vec<f32>, BackendError> {
+    ) -> Result<(), BackendError> {
         for step in &self.named {
             if let Some(Ready::Run { device, op }) = self.steps.get(*step) {
                 self.devices[*device].look_ahead(op, None, batch)?;
@@ -134,8 +134,22 @@ impl Executor {
                 self.devices[*device].look_ahead(op, Some(like), batch)?;
             }
         }
+        Ok(())
+    }
+
+    /// The logits of the batch that ran last.
+    ///
+    /// # Errors
+    /// [`BackendError`].
+    pub fn logits(&mut self) -> Result<Vec<f32>, BackendError> {
         let (device, buffer) = self.logits;
         self.devices[device].read(buffer)
+    }
+
+    /// Where they lie, and who tells of them without handing them over; `None` for a device that hands over rows at no cost.
+    pub fn surveyor(&mut self) -> Option<(BufferId, &mut dyn Surveyor)> {
+        let (device, buffer) = self.logits;
+        Some((buffer, self.devices[device].surveyor()?))
     }
 
     /// Cuts a slot back on all devices.
