@@ -66,6 +66,12 @@ pub trait ExpertSlots {
     /// [`BackendError::Operand`] if there is no such slot, or a part lies beyond it; [`BackendError::Device`]. The slot is empty then.
     fn fill(&mut self, slot: usize, record: u32, parts: &[(usize, Bytes)]) -> Result<(), BackendError>;
 
+    /// Waits for all fills.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    fn settle(&mut self) -> Result<(), BackendError>;
+
     /// Begins a mixture: returns where the rows go, rows × top_k, best first, with weights.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use crate::open::{Opened, open};
 use crate::placement::{Placement, PlacementText, Request};
 use crate::program::{Draft, Sizes};
 use crate::residency::{Populate, Residency, free_memory, usable};
+use crate::vram::SlotUse;
 use crate::{Kv, RuntimeError, devices};
 use ashlar_arch::ModelSpec;
 use ashlar_backend::{ActivationMode, Ask, BackendError, Batch, Memory, Observer, Survey};
@@ -226,6 +227,13 @@ impl Model {
     #[must_use]
     pub fn nvme(&self) -> Option<NvmeUse> {
         self.weights.nvme.as_ref().map(|nvme| nvme.used())
+    }
+
+    /// What slots for experts were good for, by device; empty if no accelerator has any.
+    #[must_use]
+    pub fn slots(&self) -> Vec<(String, SlotUse)> {
+        let name = |device: usize| self.placement.devices.get(device).map(|share| share.offer.device.to_string());
+        self.executor.slots().map(|(device, used)| (name(device).unwrap_or_default(), used)).collect()
     }
 
     /// Positions a sequence can have.

@@ -193,3 +193,57 @@ fn tiers_that_a_device_does_not_have_are_refused_by_rule() {
         assert!(said.contains(part) && said.contains("rule `r` (line 3)"), "{said}");
     }
 }
+
+const CACHED: &str = "version: 1\nrules:\n  - {match: {class: experts}, set: {tier: cached}}";
+
+/// What `tier: cached` makes of a model on a virtual device of so many bytes.
+fn cached(name: &str, limit: u64) -> Result<Model, RuntimeError> {
+    open(name, &OpenOptions { vram_limit: Some(limit), ..options("virtual:0", Some(CACHED)) })
+}
+
+/// Bytes of everything but experts, and with all experts, on a virtual device.
+fn dense_and_all(name: &str) -> (u64, u64) {
+    let rules = "version: 1\nrules:\n  - {match: {class: experts}, set: {device: cpu}}\n  - {match: {name: '*'}, set: {device: 'virtual:0'}}\n  - {match: {class: experts}, set: {device: cpu}}";
+    let on_card = |model: &Model| {
+        let shares = model.placement().devices.iter().filter(|s| s.offer.device.is_accelerator());
+        shares.map(|s| s.bytes.total()).sum::<u64>()
+    };
+    (
+        on_card(&open(name, &options("auto", Some(rules))).unwrap()),
+        on_card(&open(name, &options("virtual:0", None)).unwrap()),
+    )
+}
+
+#[test]
+fn experts_in_slots_leave_every_bit_as_it_is_whatever_room_there_is() {
+    for name in [
+        "tiny/gpt_oss",
+        "tiny/qwen2_moe",
+        "tiny/mixtral",
+        "tiny/deepseek_v3",
+        "tiny/deepseek_v4",
+        "tiny/qwen3_moe",
+        "demo-moe",
+    ] {
+        let mut alone = open(name, &options("cpu", None)).unwrap();
+        let expected = bits(&mut alone);
+        let (dense, all) = dense_and_all(name);
+        let mut with_slots = 0;
+        for step in 0..=8 {
+            let limit = dense + (all - dense) * step / 8;
+            let mut model = cached(name, limit).unwrap_or_else(|e| panic!("{name} in {limit}: {e}"));
+            let share = model.placement().devices.iter().find(|s| s.offer.device.is_accelerator()).cloned();
+            let held = share.as_ref().map_or(0, |s| s.bytes.total());
+            assert!(held <= limit, "{name}: {held} of {limit}");
+            assert!(bits(&mut model) == expected, "{name}: other bits in {limit} bytes");
+            let Some(plan) = share.and_then(|s| s.expert_slots) else { continue };
+            with_slots += 1;
+            let [(device, used)] = &model.slots()[..] else { panic!("{name}: no slots") };
+            assert_eq!((device.as_str(), used.slots, used.experts), ("virtual:0", plan.count, plan.experts));
+            let pairs = used.hits + used.misses + used.prompt_hits + used.prompt_misses;
+            assert!(pairs > 0 && used.fills > 0, "{name}: {used:?}");
+            assert!(plan.count < plan.experts, "{name}: all have slots, so whole layers would have been better");
+        }
+        assert!(with_slots >= 3, "{name}: only {with_slots} placements had slots");
+    }
+}

@@ -138,6 +138,10 @@ impl ExpertSlots for Virtual {
         Ok(())
     }
 
+    fn settle(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     fn begin(&mut self, moe: &Op, batch: &Batch) -> Result<Vec<(usize, f32)>, BackendError> {
         if self.mixture.is_some() {
             return Err(wrong("the mixture of experts before was not ended".into()));

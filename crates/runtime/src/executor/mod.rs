@@ -1,18 +1,20 @@
 //! [`Executor`]: a placed program on open devices. One loop runs every model on any mix of backends.
 //!
 //! Owns: loading weights onto their devices, the operands of each, the loop, copies between devices. Refuses: deciding
-//! where anything goes (`placement`), positions and budgets of sequences (`kv`).
+//! where anything goes (`placement`), positions and budgets of sequences (`kv`), which experts are in slots (`vram`).
+
+mod operands;
 
 use crate::bench::Profile;
 use crate::load::{load_streamed, load_weight};
 use crate::nvme::{ExpertStore, Plan};
-use crate::placement::{Placement, Step, Tier};
+use crate::placement::{Placement, SlotPlan, Tier};
 use crate::program::Draft;
+use crate::vram::{Shared, SlotUse, Slots};
 use crate::{RuntimeError, devices};
-use ashlar_backend::{
-    Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Operand, Records, Surveyor, WeightId,
-};
+use ashlar_backend::{Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Records, Surveyor};
 use ashlar_tensor::{Bytes, Report, TensorStore};
+use operands::Operands;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -41,6 +43,8 @@ pub(crate) struct Executor {
     guessed: Vec<Option<(usize, BufferId)>>,
     /// Device and cache, in the order of the draft.
     caches: Vec<(usize, CacheId)>,
+    /// By device: its slots, and the experts that take turns in them.
+    slots: Vec<Option<Slots>>,
 }
 
 /// More rows use most experts anyway.
@@ -49,15 +53,8 @@ const GUESSED_ROWS: usize = 8;
 /// A step with the devices' own operands.
 enum Ready {
     Run { device: usize, op: Op },
+    Shared(Box<Shared>),
     Copy { from: (usize, BufferId), to: (usize, BufferId) },
-}
-
-/// The devices' own names of a draft's operands.
-struct Operands {
-    weights: Vec<WeightId>,
-    caches: Vec<CacheId>,
-    /// By device, then by number.
-    buffers: Vec<Vec<Option<BufferId>>>,
 }
 
 impl Executor {
@@ -71,12 +68,11 @@ impl Executor {
         mut devices: Vec<Box<dyn Backend>>,
         source: &mut Source<'_>,
     ) -> Result<Self, RuntimeError> {
-        let mut operands = Operands {
-            weights: Vec::with_capacity(draft.leaves.len()),
-            caches: Vec::with_capacity(draft.caches.len()),
-            buffers: vec![vec![None; draft.widths.len()]; devices.len()],
-        };
+        let mut operands = Operands::new(draft, devices.len());
         for (i, (leaf, &(device, tier))) in draft.leaves.iter().zip(&placement.weights).enumerate() {
+            if let Some(Some(on)) = placement.slotted.get(i) {
+                operands.slot(i, leaf, *on, &mut devices, source)?;
+            }
             if let Some((plan, records)) = &source.streamed
                 && let Some((record, planes)) = plan.weights.get(&i)
             {
@@ -95,13 +91,20 @@ impl Executor {
         }
         let mut steps = Vec::with_capacity(placement.steps.len());
         for step in &placement.steps {
-            steps.push(operands.step(step, draft, &mut devices)?);
+            steps.push(operands.step(step, draft, &mut devices, source)?);
+        }
+        let mut slots = Vec::with_capacity(devices.len());
+        for (device, (share, experts)) in placement.devices.iter().zip(operands.experts()).enumerate() {
+            let layers =
+                steps.iter().filter_map(Ready::shared).filter(|layer| layer.device == device).collect::<Vec<_>>();
+            let open = |plan: SlotPlan| Slots::open(plan, experts, &mut devices, &layers, draft.sizes.rows);
+            slots.push(share.expert_slots.map(open).transpose()?);
         }
         let logits = operands.buffer(placement.logits, draft.program.logits, draft, &mut devices)?;
         check(placement, &devices)?;
         let caches = placement.caches.iter().copied().zip(operands.caches).collect();
         let (named, guessed) = ahead(&steps, source.streamed.is_some());
-        Ok(Self { devices, steps, logits: (placement.logits, logits), named, guessed, caches })
+        Ok(Self { devices, steps, logits: (placement.logits, logits), named, guessed, caches, slots })
     }
 
     /// Runs all steps on a batch.
@@ -122,10 +125,10 @@ impl Executor {
         for (number, step) in self.steps.iter().enumerate() {
             // An option of a borrowed observer cannot be copied; each op gets a shorter borrow.
             let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
-            let devices = &mut self.devices;
+            let (devices, slots) = (&mut self.devices, &mut self.slots);
             match profile {
-                None => step.run(devices, batch, observer)?,
-                Some(profile) => profile.time(step.name(), || step.run(devices, batch, observer))?,
+                None => step.run(devices, slots, batch, observer)?,
+                Some(profile) => profile.time(step.name(), || step.run(devices, slots, batch, observer))?,
             }
             if let Some((next, like)) = self.guessed.get(number).copied().flatten()
                 && batch.rows() <= GUESSED_ROWS
@@ -150,6 +153,11 @@ impl Executor {
     pub fn surveyor(&mut self) -> Option<(BufferId, &mut dyn Surveyor)> {
         let (device, buffer) = self.logits;
         Some((buffer, self.devices[device].surveyor()?))
+    }
+
+    /// What slots for experts were good for, by device.
+    pub fn slots(&self) -> impl Iterator<Item = (usize, SlotUse)> {
+        self.slots.iter().enumerate().filter_map(|(device, slots)| Some((device, slots.as_ref()?.cache.used)))
     }
 
     /// Cuts a slot back on all devices.
@@ -239,9 +247,14 @@ fn ahead(steps: &[Ready], streamed: bool) -> (Vec<usize>, Vec<Option<(usize, Buf
 }
 
 impl Ready {
+    fn shared(&self) -> Option<&Shared> {
+        if let Self::Shared(layer) = self { Some(layer) } else { None }
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Self::Run { op, .. } => op.name(),
+            Self::Shared(layer) => layer.op.name(),
             Self::Copy { .. } => "copy",
         }
     }
@@ -249,54 +262,19 @@ impl Ready {
     fn run(
         &self,
         devices: &mut [Box<dyn Backend>],
+        slots: &mut [Option<Slots>],
         batch: &Batch,
         observer: Option<&mut dyn Observer>,
     ) -> Result<(), BackendError> {
         match self {
             Self::Run { device, op } => devices[*device].run(op, batch, observer),
+            Self::Shared(layer) => match slots.get_mut(layer.device).and_then(Option::as_mut) {
+                Some(slots) => layer.run(devices, slots, batch, observer),
+                None => Err(BackendError::Operand { op: "moe", what: "the device has no slots for experts".into() }),
+            },
             Self::Copy { from, to } => {
                 let values = devices[from.0].read(from.1)?;
                 devices[to.0].write(to.1, &values)
-            }
-        }
-    }
-}
-
-impl Operands {
-    /// The buffer of that number on a device, which gets one when it is first asked for.
-    fn buffer(
-        &mut self,
-        device: usize,
-        buffer: BufferId,
-        draft: &Draft,
-        devices: &mut [Box<dyn Backend>],
-    ) -> Result<BufferId, BackendError> {
-        let number = buffer.0 as usize;
-        if let Some(id) = self.buffers[device][number] {
-            return Ok(id);
-        }
-        let id = devices[device].alloc(draft.sizes.rows, draft.widths[number])?;
-        self.buffers[device][number] = Some(id);
-        Ok(id)
-    }
-
-    fn step(&mut self, step: &Step, draft: &Draft, devices: &mut [Box<dyn Backend>]) -> Result<Ready, BackendError> {
-        match step {
-            Step::Copy { from, to, buffer } => Ok(Ready::Copy {
-                from: (*from, self.buffer(*from, *buffer, draft, devices)?),
-                to: (*to, self.buffer(*to, *buffer, draft, devices)?),
-            }),
-            Step::Run { device, op } => {
-                for (buffer, _) in op.operands().buffers {
-                    self.buffer(*device, buffer, draft, devices)?;
-                }
-                let mut op = op.clone();
-                op.visit(&mut |operand| match operand {
-                    Operand::Weight(id) => *id = self.weights[id.0 as usize],
-                    Operand::Cache(id) => *id = self.caches[id.0 as usize],
-                    Operand::Buffer(id, _) => *id = self.buffers[*device][id.0 as usize].unwrap_or(*id),
-                });
-                Ok(Ready::Run { device: *device, op })
             }
         }
     }
