@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use ashlar_runtime::placement::{PlaceError, PlacementText};
+use ashlar_runtime::routing::{Policy, Recorder, Replay, record, replay};
 use ashlar_runtime::{Model, OpenOptions, RuntimeError, Wanted};
 use ashlar_tensor::Silent;
 use std::path::{Path, PathBuf};
@@ -245,5 +246,34 @@ fn experts_in_slots_leave_every_bit_as_it_is_whatever_room_there_is() {
             assert!(plan.count < plan.experts, "{name}: all have slots, so whole layers would have been better");
         }
         assert!(with_slots >= 3, "{name}: only {with_slots} placements had slots");
+    }
+}
+
+/// The same policy code sees the same uses: what a model measures is what the simulator says of its recording.
+#[test]
+fn a_models_own_hit_rate_is_that_of_the_simulator_on_its_recording() {
+    let (dense, all) = dense_and_all("demo-moe");
+    for part in [2, 4, 6] {
+        let asked = OpenOptions {
+            vram_limit: Some(dense + (all - dense) * part / 8),
+            context: Some(640),
+            chunk: 64,
+            sequences: 1,
+            ..options("virtual:0", Some(CACHED))
+        };
+        let mut model = open("demo-moe", &asked).unwrap();
+        let recorder = Recorder::new("demo", model.spec(), &|_| Some(1)).unwrap();
+        let prompt: Vec<u32> = (0..130).map(|i| (i * 31 + 7) % 200).collect();
+        let routes = record(&mut model, recorder, &prompt, 480, &mut |_| true).unwrap();
+        let (_, used) = model.slots().remove(0);
+        // Two slots are for streaming.
+        let capacity = if used.slots >= 8 { used.slots - 2 } else { used.slots };
+        let policy = Policy::Ema { half_life: 12.0 };
+        let what = Replay { policy, capacity, max_fills: Some(1), hysteresis: Some(1.1) };
+        let replayed = replay(&routes, &what, None);
+        assert_eq!(replayed.accesses, used.hits + used.misses);
+        let (live, simulated) = (used.hit_rate().unwrap(), replayed.hit_rate());
+        assert!((0.2..0.99).contains(&live), "{used:?}");
+        assert!((live - simulated).abs() < 0.01, "{capacity} slots: live {live:.4}, simulated {simulated:.4}");
     }
 }

@@ -125,6 +125,7 @@ impl Executor {
         for (number, step) in self.steps.iter().enumerate() {
             // An option of a borrowed observer cannot be copied; each op gets a shorter borrow.
             let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+            let observer = observer.filter(|o| o.wants_inputs() || step.routes());
             let (devices, slots) = (&mut self.devices, &mut self.slots);
             match profile {
                 None => step.run(devices, slots, batch, observer)?,
@@ -233,6 +234,10 @@ fn ahead(steps: &[Ready], streamed: bool) -> (Vec<usize>, Vec<Option<(usize, Buf
 }
 
 impl Ready {
+    fn routes(&self) -> bool {
+        matches!(self, Self::Shared(_) | Self::Run { op: Op::Moe { .. }, .. })
+    }
+
     fn shared(&self) -> Option<&Shared> {
         if let Self::Shared(layer) = self { Some(layer) } else { None }
     }
