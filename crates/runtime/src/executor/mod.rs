@@ -97,7 +97,8 @@ impl Executor {
         for (device, (share, experts)) in placement.devices.iter().zip(operands.experts()).enumerate() {
             let layers =
                 steps.iter().filter_map(Ready::shared).filter(|layer| layer.device == device).collect::<Vec<_>>();
-            let open = |plan: SlotPlan| Slots::open(plan, experts, &mut devices, &layers, draft.sizes.rows);
+            let of = |plan: SlotPlan| (plan, share.bytes.caches);
+            let open = |plan| Slots::open(of(plan), experts, &mut devices, &layers, draft.sizes.rows);
             slots.push(share.expert_slots.map(open).transpose()?);
         }
         let logits = operands.buffer(placement.logits, draft.program.logits, draft, &mut devices)?;
@@ -140,6 +141,20 @@ impl Executor {
         }
         let (device, buffer) = self.logits;
         self.devices[device].read(buffer)
+    }
+
+    /// Makes room for the keys and values of a batch where slots for experts stand in their way. `needed`: bytes of those caches, chosen by
+    /// number, when it has run.
+    pub fn make_room(&mut self, needed: &dyn Fn(&dyn Fn(usize) -> bool) -> u64) -> Result<(), BackendError> {
+        for (device, slots) in self.slots.iter_mut().enumerate() {
+            let Some(slots) = slots else { continue };
+            let caches = &self.caches;
+            let bytes = needed(&|cache| caches.get(cache).is_some_and(|(on, _)| *on == device));
+            if let Some(on) = self.devices.get_mut(device).and_then(|d| d.slots()) {
+                slots.make_room(bytes, on)?;
+            }
+        }
+        Ok(())
     }
 
     /// What slots for experts were good for, by device.
