@@ -314,7 +314,7 @@ impl Model {
     pub fn restore(&mut self, slot: usize, block: &Range<usize>, bytes: &[u8]) -> Result<(), RuntimeError> {
         self.check("the block", block.end)?;
         let behind = Batch::of(slot, block.start, &vec![0; block.len()]);
-        self.executor.make_room(&|counts| self.kv.after(&behind, counts))?;
+        self.executor.make_room(&self.kv, &behind)?;
         if let Err(error) = self.executor.restore(slot, block, bytes) {
             self.release(slot);
             return Err(error.into());
@@ -349,7 +349,7 @@ impl Model {
         batch.check()?;
         self.kv.allow(batch)?;
         self.kv.begin(batch);
-        self.executor.make_room(&|counts| self.kv.after(batch, counts))?;
+        self.executor.make_room(&self.kv, batch)?;
         let logits = self.executor.run(batch, observer, &mut self.profile)?;
         self.kv.end(batch);
         Ok(logits)

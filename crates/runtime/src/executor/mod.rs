@@ -6,6 +6,7 @@
 mod operands;
 
 use crate::bench::Profile;
+use crate::kv::KvUse;
 use crate::load::{load_streamed, load_weight};
 use crate::nvme::{ExpertStore, Plan};
 use crate::placement::{Placement, SlotPlan, Tier};
@@ -143,15 +144,14 @@ impl Executor {
         self.devices[device].read(buffer)
     }
 
-    /// Makes room for the keys and values of a batch where slots for experts stand in their way. `needed`: bytes of those caches, chosen by
-    /// number, when it has run.
-    pub fn make_room(&mut self, needed: &dyn Fn(&dyn Fn(usize) -> bool) -> u64) -> Result<(), BackendError> {
+    /// Makes room for the keys and values of a batch where slots for experts stand in their way.
+    pub fn make_room(&mut self, kv: &KvUse, batch: &Batch) -> Result<(), BackendError> {
         for (device, slots) in self.slots.iter_mut().enumerate() {
             let Some(slots) = slots else { continue };
             let caches = &self.caches;
-            let bytes = needed(&|cache| caches.get(cache).is_some_and(|(on, _)| *on == device));
+            let needed = kv.after(batch, &|cache| caches.get(cache).is_some_and(|(on, _)| *on == device));
             if let Some(on) = self.devices.get_mut(device).and_then(|d| d.slots()) {
-                slots.make_room(bytes, on)?;
+                slots.make_room(needed, on)?;
             }
         }
         Ok(())
