@@ -211,7 +211,7 @@ pub fn json(planned: &Planned) -> Value {
             "slots": s.slots,
             "caches": s.bytes.caches,
             "activations": s.bytes.activations,
-            "expert_slots": s.expert_slots.map(|p| json!({"count": p.count, "bytes": p.bytes, "experts": p.experts})),
+            "expert_slots": s.expert_slots.map(|p| json!({"count": p.count, "lent": p.lent, "bytes": p.bytes, "experts": p.experts})),
         })
     });
     let (copies, bytes) = placement.crossings(draft);

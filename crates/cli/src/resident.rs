@@ -98,8 +98,12 @@ pub fn slots(device: &str, used: &SlotUse) -> String {
         Some(tokens) if used.streamed > 0 => format!(", {} streamed (from {tokens} tokens on)", used.streamed),
         _ => String::new(),
     };
+    let released = match used.released {
+        0 => String::new(),
+        slots => format!(" ({slots} of them lent to keys and values now)"),
+    };
     format!(
-        "{device}: {} slots of {} experts, {}; decoding found {:.1} % of {} uses there, prompts {:.1} % of {}; {} brought in{streamed}, {} copied",
+        "{device}: {} slots{released} of {} experts, {}; decoding found {:.1} % of {} uses there, prompts {:.1} % of {}; {} brought in{streamed}, {} copied",
         used.slots,
         used.experts,
         units::bytes(used.bytes),

@@ -313,6 +313,8 @@ impl Model {
     /// the slot is empty then.
     pub fn restore(&mut self, slot: usize, block: &Range<usize>, bytes: &[u8]) -> Result<(), RuntimeError> {
         self.check("the block", block.end)?;
+        let behind = Batch::of(slot, block.start, &vec![0; block.len()]);
+        self.executor.make_room(&self.kv, &behind)?;
         if let Err(error) = self.executor.restore(slot, block, bytes) {
             self.release(slot);
             return Err(error.into());
@@ -347,6 +349,7 @@ impl Model {
         batch.check()?;
         self.kv.allow(batch)?;
         self.kv.begin(batch);
+        self.executor.make_room(&self.kv, batch)?;
         self.executor.run(batch, observer, &mut self.profile)?;
         let logits = self.executor.logits()?;
         self.kv.end(batch);
@@ -363,6 +366,7 @@ impl Model {
         batch.check()?;
         self.kv.allow(batch)?;
         self.kv.begin(batch);
+        self.executor.make_room(&self.kv, batch)?;
         self.executor.run(batch, &mut None, &mut self.profile)?;
         self.kv.end(batch);
         Ok(())

@@ -207,7 +207,7 @@ fn finish(
     let placer = Placer { draft, groups, offers, bytes, slots: !unified };
     let mut usage = placer.usage(assignment);
     let slots = placer.slots(assignment);
-    slots.iter().for_each(|(device, plan)| usage[*device].add_slots(plan.count, plan.bytes));
+    slots.iter().for_each(|(device, plan)| usage[*device].add_slots(plan.count - plan.lent, plan.bytes));
     let (steps, logits) = schedule::schedule(draft, groups, assignment);
     let used: Vec<usize> = (0..offers.len()).filter(|d| usage[*d] != Reserved::default()).collect();
     let number = |device: usize| used.iter().position(|d| *d == device).unwrap_or(0);

@@ -6,6 +6,7 @@
 mod operands;
 
 use crate::bench::Profile;
+use crate::kv::KvUse;
 use crate::load::{load_streamed, load_weight};
 use crate::nvme::{ExpertStore, Plan};
 use crate::placement::{Placement, SlotPlan, Tier};
@@ -97,7 +98,8 @@ impl Executor {
         for (device, (share, experts)) in placement.devices.iter().zip(operands.experts()).enumerate() {
             let layers =
                 steps.iter().filter_map(Ready::shared).filter(|layer| layer.device == device).collect::<Vec<_>>();
-            let open = |plan: SlotPlan| Slots::open(plan, experts, &mut devices, &layers, draft.sizes.rows);
+            let of = |plan: SlotPlan| (plan, share.bytes.caches);
+            let open = |plan| Slots::open(of(plan), experts, &mut devices, &layers, draft.sizes.rows);
             slots.push(share.expert_slots.map(open).transpose()?);
         }
         let logits = operands.buffer(placement.logits, draft.program.logits, draft, &mut devices)?;
@@ -125,6 +127,7 @@ impl Executor {
         for (number, step) in self.steps.iter().enumerate() {
             // An option of a borrowed observer cannot be copied; each op gets a shorter borrow.
             let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+            let observer = observer.filter(|o| o.wants_inputs() || step.routes());
             let (devices, slots) = (&mut self.devices, &mut self.slots);
             match profile {
                 None => step.run(devices, slots, batch, observer)?,
@@ -153,6 +156,19 @@ impl Executor {
     pub fn surveyor(&mut self) -> Option<(BufferId, &mut dyn Surveyor)> {
         let (device, buffer) = self.logits;
         Some((buffer, self.devices[device].surveyor()?))
+    }
+
+    /// Makes room for the keys and values of a batch where slots for experts stand in their way.
+    pub fn make_room(&mut self, kv: &KvUse, batch: &Batch) -> Result<(), BackendError> {
+        for (device, slots) in self.slots.iter_mut().enumerate() {
+            let Some(slots) = slots else { continue };
+            let caches = &self.caches;
+            let needed = kv.after(batch, &|cache| caches.get(cache).is_some_and(|(on, _)| *on == device));
+            if let Some(on) = self.devices.get_mut(device).and_then(|d| d.slots()) {
+                slots.make_room(needed, on)?;
+            }
+        }
+        Ok(())
     }
 
     /// What slots for experts were good for, by device.
@@ -247,6 +263,10 @@ fn ahead(steps: &[Ready], streamed: bool) -> (Vec<usize>, Vec<Option<(usize, Buf
 }
 
 impl Ready {
+    fn routes(&self) -> bool {
+        matches!(self, Self::Shared(_) | Self::Run { op: Op::Moe { .. }, .. })
+    }
+
     fn shared(&self) -> Option<&Shared> {
         if let Self::Shared(layer) = self { Some(layer) } else { None }
     }

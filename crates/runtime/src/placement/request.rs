@@ -246,8 +246,12 @@ impl Ready {
         placement.notes.extend(self.notes);
         for share in &placement.devices {
             let Some(slots) = share.expert_slots else { continue };
+            let lent = match slots.lent {
+                0 => String::new(),
+                lent => format!(" ({lent} of them until keys and values need their memory)"),
+            };
             placement.notes.push(format!(
-                "{} experts take turns in {} slots of {}, those used lately; the host computes the others where they lie",
+                "{} experts take turns in {} slots{lent} of {}, those used lately; the host computes the others where they lie",
                 slots.experts, slots.count, share.offer.device
             ));
         }

@@ -19,6 +19,8 @@ const PLANES: usize = 8;
 pub struct SlotPlan {
     /// How many.
     pub count: usize,
+    /// Of these, as many as stand in memory for keys and values: they go, the coldest first, as texts grow.
+    pub lent: usize,
     /// Bytes of each, which hold any of the experts.
     pub bytes: usize,
     /// Experts that take turns in them.
@@ -104,7 +106,7 @@ impl Placer<'_> {
     pub fn slots(&self, assignment: &Assignment) -> BTreeMap<usize, SlotPlan> {
         let mut all: BTreeMap<usize, SlotPlan> = BTreeMap::new();
         for (g, group) in self.groups.list.iter().enumerate().filter(|(g, _)| assignment.shares(*g)) {
-            let empty = SlotPlan { count: 0, bytes: 0, experts: 0 };
+            let empty = SlotPlan { count: 0, lent: 0, bytes: 0, experts: 0 };
             let plan = all.entry(assignment.groups[g]).or_insert(empty);
             let experts = experts(self.draft, self.bytes, group);
             plan.experts += experts.len();
@@ -113,8 +115,10 @@ impl Placer<'_> {
         let usage = self.usage(assignment);
         for (device, plan) in &mut all {
             let left = self.offers[*device].budget.map_or(u64::MAX, |b| b.saturating_sub(usage[*device].total()));
-            let count = usize::try_from(left / slot_bytes(plan.bytes).max(1)).unwrap_or(usize::MAX);
-            plan.count = count.min(plan.experts);
+            let fit = |bytes: u64| usize::try_from(bytes / slot_bytes(plan.bytes).max(1)).unwrap_or(usize::MAX);
+            let own = fit(left).min(plan.experts);
+            plan.lent = fit(usage[*device].caches).min(plan.experts - own);
+            plan.count = own + plan.lent;
         }
         all
     }

@@ -31,6 +31,10 @@ pub struct SlotUse {
     pub fills: u64,
     /// Experts of prompts that were streamed through the accelerator.
     pub streamed: u64,
+    /// Slots whose memory keys and values have now.
+    pub released: usize,
+    /// Experts that left because keys and values needed the memory.
+    pub stolen: u64,
     /// Bytes that were copied to the accelerator.
     pub copied: u64,
     /// Tokens of a prompt from which on an expert is streamed; `None` where that never pays.
@@ -136,6 +140,36 @@ impl SlotCache {
         }
     }
 
+    /// Gives up a slot: one that is free, else that of the coldest record, else one of the ring.
+    pub fn shrink(&mut self) -> Option<usize> {
+        let of_record = |cache: &mut Self| {
+            let record = cache.cache.coldest()?;
+            cache.cache.remove(record);
+            cache.used.stolen += 1;
+            cache.slot.get_mut(record as usize)?.take()
+        };
+        let slot = match self.free.pop().or_else(|| of_record(self)) {
+            Some(slot) => slot,
+            None => self.ring.pop()?,
+        };
+        self.recount();
+        Some(slot)
+    }
+
+    /// Gets a slot back.
+    pub fn grow(&mut self, slot: usize) {
+        if self.used.slots >= LEAST_WITH_RING && self.ring.len() < RING {
+            self.ring.push(slot);
+        } else {
+            self.free.push(slot);
+        }
+        self.recount();
+    }
+
+    fn recount(&mut self) {
+        self.cache.set_capacity(self.cache.len() + self.free.len());
+    }
+
     /// A record could not be brought in: its slot is free again.
     pub fn give_up(&mut self, record: u32) {
         self.cache.remove(record);
@@ -150,11 +184,12 @@ mod tests {
     use super::*;
 
     /// Whatever happens, every slot has one record or is free, and every record has at most one slot.
-    fn check(cache: &SlotCache) {
+    fn check(cache: &SlotCache, released: &[usize]) {
         let mut taken: Vec<usize> = cache.slot.iter().flatten().copied().collect();
         assert_eq!(taken.len(), cache.cache.len());
         taken.extend(&cache.free);
         taken.extend(&cache.ring);
+        taken.extend(released);
         taken.sort_unstable();
         assert_eq!(taken, (0..cache.used.slots).collect::<Vec<_>>());
         for record in 0..cache.slot.len() as u32 {
@@ -172,8 +207,9 @@ mod tests {
         for slots in [0, 1, 2, 7, 8, 20, 64] {
             let mut cache = SlotCache::new(64, slots, 10);
             assert_eq!(cache.ring().len(), if slots >= 8 { 2 } else { 0 });
+            let mut released = Vec::new();
             while cache.preload(next(64) as u32).is_some() && next(4) > 0 {}
-            check(&cache);
+            check(&cache, &released);
             for step in 0..400 {
                 let layer = (step % 4) * 16;
                 let rows = if next(20) == 0 { 9 } else { 1 };
@@ -182,14 +218,20 @@ mod tests {
                 uses.dedup_by_key(|u| u.0);
                 let fills = cache.step(&uses, rows);
                 assert!(fills.len() <= rows, "{fills:?}");
-                check(&cache);
+                check(&cache, &released);
                 for (record, _) in fills {
                     assert!(uses.iter().any(|(used, _)| *used == record) && cache.holds(record));
                     if next(7) == 0 {
                         cache.give_up(record);
-                        check(&cache);
+                        check(&cache, &released);
                     }
                 }
+                if next(5) == 0 {
+                    released.extend(cache.shrink());
+                } else if next(5) == 0 {
+                    released.pop().into_iter().for_each(|slot| cache.grow(slot));
+                }
+                check(&cache, &released);
             }
         }
     }

@@ -54,7 +54,7 @@ impl Shared {
     pub fn run(
         &self,
         devices: &mut [Box<dyn Backend>],
-        Slots { cache, records }: &mut Slots,
+        Slots { cache, records, .. }: &mut Slots,
         batch: &Batch,
         observer: Option<&mut dyn Observer>,
     ) -> Result<(), BackendError> {
@@ -189,7 +189,7 @@ fn fill(
 pub fn warm(
     devices: &mut [Box<dyn Backend>],
     layers: &[&Shared],
-    Slots { cache, records }: &mut Slots,
+    Slots { cache, records, .. }: &mut Slots,
     rows: usize,
 ) -> Result<(), BackendError> {
     let Some(first) = layers.first() else { return Ok(()) };
