@@ -81,6 +81,30 @@ fn logits_are_the_same_bits_however_few_experts_memory_holds() -> Test {
     Ok(())
 }
 
+/// Disk, memory and an accelerator: experts take turns in both.
+#[test]
+fn experts_on_disk_reach_slots_of_an_accelerator_and_the_bits_are_the_same() -> Test {
+    let dir = tempfile::tempdir()?;
+    let pack = dir.path().join("pack");
+    convert(&fixture("demo-moe"), &pack, &recipe(dir.path(), MIXED)?, &[]);
+    let mut whole = Model::open(&pack, &options(None), &Silent)?;
+    let (expected, total) = (bits(&mut whole), in_memory(&whole));
+    let rules = "version: 1\nrules:\n  - {match: {class: experts}, set: {tier: cached}}".to_owned();
+    let placement = Some(PlacementText { name: "rules".into(), text: rules });
+    let mut seen = 0;
+    for part in 2..7 {
+        let (vram_limit, ram_limit) = (Some(total * 3 / 4), Some(total * part / 10));
+        let asked =
+            OpenOptions { device: "virtual:0".into(), vram_limit, placement: placement.clone(), ..options(ram_limit) };
+        let mut model = Model::open(&pack, &asked, &Silent)?;
+        assert!(bits(&mut model) == expected, "{part} tenths: {:?}", model.slots());
+        let (Some(disk), [(_, slots)]) = (model.nvme(), &model.slots()[..]) else { continue };
+        seen += usize::from(disk.bytes > disk.warm_bytes && slots.fills > 0 && slots.copied > 0);
+    }
+    assert!(seen >= 2, "{seen}");
+    Ok(())
+}
+
 #[test]
 fn rules_that_say_nvme_are_followed_and_single_layers_may_stay_in_memory() -> Test {
     let dir = tempfile::tempdir()?;

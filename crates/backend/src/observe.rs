@@ -59,6 +59,11 @@ pub trait Observer {
     /// The inputs of matmuls, before they are multiplied. Weights of experts that no token chose are not mentioned.
     fn matmul_input(&mut self, input: &MatmulInput<'_>);
 
+    /// Whether it looks at inputs; if not, devices without taps may run all ops but those that route.
+    fn wants_inputs(&self) -> bool {
+        true
+    }
+
     /// The decisions of a router.
     fn routed(&mut self, routed: &Routed<'_>);
 }

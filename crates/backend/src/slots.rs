@@ -47,11 +47,25 @@ pub struct Slotted {
 
 /// An accelerator's side of mixtures that it computes together with the host.
 pub trait ExpertSlots {
-    /// Takes memory for `count` slots of `bytes` each, once, before the first token. It is of the arena's budget.
+    /// Takes memory for `count` slots of `bytes` each, once, before the first token. It is of the arena's budget, but for `lent` of
+    /// them, which stand in memory that is reserved for caches and not in use yet: they are [released](ExpertSlots::release)
+    /// before caches grow into it.
     ///
     /// # Errors
     /// [`BackendError::Memory`].
-    fn reserve(&mut self, count: usize, bytes: usize) -> Result<(), BackendError>;
+    fn reserve(&mut self, count: usize, lent: usize, bytes: usize) -> Result<(), BackendError>;
+
+    /// Gives up a slot and its memory, which caches may grow into.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if there is no such slot.
+    fn release(&mut self, slot: usize) -> Result<(), BackendError>;
+
+    /// Takes memory for a slot that was released again; false if there is none in one piece.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if there is no such slot.
+    fn take_back(&mut self, slot: usize) -> Result<bool, BackendError>;
 
     /// Takes a weight that will come and go; it may stand in the mixtures of experts of [`ExpertSlots::begin`] only.
     ///
@@ -63,8 +77,14 @@ pub trait ExpertSlots {
     /// begin later. The copy may go on while other ops run, and ops that use the record wait for it.
     ///
     /// # Errors
-    /// [`BackendError::Operand`] if there is no such slot, or a part lies beyond it; [`BackendError::Device`]. The slot is empty then.
+    /// [`BackendError::Operand`] if there is no such slot, it was released, or a part lies beyond it; [`BackendError::Device`]. The slot is empty then.
     fn fill(&mut self, slot: usize, record: u32, parts: &[(usize, Bytes)]) -> Result<(), BackendError>;
+
+    /// Waits for all fills.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    fn settle(&mut self) -> Result<(), BackendError>;
 
     /// Begins a mixture: returns where the rows go, rows × top_k, best first, with weights.
     ///

@@ -108,11 +108,15 @@ impl PlanPlacementArgs {
 #[must_use]
 pub fn shares(placement: &Placement) -> String {
     let one = |s: &ashlar_runtime::placement::Share| {
+        let turns = match s.expert_slots {
+            Some(plan) => format!(" ({} slots for {} experts)", plan.count, plan.experts),
+            None => String::new(),
+        };
         let of = s.offer.budget.map(|b| format!(" of {}", units::memory(b))).unwrap_or_default();
         let disk = if s.on_disk > 0 { format!(", {} on disk", units::memory(s.on_disk)) } else { String::new() };
         let slots =
             if s.slots > 0 { format!(", {} for experts on disk", units::memory(s.slots)) } else { String::new() };
-        format!("{} {}{of}{slots}{disk}", s.offer.device, units::memory(s.in_memory()))
+        format!("{} {}{of}{turns}{slots}{disk}", s.offer.device, units::memory(s.in_memory()))
     };
     format!("placement: {}", placement.devices.iter().map(one).collect::<Vec<_>>().join(", "))
 }
@@ -127,6 +131,7 @@ pub fn text(planned: &Planned) -> String {
         ">on disk",
         ">keys and values",
         ">activations",
+        ">slots",
         ">in memory",
         ">may hold",
         ">free",
@@ -139,6 +144,7 @@ pub fn text(planned: &Planned) -> String {
             units::memory(s.on_disk),
             units::memory(s.bytes.caches),
             units::memory(s.bytes.activations),
+            units::memory(s.bytes.slots),
             units::memory(used),
             budget.map_or("any".into(), units::memory),
             budget.map_or(String::new(), |b| units::memory(b.saturating_sub(used))),
@@ -205,6 +211,7 @@ pub fn json(planned: &Planned) -> Value {
             "slots": s.slots,
             "caches": s.bytes.caches,
             "activations": s.bytes.activations,
+            "expert_slots": s.expert_slots.map(|p| json!({"count": p.count, "lent": p.lent, "bytes": p.bytes, "experts": p.experts})),
         })
     });
     let (copies, bytes) = placement.crossings(draft);
@@ -226,11 +233,16 @@ pub fn json(planned: &Planned) -> Value {
 #[must_use]
 pub fn emit(mut choices: Choices, planned: &Planned) -> String {
     let Planned { draft, placement, .. } = planned;
-    let weights = draft.leaves.iter().zip(&placement.weights);
-    let places: HashMap<&str, &(usize, Tier)> = weights.map(|(leaf, place)| (leaf.name.as_str(), place)).collect();
+    // Experts that take turns lie on the host too, in memory or on disk, which follows from what memory there is.
+    let place = |(&(device, tier), slotted): (&(usize, Tier), &Option<usize>)| match slotted {
+        Some(device) => (*device, "cached"),
+        None => (device, tier.name()),
+    };
+    let weights = draft.leaves.iter().zip(placement.weights.iter().zip(&placement.slotted).map(place));
+    let places: HashMap<&str, (usize, &str)> = weights.map(|(leaf, place)| (leaf.name.as_str(), place)).collect();
     for choice in &mut choices.list {
         let place = places.get(choice.leaf.name.as_str());
-        choice.tier = place.map(|(_, tier)| tier.name().to_owned());
+        choice.tier = place.map(|(_, tier)| (*tier).to_owned());
         choice.device =
             place.and_then(|(device, _)| placement.devices.get(*device)).map(|s| s.offer.device.to_string());
     }

@@ -1,7 +1,7 @@
 //! How much memory this process really takes, as the system counts it.
 
 use crate::units;
-use ashlar_runtime::{AheadUse, Model, NvmeUse, Residency};
+use ashlar_runtime::{AheadUse, Model, NvmeUse, Residency, SlotUse};
 
 /// Bytes in memory: of mapped files, and of the process itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,32 @@ pub fn ahead(used: &AheadUse) -> Option<String> {
             used.pauses
         )
     })
+}
+
+/// What slots of an accelerator were good for.
+#[must_use]
+pub fn slots(device: &str, used: &SlotUse) -> String {
+    let share = |hits: u64, misses: u64| 100.0 * hits as f64 / ((hits + misses) as f64).max(1.0);
+    let streamed = match used.streams_from {
+        Some(tokens) if used.streamed > 0 => format!(", {} streamed (from {tokens} tokens on)", used.streamed),
+        _ => String::new(),
+    };
+    let released = match used.released {
+        0 => String::new(),
+        slots => format!(" ({slots} of them lent to keys and values now)"),
+    };
+    format!(
+        "{device}: {} slots{released} of {} experts, {}; decoding found {:.1} % of {} uses there, prompts {:.1} % of {}; {} brought in{streamed}, {} copied",
+        used.slots,
+        used.experts,
+        units::bytes(used.bytes),
+        share(used.hits, used.misses),
+        used.hits + used.misses,
+        share(used.prompt_hits, used.prompt_misses),
+        used.prompt_hits + used.prompt_misses,
+        used.fills,
+        units::bytes(used.copied)
+    )
 }
 
 fn residency(model: &Model) -> String {

@@ -10,7 +10,7 @@ const MAX_GPUS: i64 = 64;
 const HARDWARE: &[&str] =
     &["gpus", "vram", "ram", "nvme", "unified", "vram_bandwidth", "ram_bandwidth", "link_bandwidth", "nvme_bandwidth"];
 const RESOLVED: &[&str] = &["context", "chunk", "sequences", "kv", "devices"];
-const SHARE: &[&str] = &["device", "budget", "weights", "caches", "activations"];
+const SHARE: &[&str] = &["device", "budget", "weights", "caches", "activations", "slots"];
 
 /// A machine: how much memory of each kind it has and how fast that is. Bytes, and bytes per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -63,13 +63,15 @@ pub struct DeviceShare {
     pub caches: u64,
     /// Activations at full batches.
     pub activations: u64,
+    /// Slots that experts take turns in.
+    pub slots: u64,
 }
 
 impl DeviceShare {
     /// All it holds.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.caches).saturating_add(self.activations)
+        [self.caches, self.activations, self.slots].into_iter().fold(self.weights, u64::saturating_add)
     }
 }
 
@@ -81,10 +83,11 @@ impl Resolved {
         let mut text = format!(
             "resolved:\n  context: {context}\n  chunk: {chunk}\n  sequences: {sequences}\n  kv: {kv}\n  devices:\n"
         );
-        for DeviceShare { device, budget, weights, caches, activations } in devices {
+        for DeviceShare { device, budget, weights, caches, activations, slots } in devices {
+            let slots = if *slots > 0 { format!(", slots: {slots}") } else { String::new() };
             let budget = budget.map(|b| format!("budget: {b}, ")).unwrap_or_default();
             text.push_str(&format!(
-                "    - {{device: \"{device}\", {budget}weights: {weights}, caches: {caches}, activations: {activations}}}\n"
+                "    - {{device: \"{device}\", {budget}weights: {weights}, caches: {caches}, activations: {activations}{slots}}}\n"
             ));
         }
         text
@@ -149,14 +152,15 @@ fn share(node: &Node, problems: &mut Problems) -> DeviceShare {
         }
     };
     let mut part = |name: &str| read::get(entries, name).and_then(|n| bytes(n, name, problems));
-    let (budget, [weights, caches, activations]) =
-        (part("budget"), ["weights", "caches", "activations"].map(&mut part));
+    let (budget, [weights, caches, activations, slots]) =
+        (part("budget"), ["weights", "caches", "activations", "slots"].map(&mut part));
     DeviceShare {
         device,
         budget,
         weights: weights.unwrap_or_default(),
         caches: caches.unwrap_or_default(),
         activations: activations.unwrap_or_default(),
+        slots: slots.unwrap_or_default(),
     }
 }
 

@@ -119,16 +119,24 @@ impl KvUse {
         if self.budget.is_none() {
             return Ok(());
         }
+        self.compare("the batch", self.after(batch, &|_| true), usize::MAX, batch.rows())
+    }
+
+    /// Bytes of some caches, chosen by number, when a batch has run.
+    #[must_use]
+    pub fn after(&self, batch: &Batch, counts: &dyn Fn(usize) -> bool) -> u64 {
         let mut needed = 0u64;
         for (slot, held) in self.slots.iter().enumerate() {
             let part = batch.sequences.iter().find(|s| s.slot == slot);
-            let bytes = match part {
-                Some(part) => self.bytes(part.position.saturating_add(part.rows.len()), part.rows.len()),
-                None => self.bytes(held.positions, 0),
+            let (positions, rows) = match part {
+                Some(part) => (part.position.saturating_add(part.rows.len()), part.rows.len()),
+                None => (held.positions, 0),
             };
-            needed = needed.saturating_add(bytes);
+            let counted = self.shapes.iter().enumerate().filter(|(cache, _)| counts(*cache));
+            let bytes = counted.map(|(_, shape)| shape.bytes(positions, rows.min(positions)));
+            needed = bytes.fold(needed, u64::saturating_add);
         }
-        self.compare("the batch", needed, usize::MAX, batch.rows())
+        needed
     }
 
     fn compare(&self, what: &str, needed: u64, context: usize, rows: usize) -> Result<(), RuntimeError> {

@@ -35,6 +35,7 @@ mod sampler;
 mod shape;
 mod stop;
 mod tokenizer;
+mod vram;
 
 pub use ashlar_backend::{ActivationMode, KvFormat, Memory, Observer};
 pub use caches::Kv;
@@ -54,3 +55,4 @@ pub use residency::{Residency, free_memory};
 pub use sampler::{Sampler, Sampling};
 pub use shape::{first_layers, random_model};
 pub use tokenizer::{TextStream, Tokenizer};
+pub use vram::SlotUse;

@@ -3,9 +3,11 @@
 use crate::RuntimeError;
 use crate::caches::Caches;
 use crate::program::{Pooled, Resources, Sizes};
+use crate::vram::{OnDisk, Record};
 use ashlar_arch::Leaf;
 use ashlar_backend::{
-    Backend, BufferId, CacheId, CacheShape, KvFormat, KvHeads, Records, Stored, Streamed, Support, Weight, WeightId,
+    Backend, BufferId, CacheId, CacheShape, KvFormat, KvHeads, Records, Slotted, Stored, Streamed, Support, Weight,
+    WeightId,
 };
 use ashlar_formats::Spec;
 use ashlar_tensor::{Bytes, Entry, Report, TensorStore};
@@ -91,6 +93,33 @@ pub(crate) fn load_weight(
     let id = backend.load(weight)?;
     report.advance(entry.bytes(), &leaf.name);
     Ok(id)
+}
+
+/// Tells an accelerator of a matrix of an expert that takes turns in its slots, and adds it to the expert's record.
+///
+/// # Errors
+/// As [`load_weight`].
+pub(crate) fn load_slotted(
+    store: &dyn TensorStore,
+    backend: &mut dyn Backend,
+    leaf: &Leaf,
+    (number, record): (u32, &mut Record),
+    disk: Option<OnDisk<'_>>,
+) -> Result<WeightId, RuntimeError> {
+    let (entry, weight) = described(store, backend, leaf)?;
+    let planes = match disk {
+        Some(place) => record.add_on_disk(place),
+        None => {
+            let planes = (0..entry.planes.len()).map(|p| store.map(entry, p)).collect::<Result<Vec<_>, _>>()?;
+            record.add(&planes)
+        }
+    };
+    let device = backend.describe();
+    let slots = backend.slots().ok_or_else(|| {
+        let why = "it has no slots that experts could take turns in; place them with `tier: ram` or `vram`".to_owned();
+        RuntimeError::Device { device, why }
+    })?;
+    Ok(slots.describe(Slotted { weight, record: number, planes })?)
 }
 
 /// Tells a device of a weight that comes when it is used: from which records, which one, where its planes lie there.

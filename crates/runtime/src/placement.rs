@@ -2,7 +2,7 @@
 //!
 //! [`place`] is a pure function from a [`Draft`], the bytes of its weights, what rules say and what devices are offered, to
 //! a [`Placement`]: bytes per device, and steps with a copy wherever activations cross. The cast: `wish` (rules to
-//! devices), `group` (what must lie together), `assign` (who gets what), `schedule` (steps), `disk` (what memory has no room
+//! devices), `group` (what must lie together), `assign` (who gets what), `shared` (experts in slots), `schedule` (steps), `disk` (what memory has no room
 //! for), `misfit` (what to do where it does not fit), `request` (from options to offers). Nothing here opens a device or reads a weight.
 
 mod assign;
@@ -11,12 +11,14 @@ mod group;
 mod misfit;
 mod request;
 mod schedule;
+mod shared;
 mod wish;
 
+use crate::nvme::expert_matrix;
 use crate::program::Draft;
 use ashlar_backend::Reserved;
 use ashlar_recipe::{Device, DeviceShare, Place, Resolved};
-use assign::{Assignment, Placer};
+use assign::{Assignment, HOST, Placer};
 use disk::overflow;
 use group::Groups;
 use wish::Wish;
@@ -25,6 +27,7 @@ pub use misfit::Misfit;
 pub(crate) use request::Request;
 pub use request::{PlacementText, Planned, plan};
 pub use schedule::Step;
+pub use shared::SlotPlan;
 
 /// A device that a placement may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,8 @@ pub struct Share {
     /// Memory for experts on disk, which they take turns in: what the budget leaves, at most as much as they are; 0 where nothing
     /// bounds the device (then it is decided at the start, by what memory is free).
     pub slots: u64,
+    /// Of an accelerator: slots in which experts that lie on the host take turns.
+    pub expert_slots: Option<SlotPlan>,
 }
 
 /// Where everything of a model is.
@@ -79,6 +84,8 @@ pub struct Placement {
     pub devices: Vec<Share>,
     /// Of every weight of the draft: its device, by number, and where there.
     pub weights: Vec<(usize, Tier)>,
+    /// Of every weight: the accelerator, by number, in whose slots it takes turns.
+    pub slotted: Vec<Option<usize>>,
     /// The device of every cache.
     pub caches: Vec<usize>,
     /// What runs, in order.
@@ -147,6 +154,8 @@ pub struct Wanted<'a> {
     pub offers: &'a [Offer],
     /// Bytes of disk that weights may stay on; 0 for none.
     pub disk: u64,
+    /// Whether accelerators use the host's memory: slots would only hold what is there already.
+    pub unified: bool,
 }
 
 /// Places a model.
@@ -154,15 +163,14 @@ pub struct Wanted<'a> {
 /// # Errors
 /// [`PlaceError`]: rules that contradict each other or the devices, or too much for a device.
 pub fn place(wanted: &Wanted<'_>) -> Result<Placement, PlaceError> {
-    let Wanted { draft, bytes, places, home, offers, .. } = *wanted;
+    let Wanted { draft, bytes, places, home, offers, unified, .. } = *wanted;
     let wishes = wish::wishes(&draft.leaves, places, offers, home)?;
     let groups = Groups::new(draft, bytes);
-    let placer = Placer { draft, groups: &groups, offers };
+    let placer = Placer { draft, groups: &groups, offers, bytes, slots: !unified };
     let mut notes = Vec::new();
     let asked = placer.decided(&wishes, &mut notes)?;
-    let mut decided = asked.clone();
-    placer.fill(&mut decided, &|_, _| true);
-    let found = finish(wanted, &groups, &wishes, &placer.follow(&decided), notes);
+    let found = placer.complete(&mut asked.clone(), &wishes, &|_, _| true);
+    let found = finish(wanted, &groups, &wishes, &found, notes);
     let Some(over) = found.over() else { return Ok(found) };
     Err(PlaceError::Misfit(Box::new(misfit::explain(wanted, &groups, &asked, &found, over))))
 }
@@ -173,16 +181,16 @@ pub fn place(wanted: &Wanted<'_>) -> Result<Placement, PlaceError> {
 /// # Errors
 /// As [`place`]; too much for the host too.
 pub fn nearest(wanted: &Wanted<'_>) -> Result<Placement, PlaceError> {
-    let Wanted { draft, bytes, places, home, offers, .. } = *wanted;
+    let Wanted { draft, bytes, places, home, offers, unified, .. } = *wanted;
     let wishes = wish::wishes(&draft.leaves, places, offers, home)?;
     let groups = Groups::new(draft, bytes);
-    let placer = Placer { draft, groups: &groups, offers };
+    let placer = Placer { draft, groups: &groups, offers, bytes, slots: !unified };
     let mut notes = Vec::new();
     let asked = placer.decided(&wishes, &mut notes)?;
     let accelerated = |g: usize| asked[g].filter(|d| offers[*d].device.is_accelerator());
     let mut decided: Vec<_> = (0..asked.len()).map(|g| asked[g].filter(|_| accelerated(g).is_none())).collect();
-    placer.fill(&mut decided, &|group, device| accelerated(group).is_none_or(|d| d == device));
-    let found = finish(wanted, &groups, &wishes, &placer.follow(&decided), notes);
+    let found = placer.complete(&mut decided, &wishes, &|group, device| accelerated(group).is_none_or(|d| d == device));
+    let found = finish(wanted, &groups, &wishes, &found, notes);
     let Some(over) = found.over() else { return Ok(found) };
     Err(PlaceError::Misfit(Box::new(misfit::explain(wanted, &groups, &asked, &found, over))))
 }
@@ -195,16 +203,23 @@ fn finish(
     assignment: &Assignment,
     notes: Vec<String>,
 ) -> Placement {
-    let Wanted { draft, bytes, offers, .. } = *wanted;
-    let placer = Placer { draft, groups, offers };
-    let usage = placer.usage(assignment);
+    let Wanted { draft, bytes, offers, unified, .. } = *wanted;
+    let placer = Placer { draft, groups, offers, bytes, slots: !unified };
+    let mut usage = placer.usage(assignment);
+    let slots = placer.slots(assignment);
+    slots.iter().for_each(|(device, plan)| usage[*device].add_slots(plan.count - plan.lent, plan.bytes));
     let (steps, logits) = schedule::schedule(draft, groups, assignment);
     let used: Vec<usize> = (0..offers.len()).filter(|d| usage[*d] != Reserved::default()).collect();
     let number = |device: usize| used.iter().position(|d| *d == device).unwrap_or(0);
     let mut weights: Vec<(usize, Tier)> = Vec::with_capacity(draft.leaves.len());
+    let mut slotted = vec![None; draft.leaves.len()];
     let mut on_disk = vec![0u64; offers.len()];
     for (i, group) in groups.of_weight.iter().enumerate() {
-        let device = assignment.groups[*group];
+        let mut device = assignment.groups[*group];
+        if assignment.shares(*group) && expert_matrix(&draft.leaves[i]).is_some() {
+            slotted[i] = Some(device);
+            device = HOST;
+        }
         let tier = match wishes[i].tier {
             _ if offers[device].device.is_accelerator() => Tier::Vram,
             Some(Tier::Nvme) => Tier::Nvme,
@@ -223,10 +238,18 @@ fn finish(
     }
     let renumbered = steps.into_iter().map(|step| match step {
         Step::Run { device, op } => Step::Run { device: number(device), op },
+        Step::Shared { device, host, op } => Step::Shared { device: number(device), host: number(host), op },
         Step::Copy { from, to, buffer } => Step::Copy { from: number(from), to: number(to), buffer },
     });
     Placement {
-        devices: used.iter().map(|d| Share::new(offers[*d], usage[*d], on_disk[*d], experts[*d])).collect(),
+        devices: used
+            .iter()
+            .map(|d| Share {
+                expert_slots: slots.get(d).copied(),
+                ..Share::new(offers[*d], usage[*d], on_disk[*d], experts[*d])
+            })
+            .collect(),
+        slotted: slotted.into_iter().map(|device| device.map(number)).collect(),
         weights: weights.into_iter().map(|(device, tier)| (number(device), tier)).collect(),
         caches,
         steps: renumbered.collect(),
@@ -250,6 +273,7 @@ impl Placement {
             weights: s.bytes.weights,
             caches: s.bytes.caches,
             activations: s.bytes.activations,
+            slots: s.bytes.slots,
         };
         Resolved {
             context: draft.sizes.context,
@@ -273,7 +297,7 @@ impl Share {
     /// `experts`: bytes on disk that memory which is left may hold for a while.
     fn new(offer: Offer, bytes: Reserved, on_disk: u64, experts: u64) -> Self {
         let left = offer.budget.map_or(0, |budget| (budget + on_disk).saturating_sub(bytes.total()));
-        Self { offer, bytes, on_disk, slots: left.min(experts) }
+        Self { offer, bytes, on_disk, slots: left.min(experts), expert_slots: None }
     }
 
     /// Bytes in the device's memory.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use ashlar_runtime::placement::{PlaceError, PlacementText};
+use ashlar_runtime::routing::{LayerStep, Policy, Recorder, Replay, Routes, record, replay};
 use ashlar_runtime::{Model, OpenOptions, RuntimeError, Wanted};
 use ashlar_tensor::Silent;
 use std::path::{Path, PathBuf};
@@ -192,4 +193,137 @@ fn tiers_that_a_device_does_not_have_are_refused_by_rule() {
         let said = open("demo-moe", &options("auto", Some(&rules))).err().unwrap().to_string();
         assert!(said.contains(part) && said.contains("rule `r` (line 3)"), "{said}");
     }
+}
+
+const CACHED: &str = "version: 1\nrules:\n  - {match: {class: experts}, set: {tier: cached}}";
+
+/// What `tier: cached` makes of a model on a virtual device of so many bytes.
+fn cached(name: &str, limit: u64) -> Result<Model, RuntimeError> {
+    open(name, &OpenOptions { vram_limit: Some(limit), ..options("virtual:0", Some(CACHED)) })
+}
+
+/// Bytes of everything but experts, and with all experts, on a virtual device.
+fn dense_and_all(name: &str) -> (u64, u64) {
+    let rules = "version: 1\nrules:\n  - {match: {class: experts}, set: {device: cpu}}\n  - {match: {name: '*'}, set: {device: 'virtual:0'}}\n  - {match: {class: experts}, set: {device: cpu}}";
+    let on_card = |model: &Model| {
+        let shares = model.placement().devices.iter().filter(|s| s.offer.device.is_accelerator());
+        shares.map(|s| s.bytes.total()).sum::<u64>()
+    };
+    (
+        on_card(&open(name, &options("auto", Some(rules))).unwrap()),
+        on_card(&open(name, &options("virtual:0", None)).unwrap()),
+    )
+}
+
+#[test]
+fn experts_in_slots_leave_every_bit_as_it_is_whatever_room_there_is() {
+    for name in [
+        "tiny/gpt_oss",
+        "tiny/qwen2_moe",
+        "tiny/mixtral",
+        "tiny/deepseek_v3",
+        "tiny/deepseek_v4",
+        "tiny/qwen3_moe",
+        "demo-moe",
+    ] {
+        let mut alone = open(name, &options("cpu", None)).unwrap();
+        let expected = bits(&mut alone);
+        let (dense, all) = dense_and_all(name);
+        let mut with_slots = 0;
+        for step in 0..=8 {
+            let limit = dense + (all - dense) * step / 8;
+            let mut model = cached(name, limit).unwrap_or_else(|e| panic!("{name} in {limit}: {e}"));
+            let share = model.placement().devices.iter().find(|s| s.offer.device.is_accelerator()).cloned();
+            let held = share.as_ref().map_or(0, |s| s.bytes.total());
+            assert!(held <= limit, "{name}: {held} of {limit}");
+            assert!(bits(&mut model) == expected, "{name}: other bits in {limit} bytes");
+            let Some(plan) = share.and_then(|s| s.expert_slots) else { continue };
+            with_slots += 1;
+            let [(device, used)] = &model.slots()[..] else { panic!("{name}: no slots") };
+            assert_eq!((device.as_str(), used.slots, used.experts), ("virtual:0", plan.count, plan.experts));
+            let pairs = used.hits + used.misses + used.prompt_hits + used.prompt_misses;
+            assert!(pairs > 0 && used.fills > 0, "{name}: {used:?}");
+            assert!(plan.count - plan.lent < plan.experts, "{name}: whole layers would have been better");
+        }
+        assert!(with_slots >= 3, "{name}: only {with_slots} placements had slots");
+    }
+}
+
+/// The same policy code sees the same uses: what a model measures is what the simulator says of its recording.
+#[test]
+fn a_models_own_hit_rate_is_that_of_the_simulator_on_its_recording() {
+    let (dense, all) = dense_and_all("demo-moe");
+    for part in [2, 4, 6] {
+        let asked = OpenOptions {
+            vram_limit: Some(dense + (all - dense) * part / 8),
+            // Keys and values take less than a slot, so that no slot stands in their memory.
+            context: Some(64),
+            chunk: 16,
+            sequences: 1,
+            ..options("virtual:0", Some(CACHED))
+        };
+        let mut model = open("demo-moe", &asked).unwrap();
+        let mut routes: Option<Routes> = None;
+        for text in 0..10 {
+            let recorder = Recorder::new("demo", model.spec(), &|_| Some(1)).unwrap();
+            let prompt: Vec<u32> = (0..16).map(|i| (i * 31 + 7 + 13 * text) % 200).collect();
+            let more = record(&mut model, recorder, &prompt, 48, &mut |_| true).unwrap();
+            let all = routes.get_or_insert_with(|| Routes { steps: Vec::new(), ..more.clone() });
+            let shifted = |step: &LayerStep| LayerStep { token: step.token + 64 * u64::from(text), ..step.clone() };
+            all.steps.extend(more.steps.iter().map(shifted));
+        }
+        let routes = routes.unwrap();
+        let (_, used) = model.slots().remove(0);
+        assert_eq!(model.placement().devices[1].expert_slots.unwrap().lent, 0);
+        // Two slots are for streaming.
+        let capacity = if used.slots >= 8 { used.slots - 2 } else { used.slots };
+        let policy = Policy::Ema { half_life: 12.0 };
+        let what = Replay { policy, capacity, max_fills: Some(1), hysteresis: Some(1.1) };
+        let replayed = replay(&routes, &what, None);
+        assert_eq!(replayed.accesses, used.hits + used.misses);
+        let (live, simulated) = (used.hit_rate().unwrap(), replayed.hit_rate());
+        assert!((0.2..0.99).contains(&live), "{used:?}");
+        assert!((live - simulated).abs() < 0.01, "{capacity} slots: live {live:.4}, simulated {simulated:.4}");
+    }
+}
+
+/// Keys and values take the memory of the coldest slots as texts grow, and give it back when they end.
+#[test]
+fn slots_stand_in_memory_that_keys_and_values_do_not_need_yet() {
+    let (dense, all) = dense_and_all("demo-moe");
+    let of = |device: &str, rules, vram_limit| OpenOptions {
+        context: Some(1024),
+        chunk: 64,
+        vram_limit,
+        ..options(device, rules)
+    };
+    let mut alone = open("demo-moe", &of("cpu", None, None)).unwrap();
+    let longer = alone.kv().bytes(1024, 64) * 2 - alone.kv().bytes(64, 7) * 2;
+    let limit = dense + longer + (all - dense) / 4;
+    let mut model = open("demo-moe", &of("virtual:0", Some(CACHED), Some(limit))).unwrap();
+    let share = model.placement().devices.iter().find(|s| s.expert_slots.is_some()).cloned().unwrap();
+    let plan = share.expert_slots.unwrap();
+    assert!(plan.lent >= 8 && plan.count > plan.lent, "{plan:?}");
+    let tokens: Vec<u32> = (0..960).map(|i| (i * 37 + i / 7) % 200).collect();
+    let (mut released, mut got, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+    for slot in [0, 1] {
+        for (i, chunk) in tokens.chunks(64).enumerate() {
+            for (model, all) in [(&mut model, &mut got), (&mut alone, &mut expected)] {
+                let mut each = |rows: &[f32]| all.extend(rows.iter().map(|v| v.to_bits()));
+                model.feed(slot, i * 64, chunk, Wanted::Last, &mut each, &mut |_| true).unwrap();
+            }
+            let (_, used) = model.slots().remove(0);
+            let held = used.bytes / used.slots as u64 * (used.slots - used.released) as u64;
+            let others = share.bytes.weights + share.bytes.activations;
+            assert!(others + model.kv().used() + held <= limit, "{used:?}");
+            released.push(used.released);
+        }
+    }
+    assert!(got == expected, "other bits");
+    assert!(released.is_sorted() && released[0] < plan.lent && released.last() > Some(&4), "{released:?} of {plan:?}");
+    assert!(model.slots()[0].1.stolen > 0);
+    model.release(0);
+    model.release(1);
+    model.feed(0, 0, &tokens[..64], Wanted::Last, &mut |_| (), &mut |_| true).unwrap();
+    assert_eq!(model.slots()[0].1.released, released[0]);
 }

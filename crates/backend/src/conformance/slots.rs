@@ -69,7 +69,7 @@ fn slots(b: &mut Bench) -> Result<&mut dyn ExpertSlots, Stop> {
 fn shared(b: &mut Bench, stored: &Stored, m: usize, biased: bool) -> Result<(), Stop> {
     let layer = layer(b, stored, m, biased)?;
     let bytes = layer.slot;
-    slots(b)?.reserve(SLOTS, bytes)?;
+    slots(b)?.reserve(SLOTS, 1, bytes)?;
     let batch = Batch::of(0, 0, &vec![0; m]);
     // Nobody is in a slot; then some are; then others in their place, some of them computed after the rest.
     turn(b, &layer, &batch, &[], &[])?;
@@ -77,6 +77,7 @@ fn shared(b: &mut Bench, stored: &Stored, m: usize, biased: bool) -> Result<(), 
     turn(b, &layer, &batch, &[0, 1, 4], &[])?;
     fill(b, &layer, [(1, 5), (0, 2), (2, 3)])?;
     turn(b, &layer, &batch, &[2, 5], &[3])?;
+    released(b, &layer, &batch)?;
     refused(b, &layer, &batch)
 }
 
@@ -114,6 +115,22 @@ fn fill(b: &mut Bench, layer: &Layer, who: [(usize, usize); SLOTS]) -> Result<()
         slots(b)?.fill(slot, expert as u32, record)?;
     }
     Ok(())
+}
+
+/// A slot gives its memory up and gets it back; the others keep what they hold.
+fn released(b: &mut Bench, layer: &Layer, batch: &Batch) -> Result<(), Stop> {
+    slots(b)?.release(1)?;
+    turn(b, layer, batch, &[2, 3], &[])?;
+    let record = layer.records.get(5).map(|r| r.parts.as_slice()).unwrap_or_default();
+    if slots(b)?.fill(1, 5, record).is_ok() {
+        return Err(Stop::Fail("a slot that was released was filled".into()));
+    }
+    if !slots(b)?.take_back(1)? || !slots(b)?.take_back(1)? {
+        return Err(Stop::Fail("there is no memory for a slot that was released".into()));
+    }
+    turn(b, layer, batch, &[2, 3], &[])?;
+    slots(b)?.fill(1, 5, record)?;
+    turn(b, layer, batch, &[2, 3, 5], &[])
 }
 
 /// What must not pass: an expert in no slot, a pair that nobody computed or two did, a slot or a place that is not there.

@@ -20,10 +20,38 @@ pub struct Store(Mutex<Held>);
 struct Held {
     /// Bytes of a slot.
     bytes: usize,
-    /// The record of every slot, and its memory, which only a fill lacks.
-    slots: Vec<(Option<u32>, Option<Bytes>)>,
+    slots: Vec<Slot>,
     /// What an op asked for and did not get yet.
     wanted: Vec<u32>,
+}
+
+enum Slot {
+    /// The record that is there, and the memory, which only a fill lacks.
+    Held {
+        record: Option<u32>,
+        bytes: Option<Bytes>,
+    },
+    Released,
+}
+
+impl Slot {
+    fn new(bytes: usize) -> Option<Self> {
+        AlignedBytes::zeroed(bytes).map(|bytes| Self::Held { record: None, bytes: Some(bytes.into()) })
+    }
+
+    fn bytes_of(&self, wanted: u32) -> Option<Bytes> {
+        match self {
+            Self::Held { record, bytes } if *record == Some(wanted) => bytes.clone(),
+            _ => None,
+        }
+    }
+}
+
+impl Held {
+    fn slot(&mut self, slot: usize) -> Result<&mut Slot, BackendError> {
+        let count = self.slots.len();
+        self.slots.get_mut(slot).ok_or_else(|| wrong(format!("there is no slot {slot}, only {count}")))
+    }
 }
 
 impl Store {
@@ -41,8 +69,7 @@ impl Records for Store {
     fn take(&self, _window: usize) -> Result<Vec<Arrived>, BackendError> {
         let mut held = self.lock();
         let wanted = std::mem::take(&mut held.wanted);
-        let find = |record: u32| held.slots.iter().find(|(there, _)| *there == Some(record));
-        let found = |record: u32| Some((record, find(record)?.1.clone()?));
+        let found = |record: u32| Some((record, held.slots.iter().find_map(|slot| slot.bytes_of(record))?));
         let missing = |record| BackendError::Operand { op: OP, what: format!("record {record} is in no slot") };
         wanted.into_iter().map(|record| found(record).ok_or_else(|| missing(record))).collect()
     }
@@ -96,14 +123,28 @@ impl Virtual {
 }
 
 impl ExpertSlots for Virtual {
-    fn reserve(&mut self, count: usize, bytes: usize) -> Result<(), BackendError> {
-        self.arena.slots(count, bytes)?;
+    fn reserve(&mut self, count: usize, lent: usize, bytes: usize) -> Result<(), BackendError> {
+        self.arena.slots(count.saturating_sub(lent), bytes)?;
         let what = || format!("memory for {count} slots of {bytes} bytes cannot be had");
-        let slot = |_| AlignedBytes::zeroed(bytes).map(|slot| (None, Some(slot.into())));
-        let slots = (0..count).map(slot).collect::<Option<Vec<_>>>();
+        let slots = (0..count).map(|_| Slot::new(bytes)).collect::<Option<Vec<_>>>();
         let slots = slots.ok_or_else(|| wrong(what()))?;
         *self.store.lock() = Held { bytes, slots, wanted: Vec::new() };
         Ok(())
+    }
+
+    fn release(&mut self, slot: usize) -> Result<(), BackendError> {
+        *self.store.lock().slot(slot)? = Slot::Released;
+        Ok(())
+    }
+
+    fn take_back(&mut self, slot: usize) -> Result<bool, BackendError> {
+        let mut held = self.store.lock();
+        let bytes = held.bytes;
+        let place = held.slot(slot)?;
+        if let (Slot::Released, Some(new)) = (&place, Slot::new(bytes)) {
+            *place = new;
+        }
+        Ok(!matches!(place, Slot::Released))
     }
 
     fn describe(&mut self, weight: Slotted) -> Result<WeightId, BackendError> {
@@ -115,13 +156,13 @@ impl ExpertSlots for Virtual {
     fn fill(&mut self, slot: usize, record: u32, parts: &[(usize, Bytes)]) -> Result<(), BackendError> {
         let mut held = self.store.lock();
         let size = held.bytes;
-        let count = held.slots.len();
-        let Some(place) = held.slots.get_mut(slot) else {
-            return Err(wrong(format!("there is no slot {slot}, only {count}")));
+        let place = held.slot(slot)?;
+        let Slot::Held { record: there, bytes: own } = place else {
+            return Err(wrong(format!("slot {slot} was released")));
         };
-        place.0 = None;
+        *there = None;
         // An op that failed may still have it.
-        let own = place.1.take().and_then(|bytes| bytes.try_into_heap().ok()).or_else(|| AlignedBytes::zeroed(size));
+        let own = own.take().and_then(|bytes| bytes.try_into_heap().ok()).or_else(|| AlignedBytes::zeroed(size));
         let mut bytes = own.ok_or_else(|| wrong(format!("memory for slot {slot} cannot be had")))?;
         let mut fits = true;
         for (at, part) in parts {
@@ -130,11 +171,11 @@ impl ExpertSlots for Virtual {
                 None => fits = false,
             }
         }
-        place.1 = Some(bytes.into());
-        if !fits {
-            return Err(wrong(format!("record {record} is larger than a slot of {size} bytes")));
-        }
-        place.0 = Some(record);
+        *place = Slot::Held { record: fits.then_some(record), bytes: Some(bytes.into()) };
+        if fits { Ok(()) } else { Err(wrong(format!("record {record} is larger than a slot of {size} bytes"))) }
+    }
+
+    fn settle(&mut self) -> Result<(), BackendError> {
         Ok(())
     }
 

@@ -154,6 +154,7 @@ fn what_a_placement_came_to_is_read_as_it_was_written() -> Outcome {
         weights: 7,
         caches: 1 << 40,
         activations: 3,
+        slots: if device == "cpu" { 0 } else { 5 },
     };
     let resolved = Resolved {
         context: 4096,

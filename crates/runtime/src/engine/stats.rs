@@ -1,8 +1,8 @@
 //! What an engine has done, for its user.
 
 use super::{Rate, UNKNOWN};
-use crate::NvmeUse;
 use crate::prefixes::PrefixStats;
+use crate::{NvmeUse, SlotUse};
 use ashlar_backend::{Batch, Memory};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ pub struct EngineStats {
     pub memory: Vec<(String, Memory)>,
     /// The experts that are read from disk as they are used; `None` where none are.
     pub nvme: Option<NvmeUse>,
+    /// Slots for experts on accelerators, by device.
+    pub slots: Vec<(String, SlotUse)>,
     /// Tokens of prompts that went through the model.
     pub tokens_in: u64,
     /// The same, lately.
@@ -32,6 +34,10 @@ pub struct EngineStats {
     pub tokens_out: u64,
     /// The same, lately.
     pub rate_out: Rate,
+    /// Rows of logits that stayed on the device, which told enough of them to choose a token.
+    pub rows_surveyed: u64,
+    /// Rows that it told too little of, and handed over.
+    pub rows_fetched: u64,
     /// Requests that ended, in whatever way.
     pub ended: u64,
     /// Requests refused.
@@ -69,14 +75,16 @@ impl EngineStats {
     pub(super) fn stepped(&mut self, batch: &Batch, took: Duration) {
         self.steps += 1;
         let answered = batch.sequences.iter().filter(|s| s.rows.len() == 1).count();
-        let read = (batch.rows() - answered) as u64;
-        self.tokens_in += read;
-        self.rate_in.add(read, Instant::now());
         if answered > 0 {
             let now = took.as_secs_f64() / answered as f64;
             let before = if self.seconds_per_token > 0.0 { self.seconds_per_token } else { now };
             self.seconds_per_token = before + NEWEST * (now - before);
         }
+    }
+
+    pub(super) fn read(&mut self, tokens: usize) {
+        self.tokens_in += tokens as u64;
+        self.rate_in.add(tokens as u64, Instant::now());
     }
 
     pub(super) fn answered(&mut self) {

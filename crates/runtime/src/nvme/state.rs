@@ -355,6 +355,14 @@ impl State {
         Ok(if arrived.is_empty() && left > 0 { None } else { Some(arrived) })
     }
 
+    /// The bytes of a record, if they are in memory.
+    pub fn held(&self, record: u32) -> Option<Bytes> {
+        match self.held.get(record as usize) {
+            Some(Held::There(bytes)) => Some(bytes.clone()),
+            _ => None,
+        }
+    }
+
     /// Records that wait for a thread.
     pub fn waiting(&self) -> usize {
         self.queue.len() + self.later.len()

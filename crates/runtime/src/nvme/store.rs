@@ -6,7 +6,7 @@ use super::{Disk, Plan};
 use crate::RuntimeError;
 use ashlar_backend::{Arrived, BackendError, Records};
 use ashlar_pack::PAGE;
-use ashlar_tensor::AlignedBytes;
+use ashlar_tensor::{AlignedBytes, Bytes};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -97,6 +97,12 @@ impl ExpertStore {
     #[must_use]
     pub fn used(&self) -> NvmeUse {
         self.shared.lock().used
+    }
+
+    /// The bytes of a record, if they are in memory now. While someone has them, their slot is not used for anything else.
+    #[must_use]
+    pub fn held(&self, record: u32) -> Option<Bytes> {
+        self.shared.lock().held(record)
     }
 
     /// Fills slots with the experts that come first, a few at a time with more and more reads at once, and stays with the best. A read

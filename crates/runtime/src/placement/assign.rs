@@ -14,13 +14,30 @@ pub struct Assignment {
     pub groups: Vec<usize>,
     /// The device of every unit of every op.
     pub units: Vec<Vec<usize>>,
+    /// Of every group, whether its device shares it with the host, which has the experts.
+    pub shared: Vec<bool>,
 }
+
+impl Assignment {
+    /// Whether a group is shared.
+    #[must_use]
+    pub fn shares(&self, group: usize) -> bool {
+        self.shared.get(group) == Some(&true)
+    }
+}
+
+/// The number of the host among the offers.
+pub const HOST: usize = 0;
 
 /// Places a draft.
 pub struct Placer<'a> {
     pub draft: &'a Draft,
     pub groups: &'a Groups,
     pub offers: &'a [Offer],
+    /// Bytes of weights.
+    pub bytes: &'a [u64],
+    /// Whether experts may take turns on accelerators.
+    pub slots: bool,
 }
 
 impl Placer<'_> {
@@ -106,7 +123,7 @@ impl Placer<'_> {
     }
 
     /// Whether no accelerator holds more than it may.
-    fn fits(&self, usage: &[Reserved]) -> bool {
+    pub fn fits(&self, usage: &[Reserved]) -> bool {
         let fits = |(offer, used): (&Offer, &Reserved)| {
             !offer.device.is_accelerator() || offer.budget.is_none_or(|b| used.total() <= b)
         };
@@ -117,10 +134,16 @@ impl Placer<'_> {
     /// weights run where their input was made.
     #[must_use]
     pub fn follow(&self, decided: &[Option<usize>]) -> Assignment {
+        self.follow_shared(decided, &[])
+    }
+
+    /// The same where devices share some groups with the host.
+    #[must_use]
+    pub fn follow_shared(&self, decided: &[Option<usize>], shared: &[bool]) -> Assignment {
         let mut groups = decided.to_vec();
         for (group, device) in self.groups.list.iter().zip(&mut groups) {
             if group.turn.is_some() {
-                *device = device.or(Some(0));
+                *device = device.or(Some(HOST));
             }
         }
         self.follow_readers(&mut groups);
@@ -139,7 +162,7 @@ impl Placer<'_> {
             }
             units.push(devices);
         }
-        Assignment { groups: groups.into_iter().map(|g| g.unwrap_or(0)).collect(), units }
+        Assignment { groups: groups.into_iter().map(|g| g.unwrap_or(HOST)).collect(), units, shared: shared.to_vec() }
     }
 
     /// Norms and the like, which hold weights and are free, go with what reads their results next.
@@ -163,13 +186,18 @@ impl Placer<'_> {
     #[must_use]
     pub fn usage(&self, assignment: &Assignment) -> Vec<Reserved> {
         let mut used = vec![Reserved::default(); self.offers.len()];
-        for (group, &device) in self.groups.list.iter().zip(&assignment.groups) {
-            used[device].weights += group.bytes.weights;
+        for (g, (group, &device)) in self.groups.list.iter().zip(&assignment.groups).enumerate() {
+            let away = if assignment.shares(g) { group.experts } else { 0 };
+            used[HOST].weights += away;
+            used[device].weights += group.bytes.weights - away;
             used[device].caches += group.bytes.caches;
         }
         let mut seen = vec![false; self.offers.len() * self.draft.widths.len()];
         for (unit, &device) in self.groups.units.iter().flatten().zip(assignment.units.iter().flatten()) {
-            for &buffer in unit.reads.iter().chain(&unit.writes) {
+            let host = unit.group.is_some_and(|g| assignment.shares(g)).then_some(HOST);
+            let of_host = host.into_iter().flat_map(|host| unit.reads.first().map(|b| (host, *b)));
+            let own = unit.reads.iter().chain(&unit.writes).map(|b| (device, *b));
+            for (device, buffer) in own.chain(of_host) {
                 let seen = &mut seen[device * self.draft.widths.len() + buffer];
                 if !std::mem::replace(seen, true) {
                     used[device].add_buffer(self.draft.sizes.rows, self.draft.widths[buffer]);

@@ -1,6 +1,7 @@
 //! What must lie together: weights and caches that one op reads, as [`Group`]s, and the ops as [`Unit`]s that each run on
 //! one device. A linear op with several outputs is several units: its projections may lie apart.
 
+use crate::nvme::expert_matrix;
 use crate::program::Draft;
 use ashlar_arch::{Class, Leaf};
 use ashlar_backend::{Access, Op, Reserved};
@@ -16,6 +17,8 @@ pub struct Group {
     pub caches: Vec<usize>,
     /// What they take.
     pub bytes: Reserved,
+    /// Of that, matrices of experts.
+    pub experts: u64,
     /// When it is its turn to be given memory of an accelerator; `None` for what follows its neighbours.
     pub turn: Option<Turn>,
 }
@@ -24,14 +27,20 @@ pub struct Group {
 /// which a token reads a few, then the table of embeddings, of which it reads a row. Layer by layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Turn {
-    kind: Kind,
-    layer: usize,
+    /// What it is.
+    pub kind: Kind,
+    /// Of which layer; the largest number for what is behind them.
+    pub layer: usize,
 }
 
+/// Kinds of weights, in the order of their turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+pub enum Kind {
+    /// Every token reads them.
     Dense,
+    /// A token reads some of them.
     Experts,
+    /// A token reads a row of them.
     Embedding,
 }
 
@@ -175,7 +184,11 @@ impl Groups {
             return;
         };
         group.weights.push(member);
+        let before = group.bytes.weights;
         group.bytes.add_weight(bytes[member]);
+        if expert_matrix(leaf).is_some() {
+            group.experts += group.bytes.weights - before;
+        }
         self.of_weight[member] = number;
         if leads(leaf) {
             let kind = match leaf.role.class {

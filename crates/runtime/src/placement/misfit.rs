@@ -106,7 +106,8 @@ pub fn explain(
 
 /// Which layers would have to leave an accelerator.
 fn fewer_layers(wanted: &Wanted<'_>, groups: &Groups, asked: &[Option<usize>], device: Device) -> Option<String> {
-    let placer = Placer { draft: wanted.draft, groups, offers: wanted.offers };
+    let placer =
+        Placer { draft: wanted.draft, groups, offers: wanted.offers, bytes: wanted.bytes, slots: !wanted.unified };
     let index = wanted.offers.iter().position(|o| o.device == device)?;
     let budget = wanted.offers.get(index)?.budget?;
     let mut left = asked.to_vec();

@@ -237,16 +237,23 @@ impl Ready {
             home: request.device.filter(|_| self.places.is_none()),
             offers: &self.offers,
             disk: request.disk(),
+            unified: request.hardware().is_some_and(|h| h.unified),
         }
     }
 
     /// The placement with what the user should know of the request.
     fn told(self, mut placement: Placement) -> Placement {
         placement.notes.extend(self.notes);
-        if self.places.iter().flatten().any(|p| p.tier == Some("cached")) {
-            let what = "`tier: cached` fills accelerators with whole layers, fixed at the start, as far as there is room; the rest \
-                        is computed where it lies";
-            placement.notes.push(what.to_owned());
+        for share in &placement.devices {
+            let Some(slots) = share.expert_slots else { continue };
+            let lent = match slots.lent {
+                0 => String::new(),
+                lent => format!(" ({lent} of them until keys and values need their memory)"),
+            };
+            placement.notes.push(format!(
+                "{} experts take turns in {} slots{lent} of {}, those used lately; the host computes the others where they lie",
+                slots.experts, slots.count, share.offer.device
+            ));
         }
         placement
     }

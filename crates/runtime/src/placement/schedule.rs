@@ -1,7 +1,7 @@
 //! From a draft and an assignment to steps: ops with their devices, and a copy wherever an op reads what another device
 //! wrote last.
 
-use super::assign::Assignment;
+use super::assign::{Assignment, HOST};
 use super::group::{Groups, split};
 use crate::program::Draft;
 use ashlar_backend::{BufferId, Op, Projection};
@@ -13,6 +13,15 @@ pub enum Step {
     Run {
         /// The device.
         device: usize,
+        /// The op.
+        op: Op,
+    },
+    /// A mixture of experts that a device computes together with the host, where its experts lie.
+    Shared {
+        /// The device.
+        device: usize,
+        /// The host.
+        host: usize,
         /// The op.
         op: Op,
     },
@@ -45,7 +54,11 @@ pub fn schedule(draft: &Draft, groups: &Groups, assignment: &Assignment) -> (Vec
             for &buffer in units.iter().flat_map(|u| &u.writes) {
                 current[buffer] = vec![device];
             }
-            steps.push(Step::Run { device, op: parts });
+            let shared = units.iter().any(|u| u.group.is_some_and(|g| assignment.shares(g)));
+            steps.push(match shared {
+                true => Step::Shared { device, host: HOST, op: parts },
+                false => Step::Run { device, op: parts },
+            });
         }
     }
     let logits = current.get(draft.program.logits.0 as usize).and_then(|d| d.first());

@@ -11,6 +11,10 @@ pub struct Wish {
     pub device: Option<usize>,
     /// Where it lies on the host; `None` for in memory if there is room.
     pub tier: Option<Tier>,
+    /// Whether it is to be on accelerators as far as there is room, and take turns there if there is not enough.
+    pub cached: bool,
+    /// The accelerator whose slots it is to take turns in, where a rule names one.
+    pub slots_on: Option<usize>,
     /// Who said so.
     pub by: Option<String>,
 }
@@ -71,7 +75,10 @@ fn one(place: &Place, offers: &[Offer], home: Option<usize>) -> Result<Wish, Str
         (Some("ram"), _) => (Some(device.unwrap_or(0)), Some(Tier::Ram)),
         (Some("nvme"), _) => (Some(device.unwrap_or(0)), Some(Tier::Nvme)),
         // In the host's memory or behind it, and on accelerators as far as there is room.
+        (Some(_), Some(true)) => (None, None),
         (Some(_), _) => (device, None),
     };
-    Ok(Wish { device, tier, by: place.by.clone() })
+    let cached = place.tier == Some("cached") && on_accelerator != Some(false);
+    let slots_on = place.device.filter(|_| cached).map(|d| find(offers, d)).transpose().map_err(|e| e.to_string())?;
+    Ok(Wish { device, tier, cached, slots_on, by: place.by.clone() })
 }

@@ -72,6 +72,17 @@ impl ExpertCache {
         self.resident.get(expert as usize) == Some(&true)
     }
 
+    /// The expert of the lowest score.
+    #[must_use]
+    pub fn coldest(&self) -> Option<u32> {
+        self.order.first().map(|(_, expert)| *expert)
+    }
+
+    /// Changes the number of slots; experts that are there beyond it stay until they are removed.
+    pub fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity;
+    }
+
     /// Gives its slot up, if it has one.
     pub fn remove(&mut self, expert: u32) {
         let i = expert as usize;

@@ -56,6 +56,10 @@ impl Recorder {
 impl Observer for Recorder {
     fn matmul_input(&mut self, _input: &MatmulInput<'_>) {}
 
+    fn wants_inputs(&self) -> bool {
+        false
+    }
+
     fn routed(&mut self, routed: &Routed<'_>) {
         let Some(&layer) = self.layers.get(routed.router) else { return };
         for (row, chosen) in routed.chosen.chunks(routed.top_k.max(1)).enumerate() {

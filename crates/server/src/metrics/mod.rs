@@ -4,7 +4,7 @@ mod text;
 
 use ashlar_runtime::engine::EngineStats;
 use ashlar_runtime::prefixes::PrefixStats;
-use ashlar_runtime::{CachePlace, Holding, NvmeUse};
+use ashlar_runtime::{CachePlace, Holding};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -59,9 +59,7 @@ impl Metrics {
             kept(&mut text, disk);
         }
         self.memory(&mut text, stats);
-        if let Some(nvme) = &stats.nvme {
-            experts(&mut text, nvme);
-        }
+        experts(&mut text, stats);
         let of = |h: &Mutex<Histogram>| h.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (name, help, histogram) in [
             ("time_to_first_token_seconds", "From a request's arrival to its first token", &self.first),
@@ -135,21 +133,41 @@ fn kept(text: &mut Text, disk: &PrefixStats) {
     text.one(Counter, "prefix_disk_skipped_total", help, disk.skipped);
 }
 
-/// Memory in which experts take turns that lie a tier below.
-fn experts(text: &mut Text, nvme: &NvmeUse) {
-    let tier = |value| [("tier=\"ram\"".to_owned(), value)];
-    text.many(Gauge, "expert_cache_bytes", "Memory for experts of the tier below", tier(nvme.slot_bytes));
-    text.many(Counter, "expert_cache_hits_total", "Experts used that were in it", tier(nvme.hits));
-    text.many(Counter, "expert_cache_misses_total", "Experts used that were not", tier(nvme.misses));
-    text.many(Counter, "expert_cache_evictions_total", "Experts that left for others", tier(nvme.evictions));
-    let useful = tier(nvme.ahead.useful);
-    text.many(Counter, "expert_cache_ahead_useful_total", "Experts brought ahead of their turn and used", useful);
-    let wasted = tier(nvme.ahead.wasted);
-    text.many(Counter, "expert_cache_ahead_wasted_total", "Experts brought ahead of their turn in vain", wasted);
-    let moved = [("from=\"nvme\",to=\"ram\"".to_owned(), nvme.bytes)];
+/// Memory in which experts take turns that lie a tier below: slots of accelerators, and the host's memory for experts on disk.
+fn experts(text: &mut Text, stats: &EngineStats) {
+    let mut tiers = Vec::new();
+    for (device, used) in &stats.slots {
+        let labels = format!("tier=\"vram\",device=\"{device}\"");
+        let (hits, misses) = (used.hits + used.prompt_hits, used.misses + used.prompt_misses);
+        // Slots are full from the start: who comes in takes the place of another.
+        tiers.push((
+            labels,
+            [used.bytes, hits, misses, used.fills + used.stolen, used.copied],
+            "from=\"ram\",to=\"vram\"",
+        ));
+    }
+    if let Some(used) = &stats.nvme {
+        let figures = [used.slot_bytes, used.hits, used.misses, used.evictions, used.bytes];
+        tiers.push(("tier=\"ram\"".to_owned(), figures, "from=\"nvme\",to=\"ram\""));
+    }
+    let of =
+        |i: usize| tiers.iter().map(move |(labels, figures, _)| (labels.clone(), figures.get(i).copied().unwrap_or(0)));
+    text.many(Gauge, "expert_cache_bytes", "Memory for experts of the tier below", of(0));
+    text.many(Counter, "expert_cache_hits_total", "Uses of experts that were in it", of(1));
+    text.many(Counter, "expert_cache_misses_total", "Uses of experts that were not", of(2));
+    text.many(Counter, "expert_cache_evictions_total", "Experts that left for others", of(3));
+    let mut moved = BTreeMap::new();
+    for (_, [.., bytes], way) in &tiers {
+        *moved.entry((*way).to_owned()).or_insert(0) += bytes;
+    }
     text.many(Counter, "expert_moved_bytes_total", "Bytes of experts moved from one tier to another", moved);
-    text.one(Counter, "nvme_retries_total", "Reads that were tried again", nvme.retries);
-    text.one(Counter, "nvme_waited_seconds_total", "Time that was spent waiting for the disk", nvme.waited);
+    if let Some(used) = &stats.nvme {
+        let ahead = used.ahead;
+        text.one(Counter, "nvme_ahead_useful_total", "Experts read ahead of their turn and used", ahead.useful);
+        text.one(Counter, "nvme_ahead_wasted_total", "Experts read ahead of their turn in vain", ahead.wasted);
+        text.one(Counter, "nvme_retries_total", "Reads that were tried again", used.retries);
+        text.one(Counter, "nvme_waited_seconds_total", "Time that was spent waiting for the disk", used.waited);
+    }
 }
 
 fn place(device: &str, tier: &str, layer: Option<usize>) -> String {

@@ -1,5 +1,6 @@
 use super::*;
 use ashlar_runtime::engine::Rate;
+use ashlar_runtime::{NvmeUse, SlotUse};
 use std::collections::BTreeSet;
 
 /// What the server promises to tell, by what it is about.
@@ -56,6 +57,7 @@ fn stats() -> EngineStats {
         kv_by_cache: vec![10, 200, 3000],
         kv_most: 5000,
         memory: vec![("cpu".into(), ashlar_runtime::Memory { activations: 4, caches: 10 })],
+        slots: vec![("cuda:0".into(), SlotUse { hits: 2, prompt_hits: 1, fills: 4, copied: 50, ..SlotUse::default() })],
         nvme: Some(NvmeUse { hits: 5, bytes: 99, ..NvmeUse::default() }),
         prefixes: Some(PrefixStats::default()),
         ..EngineStats::default()
@@ -93,7 +95,10 @@ fn figures_stand_with_the_place_they_are_of() {
         "ashlar_device_bytes{device=\"cpu\",class=\"activations\"} 4",
         "ashlar_device_bytes{device=\"cpu\",class=\"kv\"} 10",
         "ashlar_expert_cache_hits_total{tier=\"ram\"} 5",
+        "ashlar_expert_cache_hits_total{tier=\"vram\",device=\"cuda:0\"} 3",
+        "ashlar_expert_cache_evictions_total{tier=\"vram\",device=\"cuda:0\"} 4",
         "ashlar_expert_moved_bytes_total{from=\"nvme\",to=\"ram\"} 99",
+        "ashlar_expert_moved_bytes_total{from=\"ram\",to=\"vram\"} 50",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
     }

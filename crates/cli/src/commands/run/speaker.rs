@@ -71,6 +71,9 @@ impl Speaker {
         self.tell(&cost(&made, full));
         if self.globals.verbose {
             self.tell(&resident::told(self.generator.model()));
+            for (device, used) in self.generator.model().slots() {
+                self.tell(&resident::slots(&device, &used));
+            }
             if let Some(used) = self.generator.model().nvme() {
                 self.tell(&resident::disk(&used));
                 resident::ahead(&used.ahead).iter().for_each(|line| self.tell(line));

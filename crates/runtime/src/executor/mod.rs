@@ -1,18 +1,21 @@
 //! [`Executor`]: a placed program on open devices. One loop runs every model on any mix of backends.
 //!
 //! Owns: loading weights onto their devices, the operands of each, the loop, copies between devices. Refuses: deciding
-//! where anything goes (`placement`), positions and budgets of sequences (`kv`).
+//! where anything goes (`placement`), positions and budgets of sequences (`kv`), which experts are in slots (`vram`).
+
+mod operands;
 
 use crate::bench::Profile;
+use crate::kv::KvUse;
 use crate::load::{load_streamed, load_weight};
 use crate::nvme::{ExpertStore, Plan};
-use crate::placement::{Placement, Step, Tier};
+use crate::placement::{Placement, SlotPlan, Tier};
 use crate::program::Draft;
+use crate::vram::{Shared, SlotUse, Slots};
 use crate::{RuntimeError, devices};
-use ashlar_backend::{
-    Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Operand, Records, WeightId,
-};
+use ashlar_backend::{Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Records, Surveyor};
 use ashlar_tensor::{Bytes, Report, TensorStore};
+use operands::Operands;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -41,6 +44,8 @@ pub(crate) struct Executor {
     guessed: Vec<Option<(usize, BufferId)>>,
     /// Device and cache, in the order of the draft.
     caches: Vec<(usize, CacheId)>,
+    /// By device: its slots, and the experts that take turns in them.
+    slots: Vec<Option<Slots>>,
 }
 
 /// More rows use most experts anyway.
@@ -49,15 +54,8 @@ const GUESSED_ROWS: usize = 8;
 /// A step with the devices' own operands.
 enum Ready {
     Run { device: usize, op: Op },
+    Shared(Box<Shared>),
     Copy { from: (usize, BufferId), to: (usize, BufferId) },
-}
-
-/// The devices' own names of a draft's operands.
-struct Operands {
-    weights: Vec<WeightId>,
-    caches: Vec<CacheId>,
-    /// By device, then by number.
-    buffers: Vec<Vec<Option<BufferId>>>,
 }
 
 impl Executor {
@@ -71,12 +69,11 @@ impl Executor {
         mut devices: Vec<Box<dyn Backend>>,
         source: &mut Source<'_>,
     ) -> Result<Self, RuntimeError> {
-        let mut operands = Operands {
-            weights: Vec::with_capacity(draft.leaves.len()),
-            caches: Vec::with_capacity(draft.caches.len()),
-            buffers: vec![vec![None; draft.widths.len()]; devices.len()],
-        };
+        let mut operands = Operands::new(draft, devices.len());
         for (i, (leaf, &(device, tier))) in draft.leaves.iter().zip(&placement.weights).enumerate() {
+            if let Some(Some(on)) = placement.slotted.get(i) {
+                operands.slot(i, leaf, *on, &mut devices, source)?;
+            }
             if let Some((plan, records)) = &source.streamed
                 && let Some((record, planes)) = plan.weights.get(&i)
             {
@@ -95,16 +92,24 @@ impl Executor {
         }
         let mut steps = Vec::with_capacity(placement.steps.len());
         for step in &placement.steps {
-            steps.push(operands.step(step, draft, &mut devices)?);
+            steps.push(operands.step(step, draft, &mut devices, source)?);
+        }
+        let mut slots = Vec::with_capacity(devices.len());
+        for (device, (share, experts)) in placement.devices.iter().zip(operands.experts()).enumerate() {
+            let layers =
+                steps.iter().filter_map(Ready::shared).filter(|layer| layer.device == device).collect::<Vec<_>>();
+            let of = |plan: SlotPlan| (plan, share.bytes.caches);
+            let open = |plan| Slots::open(of(plan), experts, &mut devices, &layers, draft.sizes.rows);
+            slots.push(share.expert_slots.map(open).transpose()?);
         }
         let logits = operands.buffer(placement.logits, draft.program.logits, draft, &mut devices)?;
         check(placement, &devices)?;
         let caches = placement.caches.iter().copied().zip(operands.caches).collect();
         let (named, guessed) = ahead(&steps, source.streamed.is_some());
-        Ok(Self { devices, steps, logits: (placement.logits, logits), named, guessed, caches })
+        Ok(Self { devices, steps, logits: (placement.logits, logits), named, guessed, caches, slots })
     }
 
-    /// Runs all steps on a batch and returns its logits.
+    /// Runs all steps on a batch.
     ///
     /// # Errors
     /// [`BackendError`].
@@ -113,7 +118,7 @@ impl Executor {
         batch: &Batch,
         observer: &mut Option<&mut dyn Observer>,
         profile: &mut Option<Profile>,
-    ) -> Result<Vec<f32>, BackendError> {
+    ) -> Result<(), BackendError> {
         for step in &self.named {
             if let Some(Ready::Run { device, op }) = self.steps.get(*step) {
                 self.devices[*device].look_ahead(op, None, batch)?;
@@ -122,10 +127,11 @@ impl Executor {
         for (number, step) in self.steps.iter().enumerate() {
             // An option of a borrowed observer cannot be copied; each op gets a shorter borrow.
             let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
-            let devices = &mut self.devices;
+            let observer = observer.filter(|o| o.wants_inputs() || step.routes());
+            let (devices, slots) = (&mut self.devices, &mut self.slots);
             match profile {
-                None => step.run(devices, batch, observer)?,
-                Some(profile) => profile.time(step.name(), || step.run(devices, batch, observer))?,
+                None => step.run(devices, slots, batch, observer)?,
+                Some(profile) => profile.time(step.name(), || step.run(devices, slots, batch, observer))?,
             }
             if let Some((next, like)) = self.guessed.get(number).copied().flatten()
                 && batch.rows() <= GUESSED_ROWS
@@ -134,8 +140,40 @@ impl Executor {
                 self.devices[*device].look_ahead(op, Some(like), batch)?;
             }
         }
+        Ok(())
+    }
+
+    /// The logits of the batch that ran last.
+    ///
+    /// # Errors
+    /// [`BackendError`].
+    pub fn logits(&mut self) -> Result<Vec<f32>, BackendError> {
         let (device, buffer) = self.logits;
         self.devices[device].read(buffer)
+    }
+
+    /// Where they lie, and who tells of them without handing them over; `None` for a device that hands over rows at no cost.
+    pub fn surveyor(&mut self) -> Option<(BufferId, &mut dyn Surveyor)> {
+        let (device, buffer) = self.logits;
+        Some((buffer, self.devices[device].surveyor()?))
+    }
+
+    /// Makes room for the keys and values of a batch where slots for experts stand in their way.
+    pub fn make_room(&mut self, kv: &KvUse, batch: &Batch) -> Result<(), BackendError> {
+        for (device, slots) in self.slots.iter_mut().enumerate() {
+            let Some(slots) = slots else { continue };
+            let caches = &self.caches;
+            let needed = kv.after(batch, &|cache| caches.get(cache).is_some_and(|(on, _)| *on == device));
+            if let Some(on) = self.devices.get_mut(device).and_then(|d| d.slots()) {
+                slots.make_room(needed, on)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What slots for experts were good for, by device.
+    pub fn slots(&self) -> impl Iterator<Item = (usize, SlotUse)> {
+        self.slots.iter().enumerate().filter_map(|(device, slots)| Some((device, slots.as_ref()?.cache.used)))
     }
 
     /// Cuts a slot back on all devices.
@@ -230,9 +268,18 @@ fn ahead(steps: &[Ready], streamed: bool) -> (Vec<usize>, Vec<Option<(usize, Buf
 }
 
 impl Ready {
+    fn routes(&self) -> bool {
+        matches!(self, Self::Shared(_) | Self::Run { op: Op::Moe { .. }, .. })
+    }
+
+    fn shared(&self) -> Option<&Shared> {
+        if let Self::Shared(layer) = self { Some(layer) } else { None }
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Self::Run { op, .. } => op.name(),
+            Self::Shared(layer) => layer.op.name(),
             Self::Copy { .. } => "copy",
         }
     }
@@ -240,54 +287,19 @@ impl Ready {
     fn run(
         &self,
         devices: &mut [Box<dyn Backend>],
+        slots: &mut [Option<Slots>],
         batch: &Batch,
         observer: Option<&mut dyn Observer>,
     ) -> Result<(), BackendError> {
         match self {
             Self::Run { device, op } => devices[*device].run(op, batch, observer),
+            Self::Shared(layer) => match slots.get_mut(layer.device).and_then(Option::as_mut) {
+                Some(slots) => layer.run(devices, slots, batch, observer),
+                None => Err(BackendError::Operand { op: "moe", what: "the device has no slots for experts".into() }),
+            },
             Self::Copy { from, to } => {
                 let values = devices[from.0].read(from.1)?;
                 devices[to.0].write(to.1, &values)
-            }
-        }
-    }
-}
-
-impl Operands {
-    /// The buffer of that number on a device, which gets one when it is first asked for.
-    fn buffer(
-        &mut self,
-        device: usize,
-        buffer: BufferId,
-        draft: &Draft,
-        devices: &mut [Box<dyn Backend>],
-    ) -> Result<BufferId, BackendError> {
-        let number = buffer.0 as usize;
-        if let Some(id) = self.buffers[device][number] {
-            return Ok(id);
-        }
-        let id = devices[device].alloc(draft.sizes.rows, draft.widths[number])?;
-        self.buffers[device][number] = Some(id);
-        Ok(id)
-    }
-
-    fn step(&mut self, step: &Step, draft: &Draft, devices: &mut [Box<dyn Backend>]) -> Result<Ready, BackendError> {
-        match step {
-            Step::Copy { from, to, buffer } => Ok(Ready::Copy {
-                from: (*from, self.buffer(*from, *buffer, draft, devices)?),
-                to: (*to, self.buffer(*to, *buffer, draft, devices)?),
-            }),
-            Step::Run { device, op } => {
-                for (buffer, _) in op.operands().buffers {
-                    self.buffer(*device, buffer, draft, devices)?;
-                }
-                let mut op = op.clone();
-                op.visit(&mut |operand| match operand {
-                    Operand::Weight(id) => *id = self.weights[id.0 as usize],
-                    Operand::Cache(id) => *id = self.caches[id.0 as usize],
-                    Operand::Buffer(id, _) => *id = self.buffers[*device][id.0 as usize].unwrap_or(*id),
-                });
-                Ok(Ready::Run { device: *device, op })
             }
         }
     }
