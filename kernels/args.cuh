@@ -37,6 +37,23 @@ struct GroupArgs {
     u32 per_row, k, n, kind;
 };
 
+// A tile of pairs of one expert, as a product of many rows takes it.
+struct GroupTile {
+    const u32* order;
+    u32 rows;
+};
+// The tile of this block; false if there are fewer. `w`: the expert's weight, which may be of another kind.
+DEVICE bool group_tile(const GroupArgs& a, GroupTile& tile, Weight& w) {
+    if (block_y() >= *(const u32*)a.count) return false;
+    const u32* t = (const u32*)a.tiles + 3 * block_y();
+    tile.order = (const u32*)a.order + t[1], tile.rows = t[2];
+    w = ((const Weight*)a.weights)[((const u32*)(block_z() ? a.ids[1] : a.ids[0]))[t[0]]];
+    return w.kind == a.kind;
+}
+DEVICE void store_of_group(const GroupArgs& a, const GroupTile& tile, u32 output, u32 i, float v) {
+    f32_at(block_z() ? a.out[1] : a.out[0])[(u64)tile.order[i] * a.n + output] = v;
+}
+
 // Blocks of a weight, each times its own part of x.
 struct BlockArgs {
     u64 weights, x, out;

@@ -3,8 +3,8 @@
 // A block serves 8 or 32 rows, each a query head of a token, that share a key head: the heads of a group, and at prefill
 // neighbouring tokens. Positions are walked in tiles of 32: a lane scores one position, a warp's softmax runs
 // online, and lanes turn to columns of the values for the sum. At decode the positions are split over blocks, whose
-// results a second kernel merges in order.
-#include "cache.cuh"
+// results a second kernel merges in order. What the tensor cores can do at prefill is in flash.cu.
+#include "attention.cuh"
 
 struct StoreArgs {
     Cache cache;
@@ -48,26 +48,6 @@ KERNEL(store_kv, StoreArgs, 256) {
     store_head(c, x, codes_of(c, slot, position, head, value), scales_of(c, slot, position, head, value), value);
 }
 
-struct AttentionArgs {
-    Cache cache;
-    // Pooled keys, in pages of rows; none if `ratio` is 0.
-    Cache entries;
-    u64 q, out, sinks, positions, slots;
-    // Of every tile: its first row (token · heads of a group + head of it) and how many.
-    u64 tiles;
-    // Rows × listed numbers of entries, as floats; 0 for all that are complete.
-    u64 selected;
-    // Of every row and split: greatest score, sum of weights; weighted values.
-    u64 parts, sums;
-    // Query heads per key head, width of a value, keys visible to a query (0: all), positions of a split.
-    u32 group, value_dim, window, split;
-    u32 splits, ratio, listed, values_in_keys;
-    float scale;
-    u32 reserved;
-};
-
-static const float NEVER = -3.0e38f;
-
 // A tile of 32 positions (or entries) of one head to shared memory, `stride` floats each.
 template <class At> DEVICE void load_tile(const Cache& c, u32 head, bool value, u32 width, float* to, u32 stride, At at) {
     const u32 octets = parts_of(width, 8);
@@ -75,8 +55,12 @@ template <class At> DEVICE void load_tile(const Cache& c, u32 head, bool value, 
         const u32 p = i / octets, column = i % octets * 8;
         u32 slot, position;
         float v[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-        if (at(p, slot, position))
+        if (!at(p, slot, position)) {
+        } else if (c.entries) {
+            load_entry(c, entry_of(c, slot, position), column, v);
+        } else {
             load_entries(c, codes_of(c, slot, position, head, value), scales_of(c, slot, position, head, value), value, column, width, v);
+        }
         for (u32 j = 0; j < 8; j++)
             if (column + j < width) to[p * stride + column + j] = v[j];
     }

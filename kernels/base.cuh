@@ -27,6 +27,9 @@ typedef long long i64;
 // The same for kernels that wait for memory: at least 1024 threads, no more than 64 registers each.
 #define KERNEL_MANY(name, Args, threads) extern "C" __global__ void __launch_bounds__(threads, 1024 / threads) name(const Args a)
 
+// And for kernels that hold most of what they work on in registers: at least 256 threads, up to 255 registers each.
+#define KERNEL_FEW(name, Args, threads) extern "C" __global__ void __launch_bounds__(threads, 256 / threads) name(const Args a)
+
 DEVICE u32 thread_x() { return threadIdx.x; }
 DEVICE u32 block_x() { return blockIdx.x; }
 DEVICE u32 block_y() { return blockIdx.y; }

@@ -1,7 +1,8 @@
 // Paged caches. A page has 64 positions; `table[slot · pages + p]` is the address of page p of a slot.
 //
 // A page of heads: for every head keys [64][key_width], values [64][value_width], then f16 scales of keys [64] and of values
-// [64][⌈dim / 32⌉] where the format has them. A page of tokens: [64][width], and a second [64][width]; of entries: the first only.
+// [64][⌈dim / 32⌉] where the format has them. A page of tokens: [64][width], and a second [64][width]. A page of entries: 64 of them, as
+// native.cuh stores them, `key_width` bytes each.
 #pragma once
 #include "ptx.cuh"
 
@@ -13,8 +14,8 @@ struct Cache {
     // Pages of a slot.
     u32 pages;
     u32 heads, dim, key_width, value_width, format;
-    // Bytes of a head in a page.
-    u32 region, reserved;
+    // Bytes of a head in a page. Of entries 1: `format` is an `EntryFormat` then, `value_width` how many of the first values are apart.
+    u32 region, entries;
 };
 
 DEVICE u64 page_of(const Cache& c, u32 slot, u32 position) { return ((const u64*)c.table)[(u64)slot * c.pages + position / PAGE]; }

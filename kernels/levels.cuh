@@ -36,6 +36,8 @@ template <bool INTERLEAVED> DEVICE void floats_of(const u32 words[2], i32 shift,
 
 // What every format of integer levels adds to its own functions: see formats/q8.cuh for what those are.
 template <class F> struct IntegerFormat {
+    // Loads under way per lane where a block computes a pair: 1 for a format whose two would not fit in 64 registers.
+    static const int PAIRS_UNDER_WAY = 2;
     // The final levels (shift included) of an octet of columns.
     DEVICE static void level_octet(const Weight& w, u32 row, u32 octet, u32 words[2], float& scale) {
         i32 shift;

@@ -1,5 +1,4 @@
 // Pooled entries: windows of tokens become one key each, and tokens choose among them.
-#include "cache.cuh"
 #include "native.cuh"
 
 static const u32 THREADS = 256;
@@ -34,10 +33,11 @@ KERNEL(store_tokens, PoolArgs, 256) {
 // One entry. grid: entries
 KERNEL(pool_windows, PoolArgs, 256) {
     SHARED float sums[THREADS / 32];
+    SHARED Rounded entry;
     const u32 slot = ((const u32*)a.windows)[2 * block_x()], window = ((const u32*)a.windows)[2 * block_x() + 1];
     const u32 width = a.entries.dim, own = a.overlap ? width : 0;
     const u32 begin = a.overlap && window > 0 ? (window - 1) * a.ratio : window * a.ratio, end = (window + 1) * a.ratio;
-    float* out = f32_at(row_of(a.entries, slot, window, false));
+    float* out = entry.v;
     float square = 0.0f;
     for (u32 c = thread_x(); c < width; c += THREADS) {
         float most = -3.0e38f;
@@ -72,8 +72,8 @@ KERNEL(pool_windows, PoolArgs, 256) {
         turned[2 * i] = u * c - v * s;
         turned[2 * i + 1] = v * c + u * s;
     }
-    sync_threads();
-    if (a.format != ENTRY_F32) round_vector(out, out, width, a.format, a.plain);
+    scale_vector(entry, width, a.format, a.plain);
+    store_vector(entry, entry_of(a.entries, slot, window), width, a.format, a.plain);
 }
 
 struct NativeArgs {
@@ -82,8 +82,11 @@ struct NativeArgs {
 };
 // What storing would keep of keys, or of the queries that they meet. grid: vectors
 KERNEL(round_native, NativeArgs, 256) {
+    SHARED Rounded key;
     const u64 at = (u64)block_x() * a.width;
-    round_vector(f32_at(a.x) + at, f32_at(a.out) + at, a.width, a.format, a.plain);
+    for (u32 i = thread_x(); i < a.width; i += THREADS) key.v[i] = f32_at(a.x)[at + i];
+    scale_vector(key, a.width, a.format, a.plain);
+    keep_vector(key, f32_at(a.out) + at, a.width, a.format, a.plain);
 }
 
 struct SelectArgs {
@@ -97,12 +100,21 @@ KERNEL(score_entries, SelectArgs, 256) {
     const u32 lane = thread_x() % 32, entry = block_x() * 8 + thread_x() / 32, row = block_y(), dim = a.entries.dim;
     const u32 complete = (((const u32*)a.positions)[row] + 1) / a.ratio;
     if (entry >= complete) return;
-    const float* key = f32_at(row_of(a.entries, ((const u32*)a.slots)[row], entry, false));
+    const u64 key = entry_of(a.entries, ((const u32*)a.slots)[row], entry);
+    // A lane's first octet is decoded once for all heads: indexers' entries have no second one.
+    float own[8];
+    load_entry(a.entries, key, 8 * lane, own);
     double score = 0.0;
     for (u32 h = 0; h < a.heads; h++) {
         const float* q = f32_at(a.q) + ((u64)row * a.heads + h) * dim;
         double dot = 0.0;
-        for (u32 d = lane; d < dim; d += 32) dot += (double)q[d] * (double)key[d];
+        for (u32 octet = lane; octet * 8 < dim; octet += 32) {
+            float v[8];
+            for (u32 j = 0; j < 8; j++) v[j] = own[j];
+            if (octet > lane) load_entry(a.entries, key, 8 * octet, v);
+            for (u32 j = 0; j < 8; j++)
+                if (octet * 8 + j < dim) dot += (double)q[octet * 8 + j] * (double)v[j];
+        }
         for (u32 mask = 16; mask > 0; mask >>= 1) dot += shuffle_xor(dot, mask);
         score += (double)f32_at(a.weights)[(u64)row * a.heads + h] * fmax(dot, 0.0);
     }

@@ -71,6 +71,42 @@ DEVICE void mma_tf32_k8(float c[4], const u32 a[4], const u32 b[2]) {
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+// c[16 × 8] += a[16 × 16] · b[16 × 8], halves, two to a register, with f32 sums: a: row g of columns 2t, 2t + 1; row g + 8 of the
+// same; both rows of columns 8 + 2t..; b: column g of rows 2t, 2t + 1 and of rows 8 + 2t...
+DEVICE void mma_f16_k16(float c[4], const u32 a[4], const u32 b[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// Two halves in a register, the first one below.
+DEVICE u32 pack_f16(float first, float second) {
+    u32 d;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(second), "f"(first));
+    return d;
+}
+DEVICE u32 shared_address(const void* p) {
+    u32 d;
+    asm("{ .reg .u64 a; cvta.to.shared.u64 a, %1; cvt.u32.u64 %0, a; }" : "=r"(d) : "l"(p));
+    return d;
+}
+// Four matrices of 8 × 8 halves from shared memory; lane 8 i + r names the 16 bytes of row r of matrix i. Register i gets of matrix i
+// the row lane / 4, columns 2 (lane % 4) and the next.
+DEVICE void load_matrices(u32 out[4], const u16* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(shared_address(row)) : "memory");
+}
+// The same of the transposed matrices: of column lane / 4 the rows 2 (lane % 4) and the next.
+DEVICE void load_transposed(u32 out[4], const u16* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(shared_address(row)) : "memory");
+}
+// 16 bytes to shared memory without waiting, zeros if not `here`; what was begun since the last commit is a group.
+DEVICE void copy16(u16* to, u64 from, bool here) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" : : "r"(shared_address(to)), "l"(from), "r"(here ? 16 : 0) : "memory");
+}
+DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" : : : "memory"); }
+// Waits for all groups of this thread but the newest one.
+DEVICE void await_copies() { asm volatile("cp.async.wait_group 1;" : : : "memory"); }
 // The nearest number of 11 significant bits, halves away from zero.
 DEVICE u32 to_tf32(float f) {
     u32 d;
@@ -157,6 +193,44 @@ DEVICE void mma_tf32_k8(float c[4], const u32 a[4], const u32 b[2]) {
     }
 }
 DEVICE u32 to_tf32(float f) { return (bits_of(f) + 0x1000) & ~0x1fffu; }
+DEVICE u32 pack_f16(float first, float second) { return f32_to_f16(first) | (u32)f32_to_f16(second) << 16; }
+DEVICE void mma_f16_k16(float c[4], const u32 a[4], const u32 b[2]) {
+    const u32 mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    const ShimSlots all = shim_exchange(mine, 6);
+    const u32 lane = shim_lane(), g = lane / 4, t = lane % 4;
+    for (u32 i = 0; i < 4; i++) {
+        const u32 row = g + 8 * (i / 2), column = 2 * t + i % 2;
+        for (u32 part = 0; part < 2; part++)
+            for (u32 q = 0; q < 4; q++) {
+                const u32 x = all[row % 8 * 4 + q][2 * part + row / 8], y = all[column * 4 + q][4 + part];
+                c[i] += f16_to_f32((u16)x) * f16_to_f32((u16)y);
+                c[i] += f16_to_f32((u16)(x >> 16)) * f16_to_f32((u16)(y >> 16));
+            }
+    }
+}
+DEVICE void shim_matrices(u32 out[4], const u16* row, bool transposed) {
+    shim_aligned((u64)row, 16);
+    const u32 mine[2] = {(u32)(u64)row, (u32)((u64)row >> 32)};
+    const ShimSlots all = shim_exchange(mine, 2);
+    const u32 g = shim_lane() / 4, t = shim_lane() % 4;
+    for (u32 i = 0; i < 4; i++) {
+        auto value = [&](u32 r, u32 column) -> u32 {
+            const u32* from = all[8 * i + r];
+            return ((const u16*)((u64)from[1] << 32 | from[0]))[column];
+        };
+        out[i] = transposed ? value(2 * t, g) | value(2 * t + 1, g) << 16 : value(g, 2 * t) | value(g, 2 * t + 1) << 16;
+    }
+}
+DEVICE void load_matrices(u32 out[4], const u16* row) { shim_matrices(out, row, false); }
+DEVICE void load_transposed(u32 out[4], const u16* row) { shim_matrices(out, row, true); }
+// At once: later than on a GPU it cannot be.
+DEVICE void copy16(u16* to, u64 from, bool here) {
+    shim_aligned((u64)to, 16);
+    shim_aligned(from, 16);
+    for (u32 i = 0; i < 8; i++) to[i] = here ? ((const u16*)from)[i] : 0;
+}
+DEVICE void commit_copies() {}
+DEVICE void await_copies() {}
 
 #endif
 

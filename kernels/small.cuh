@@ -10,7 +10,7 @@
 static const u32 SMALL_THREADS = 256;
 
 // y[16 × M] += the row block times rows `row(m)` of the inputs; the result lies in shared memory: y[r * M + m].
-template <class F, int M, class Row>
+template <class F, int M, int UNDER_WAY, class Row>
 DEVICE void small_block(const Weight& w, u32 block, u64 codes, u64 scales, Row row, float* y) {
     const u32 WARPS = SMALL_THREADS / 32, PARTS = 32 / F::SPAN, LANES = 4 * PARTS, PER_WARP = 32 / LANES, WORDS = F::SPAN / 4;
     SHARED float sums[SMALL_THREADS / 32][16][M];
@@ -21,8 +21,8 @@ DEVICE void small_block(const Weight& w, u32 block, u64 codes, u64 scales, Row r
     float acc[4][M];
     for (u32 i = 0; i < 4; i++)
         for (u32 m = 0; m < M; m++) acc[i][m] = 0.0f;
-    // Two loads under way per lane, where registers allow.
-#pragma unroll(M <= 2 ? 2 : 1)
+    // So many loads under way per lane as registers allow.
+#pragma unroll(UNDER_WAY)
     for (u32 panel = warp * PER_WARP + lane / LANES; panel < panels; panel += WARPS * PER_WARP) {
         typename F::Raw raw;
         F::load(w, (u64)block * panels + panel, part, quad, raw);
@@ -79,7 +79,7 @@ template <class F, int M> DEVICE void small_linear(const LinearArgs& a) {
     const u32 block = block_x(), thread = thread_x();
     if (block * 16 >= w.n) return;
     const u32 last = a.m - 1;
-    small_block<F, M>(w, block, a.codes, a.scales, [last](u32 m) { return (u64)least(m, last); }, y);
+    small_block<F, M, M <= 2 ? 2 : 1>(w, block, a.codes, a.scales, [last](u32 m) { return (u64)least(m, last); }, y);
     const u32 row = block * 16 + thread / M, m = thread % M;
     if (thread < 16 * M && row < w.n && m < a.m) {
         float* to = f32_at(part.out) + (u64)m * w.n + row;
@@ -96,7 +96,7 @@ template <class F> DEVICE void small_pairs(const PairArgs& a) {
     const Weight w = ((const Weight*)a.weights)[((const u32*)ids)[((const i32*)a.chosen)[pair]]];
     if (w.kind != a.kind) return;
     const u64 row = pair / a.per_row;
-    small_block<F, 1>(w, block_x(), a.codes, a.scales, [row](u32) { return row; }, y);
+    small_block<F, 1, F::PAIRS_UNDER_WAY>(w, block_x(), a.codes, a.scales, [row](u32) { return row; }, y);
     const u32 n = block_x() * 16 + thread;
     if (thread < 16 && n < a.n) f32_at(out)[(u64)pair * a.n + n] = y[thread];
 }

@@ -79,15 +79,9 @@ template <class F> DEVICE void tf32_linear(const LinearArgs& a) {
 
 // grid: (tiles of outputs, tiles of pairs at most, outputs)
 template <class F> DEVICE void tf32_groups(const GroupArgs& a) {
-    const u32 tile = block_y(), which = block_z();
-    if (tile >= *(const u32*)a.count) return;
-    const u32* t = (const u32*)a.tiles + 3 * tile;
-    const u32 expert = t[0], start = t[1], rows = t[2];
-    const u64 ids = which ? a.ids[1] : a.ids[0], out = which ? a.out[1] : a.out[0];
-    const Weight w = ((const Weight*)a.weights)[((const u32*)ids)[expert]];
-    if (w.kind != a.kind) return;
-    const u32 *order = (const u32*)a.order + start;
-    const u32 per_row = a.per_row, n = a.n;
-    tf32_block<F>(w, block_x() * TF32_TILE, a.x, a.k, rows, [=](u32 i) { return order[i] / per_row; },
-        [=](u32 output, u32 i, float v) { f32_at(out)[(u64)order[i] * n + output] = v; });
+    GroupTile tile;
+    Weight w;
+    if (!group_tile(a, tile, w)) return;
+    tf32_block<F>(w, block_x() * TF32_TILE, a.x, a.k, tile.rows, [&](u32 i) { return tile.order[i] / a.per_row; },
+        [&](u32 output, u32 i, float v) { store_of_group(a, tile, output, i, v); });
 }

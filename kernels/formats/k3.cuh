@@ -5,18 +5,20 @@
 struct K3 : Nested<6>, IntegerFormat<K3> {
     static const u32 SPAN = 16, GROUPS = 1;
     static const bool INTERLEAVED = true, SHIFTED = true;
-    // `high[j]`: of columns 4j.. of the span, a nibble for each of the four rows.
+    static const int PAIRS_UNDER_WAY = 1;
+    // `high[j]`: of columns 8j.. of the span a nibble for each of the four rows, and of 8j + 4.. the same above them.
     struct Raw {
         Words4 codes;
-        u32 high[4];
+        u32 high[2];
     };
     DEVICE static void load(const Weight& w, u64 panel, u32 part, u32 quad, Raw& r) {
         r.codes = stream16(w.codes + panel * 128 + part * 64 + quad * 16);
-        for (u32 j = 0; j < 4; j++) r.high[j] = load2(w.high + panel * 64 + (4 * part + j) * 8 + 2 * quad);
+        const u64 high = w.high + panel * 64 + part * 32 + 2 * quad;
+        for (u32 j = 0; j < 2; j++) r.high[j] = load2(high + 16 * j) | (u32)load2(high + 16 * j + 8) << 16;
     }
     DEVICE static void words(const Weight& w, const Raw& r, u32 i, u32 out[4]) {
         u32 high[4];
-        for (u32 j = 0; j < 4; j++) high[j] = (r.high[j] >> (4 * i)) & 15;
+        for (u32 j = 0; j < 4; j++) high[j] = (r.high[j / 2] >> (16 * (j % 2) + 4 * i)) & 15;
         const u32 even = (r.codes.v[i] & 0x33333333) | spread2(high[0]) | spread6(high[2]);
         const u32 odd = ((r.codes.v[i] >> 2) & 0x33333333) | spread2(high[1]) | spread6(high[3]);
         out[0] = look_up8(even & 0xffff, w.levels);

@@ -9,6 +9,7 @@
 #define DYNAMIC_SHARED(name) float* name = (float*)shim_dynamic()
 #define KERNEL(name, Args, threads) KERNEL_(name, Args)
 #define KERNEL_MANY(name, Args, threads) KERNEL_(name, Args)
+#define KERNEL_FEW(name, Args, threads) KERNEL_(name, Args)
 #define KERNEL_(name, Args)                                                      \
     static void name##_body(const Args& a);                                      \
     extern "C" unsigned name##_args() { return sizeof(Args); }                   \

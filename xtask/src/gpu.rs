@@ -4,7 +4,7 @@
 mod programs;
 mod table;
 
-use ashlar_cuda::bench::{self, Effort, KvFormat};
+use ashlar_cuda::bench::{self, Effort, KvFormat, Sizes};
 use ashlar_cuda::{ActivationMode, Cuda};
 use programs::Programs;
 use serde_json::Value;
@@ -28,6 +28,10 @@ struct Plan {
     rows: &'static [usize],
     /// Key heads, positions, rows of a chunk.
     attention: [usize; 3],
+    /// What everything else is measured at, in these formats of experts and with these rows.
+    sizes: Sizes,
+    experts: &'static [&'static str],
+    few_and_many: [usize; 2],
     /// Options of `ashlar bench`, and how many of the formats.
     model: &'static [&'static str],
     whole: usize,
@@ -42,6 +46,10 @@ const GPU: Plan = Plan {
     shapes: &[[8192, 8192], [28672, 8192], [8192, 28672]],
     rows: &[1, 4, 8, 2048],
     attention: [8, 16384, 2048],
+    // Llama-3.1-70B; the mixture is Qwen3-30B-A3B's.
+    sizes: Sizes { hidden: 8192, heads: [64, 8], middle: 28672, vocab: 128_256, mixture: [2048, 128, 8, 768] },
+    experts: &["k4", "q8", "mxfp4"],
+    few_and_many: [1, 2048],
     model: &[
         "--shape",
         "llama-3.1-70b",
@@ -66,6 +74,9 @@ const SHIM: Plan = Plan {
     shapes: &[[128, 256]],
     rows: &[1, 4, 8, 40],
     attention: [1, 128, 32],
+    sizes: Sizes { hidden: 64, heads: [2, 1], middle: 96, vocab: 5000, mixture: [64, 8, 2, 32] },
+    experts: &["k4"],
+    few_and_many: [1, 20],
     model: &["--shape", "tests/fixtures/tiny/llama/config.json", "--prompt-tokens", "16", "--gen-tokens", "2"],
     whole: 1,
 };
@@ -199,16 +210,27 @@ impl Report<'_> {
         for kv in [KvFormat::F16, KvFormat::Q8] {
             attended.extend(bench::attention(&mut open(plan)?, kv, plan.attention, plan.effort).map_err(broken)?);
         }
+        let mut others = Vec::new();
+        for rows in plan.few_and_many {
+            println!("== other ops, {rows} rows");
+            others.extend(bench::rows(&mut open(plan)?, plan.sizes, rows, plan.effort).map_err(broken)?);
+        }
+        for format in plan.experts {
+            let (rows, mixture) = (&plan.few_and_many, plan.sizes.mixture);
+            println!("== experts, {format}");
+            others.extend(bench::mixture(&mut open(plan)?, format, mixture, rows, plan.effort).map_err(broken)?);
+        }
         let torch = self.torch();
         let whole = FORMATS.iter().take(plan.whole).map(|format| self.model(format)).collect::<Result<Vec<_>, _>>()?;
         let _ = write!(
             self.tables,
             "\nCopying within the device moves {:.1} GB/s, reads and writes both counted.\n\n## Products at decoding\n\n{}\n\
-             ## Products at prefill\n\n{}\n## Attention\n\n{}\n## Layers as a whole\n\n`ashlar bench {}`\n\n{}",
+             ## Products at prefill\n\n{}\n## Attention\n\n{}\n## Experts, norms, rotations, gates, sampling\n\n{}\n## Layers as a whole\n\n`ashlar bench {}`\n\n{}",
             copy / 1e9,
             table::decoding(&products, copy),
             table::prefill(&products, &torch),
             table::attention(&attended, copy),
+            table::others(&others, copy, &torch),
             plan.model.join(" "),
             table::whole(&whole, copy)
         );

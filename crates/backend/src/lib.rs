@@ -20,6 +20,7 @@ mod round;
 mod route;
 mod slots;
 mod streamed;
+mod survey;
 mod virtual_device;
 mod weight;
 
@@ -43,6 +44,7 @@ pub use round::{INT8_GROUP, int8_scale, round_bf16, round_int8, round_row};
 pub use route::{check as check_routing, route, weights_of};
 pub use slots::{ExpertSlots, Experts, Pair, Slotted};
 pub use streamed::{Arrived, Records, Streamed};
+pub use survey::{Ask, SURVEY_MOST, SURVEY_SPAN, Span, Survey, Surveyor, rank, ranked, survey};
 pub use virtual_device::Virtual;
 pub use weight::Weight;
 
@@ -261,6 +263,11 @@ pub trait Backend: Send {
     /// # Errors
     /// [`BackendError`].
     fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError>;
+
+    /// What it can tell of logits without handing them over; `None` for a device whose memory is the host's.
+    fn surveyor(&mut self) -> Option<&mut dyn Surveyor> {
+        None
+    }
 
     /// Replaces the rows of a buffer by `values` (rows × width, row-major): activations that come from another device.
     ///

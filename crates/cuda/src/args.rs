@@ -92,7 +92,7 @@ args! {
     /// `kernels/moe.cu`
     struct CombineArgs { products: u64, weights: u64, chosen: u64, bias: u64, out: u64, top_k: u32, width: u32, }
     /// `kernels/cache.cuh`
-    struct Cache { table: u64, pages: u32, heads: u32, dim: u32, key_width: u32, value_width: u32, format: u32, region: u32, reserved: u32, }
+    struct Cache { table: u64, pages: u32, heads: u32, dim: u32, key_width: u32, value_width: u32, format: u32, region: u32, entries: u32, }
     /// `kernels/attention.cu`
     struct StoreArgs { cache: Cache, k: u64, v: u64, positions: u64, slots: u64, rows: u32, values_in_keys: u32, }
     /// `kernels/attention.cu`
@@ -111,6 +111,15 @@ args! {
     }
     /// `kernels/pooled.cu`
     struct NativeArgs { x: u64, out: u64, width: u32, format: u32, plain: u32, reserved: u32, }
+    /// `kernels/survey.cu`
+    struct SurveyAsk { temperature: f64, row: u32, count: u32, first: u32, named: u32, }
+    /// `kernels/survey.cu`
+    struct SurveySpan { greatest: u64, sum: f64, broken: u32, finite: u32, }
+    /// `kernels/survey.cu`
+    struct SurveyArgs {
+        logits: u64, asks: u64, ids: u64, named: u64, spans: u64, from: u64, to: u64,
+        width: u32, lists: u32, most: u32, reserved: u32,
+    }
     /// `kernels/pooled.cu`
     struct SelectArgs {
         entries: Cache, q: u64, weights: u64, positions: u64, slots: u64, scores: u64, out: u64,
@@ -147,4 +156,5 @@ pub const ARGUMENTS: &[(&str, u32)] = &[
     ("pool_windows", bytes::<PoolArgs>()),
     ("round_native", bytes::<NativeArgs>()),
     ("choose_entries", bytes::<SelectArgs>()),
+    ("survey_spans", bytes::<SurveyArgs>()),
 ];

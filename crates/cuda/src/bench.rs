@@ -4,6 +4,8 @@
 //! starting them is not measured unless it takes longer than they do. Weights that are smaller than a cache are there several times and
 //! used in turns.
 
+mod ops;
+
 use crate::cuda::Cuda;
 pub use ashlar_backend::KvFormat;
 use ashlar_backend::{
@@ -12,6 +14,7 @@ use ashlar_backend::{
 };
 use ashlar_formats::{Spec, random};
 use ashlar_tensor::{AlignedBytes, Order};
+pub use ops::{Measured, Sizes, mixture, rows};
 use std::time::Instant;
 
 /// Root mean square of random weights.
@@ -259,5 +262,12 @@ mod tests {
             assert_eq!(measured.iter().map(|a| (a.rows, a.depth)).collect::<Vec<_>>(), [(32, 96), (1, 96)]);
         }
         assert!(products(&mut cuda, "k4", [64, 100], &[1], Effort::SHIM).is_err());
+        let sizes = Sizes { hidden: 64, heads: [2, 1], middle: 96, vocab: 500, mixture: [64, 8, 2, 32] };
+        let of_rows = rows(&mut cuda, sizes, 3, Effort::SHIM).unwrap();
+        assert_eq!(of_rows.len(), 5);
+        let mixed = mixture(&mut cuda, "k4", sizes.mixture, &[1, 20], Effort::SHIM).unwrap();
+        assert_eq!(mixed.iter().map(|m| m.what).filter(|w| *w == "router").count(), 2);
+        assert_eq!([mixed[0].what, mixed[2].what], ["experts, pair by pair", "experts, grouped"]);
+        assert!(of_rows.iter().chain(&mixed).all(|m| m.bytes > 0.0 && m.seconds > 0.0));
     }
 }

@@ -1,4 +1,7 @@
-//! Paged caches on the device: pages are taken from the pool as sequences grow, and given back.
+//! Paged caches on the device: pages are taken from the pool as sequences grow, and given back. What they hold goes out as bytes
+//! and comes back in `saved`.
+
+mod saved;
 
 use crate::args;
 use crate::cuda::Core;
@@ -7,8 +10,10 @@ use ashlar_backend::{
     forgotten,
 };
 
-/// The widest key that the kernel rounds.
+/// The widest entry, and the widest key that is rounded: a block works on it in shared memory.
 const MOST_ROUNDED: usize = 1024;
+/// Entries begin at multiples of this many bytes.
+const ENTRY_ALIGN: usize = 8;
 
 /// One cache.
 pub struct Cache {
@@ -38,16 +43,14 @@ impl Caches {
     /// [`BackendError::Memory`].
     pub fn alloc(&mut self, core: &mut Core, shape: &CacheShape) -> Result<CacheId, BackendError> {
         let rounded = match shape.stored {
-            Stored::Entries { width, format, .. } if format != EntryFormat::F32 => {
-                (width <= MOST_ROUNDED && format.takes(width)).then_some(())
-            }
+            Stored::Entries { width, format, .. } => (width <= MOST_ROUNDED && format.takes(width)).then_some(()),
             Stored::Heads(KvHeads { native: Some(plain), dim, .. }, _) => {
                 (dim <= MOST_ROUNDED && plain <= dim).then_some(())
             }
             _ => Some(()),
         };
         if rounded.is_none() {
-            let what = format!("{:?}: keys of up to {MOST_ROUNDED} values can be rounded", shape.stored);
+            let what = format!("{:?}: keys of up to {MOST_ROUNDED} values can be pooled or rounded", shape.stored);
             return Err(BackendError::Operand { op: "cache", what });
         }
         let pages = shape.capacity.div_ceil(KV_PAGE).max(1);
@@ -123,12 +126,12 @@ impl Cache {
         }
     }
 
-    /// Bytes of a page. Entries are rounded as they would be stored, but lie as f32.
+    /// Bytes of a page.
     fn page_bytes(&self) -> usize {
         match self.shape.stored {
             Stored::Heads(..) => self.shape.page_bytes(),
             Stored::Tokens { width, .. } => 8 * KV_PAGE * width,
-            Stored::Entries { width, .. } => 4 * KV_PAGE * width,
+            Stored::Entries { .. } => KV_PAGE * entry_stride(&self.shape.stored),
         }
     }
 
@@ -169,9 +172,9 @@ impl Cache {
         }
         slot.held = held;
         if taken {
-            core.upload(self.table + 8 * (part.slot * pages) as u64, bytemuck::cast_slice(&slot.pages))?;
+            self.write_table(core, part.slot)?;
         }
-        if let Some(window) = window {
+        if let (Some(window), Some(slot)) = (window, self.slots.get_mut(part.slot)) {
             // What this batch still reads begins a window before its first row.
             let gone = forgotten(part.position, window).min(forgotten(held.reached, window)) / KV_PAGE;
             slot.free(core, 0..gone);
@@ -179,14 +182,26 @@ impl Cache {
         Ok(())
     }
 
+    /// Brings the addresses of a slot's pages to the device.
+    fn write_table(&self, core: &mut Core, slot: usize) -> Result<(), BackendError> {
+        let pages = self.slots.get(slot).map(|slot| &*slot.pages).unwrap_or_default();
+        core.upload_in_order(self.table + 8 * (slot * self.pages) as u64, bytemuck::cast_slice(pages))
+    }
+
     /// What kernels need to know.
     pub fn descriptor(&self) -> args::Cache {
         let (table, pages) = (self.table, self.pages as u32);
         match self.shape.stored {
-            Stored::Tokens { width, .. } | Stored::Entries { width, .. } => {
+            Stored::Tokens { width, .. } => {
                 let (dim, region) = (width as u32, self.page_bytes() as u32);
-                let (heads, value_width, format, reserved) = (1, 0, 0, 0);
-                args::Cache { table, pages, heads, dim, key_width: dim, value_width, format, region, reserved }
+                let (heads, value_width, format, entries) = (1, 0, 0, 0);
+                args::Cache { table, pages, heads, dim, key_width: dim, value_width, format, region, entries }
+            }
+            Stored::Entries { width, format, .. } => {
+                let (dim, region) = (width as u32, self.page_bytes() as u32);
+                let (format, plain) = entry_format(format);
+                let key_width = entry_stride(&self.shape.stored) as u32;
+                args::Cache { table, pages, heads: 1, dim, key_width, value_width: plain, format, region, entries: 1 }
             }
             Stored::Heads(heads, format) => args::Cache {
                 table,
@@ -201,7 +216,7 @@ impl Cache {
                     KvFormat::Q8 => 2,
                 },
                 region: heads.region_bytes(format) as u32,
-                reserved: 0,
+                entries: 0,
             },
         }
     }
@@ -212,6 +227,14 @@ impl Cache {
             Stored::Heads(heads, _) => Some(heads),
             Stored::Tokens { .. } | Stored::Entries { .. } => None,
         }
+    }
+}
+
+/// Bytes from one entry to the next; 0 for what holds none.
+fn entry_stride(stored: &Stored) -> usize {
+    match stored {
+        Stored::Entries { width, format, .. } => format.bytes(*width).next_multiple_of(ENTRY_ALIGN),
+        Stored::Tokens { .. } | Stored::Heads(..) => 0,
     }
 }
 

@@ -15,10 +15,11 @@ use crate::table::{self, Kind};
 use crate::weights::{self, Weights};
 use ashlar_backend::{
     ActivationMode, Arena, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Memory, Observer, Op, Support,
-    Weight, WeightId,
+    Surveyor, Weight, WeightId,
 };
 use ashlar_formats::Spec;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// What intermediate results are for; each has memory of its own, which grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +60,16 @@ pub enum Use {
     Windows,
     /// Keys, or queries of the indexer, rounded as they are stored.
     Native,
+    /// Questions about logits.
+    Asks,
+    /// Ids they name.
+    Ids,
+    /// Ranks of logits.
+    Ranks,
+    /// Ranks after the next pass.
+    OtherRanks,
+    /// What is read of a survey.
+    Answer,
 }
 
 /// The device and its memory.
@@ -133,17 +144,33 @@ impl Core {
         Ok(unsafe { self.device.copy(to, from, bytes) }?)
     }
 
+    /// Begins all that was started, without waiting: what follows is another stretch of work.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn begin(&mut self) -> Result<(), BackendError> {
+        Ok(self.replay.finish(&mut *self.device)?)
+    }
+
     /// Waits, and copies floats back.
     ///
     /// # Errors
     /// [`BackendError::Device`].
     pub fn download(&mut self, from: u64, values: &mut [f32]) -> Result<(), BackendError> {
+        self.download_bytes(from, bytemuck::cast_slice_mut(values))
+    }
+
+    /// Waits, and copies bytes back.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn download_bytes(&mut self, from: u64, bytes: &mut [u8]) -> Result<(), BackendError> {
         self.replay.finish(&mut *self.device)?;
-        if values.is_empty() {
+        if bytes.is_empty() {
             return Ok(());
         }
         // SAFETY: callers read no more than they had taken.
-        Ok(unsafe { self.device.download(from, bytemuck::cast_slice_mut(values)) }?)
+        Ok(unsafe { self.device.download(from, bytes) }?)
     }
 
     /// Waits for everything that was started.
@@ -364,6 +391,25 @@ impl Backend for Cuda {
         self.caches.truncate(&mut self.core, slot, positions);
     }
 
+    fn saved_as(&self) -> Option<String> {
+        // Another generation of devices adds in another order on its tensor cores.
+        Some(format!("cuda 1, {}, {:?}", self.core.device.generation(), self.mode))
+    }
+
+    fn save(
+        &mut self,
+        cache: CacheId,
+        slot: usize,
+        range: Range<usize>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, BackendError> {
+        self.caches.save(&mut self.core, cache, slot, &range, out)
+    }
+
+    fn restore(&mut self, cache: CacheId, slot: usize, range: Range<usize>, bytes: &[u8]) -> Result<(), BackendError> {
+        self.caches.restore(&mut self.core, cache, slot, &range, bytes)
+    }
+
     fn memory(&self) -> Memory {
         Memory { activations: self.buffers.bytes(), caches: self.caches.bytes() }
     }
@@ -386,6 +432,10 @@ impl Backend for Cuda {
         let mut values = vec![0.0; buffer.rows * buffer.width];
         self.core.download(buffer.address, &mut values)?;
         Ok(values)
+    }
+
+    fn surveyor(&mut self) -> Option<&mut dyn Surveyor> {
+        Some(self)
     }
 
     fn write(&mut self, buffer: BufferId, values: &[f32]) -> Result<(), BackendError> {

@@ -22,6 +22,7 @@ mod pool;
 mod replay;
 mod rope;
 mod step;
+mod survey;
 mod table;
 mod weights;
 

@@ -55,9 +55,11 @@ macro_rules! module {
 pub const FILES: &[File] = files![
     "args.cuh",
     "attention.cu",
+    "attention.cuh",
     "base.cuh",
     "cache.cuh",
     "exact.cuh",
+    "flash.cu",
     "floating.cu",
     "formats/float.cuh",
     "formats/fp8.cuh",
@@ -68,6 +70,7 @@ pub const FILES: &[File] = files![
     "formats/lut4.cuh",
     "formats/nested.cuh",
     "formats/nf4.cuh",
+    "formats/nibbles.cuh",
     "formats/q6.cuh",
     "formats/q8.cuh",
     "host/shim.cpp",
@@ -82,6 +85,7 @@ pub const FILES: &[File] = files![
     "rounding.cuh",
     "rows.cu",
     "small.cuh",
+    "survey.cu",
     "tf32.cuh",
     "weight.cuh",
 ];
@@ -92,8 +96,13 @@ pub const ROWS: &str = "rows";
 pub const MOE: &str = "moe";
 /// Attention.
 pub const ATTENTION: &str = "attention";
+/// Attention on the tensor cores.
+pub const FLASH: &str = "flash";
 /// Pooled entries.
 pub const POOLED: &str = "pooled";
+
+/// Surveys of logits.
+pub const SURVEY: &str = "survey";
 
 /// All modules. Those of formats come first, in the order of `table::Kind`.
 pub const MODULES: &[Module] = &[
@@ -113,7 +122,9 @@ pub const MODULES: &[Module] = &[
     module!("rows", "rows.cu", None),
     module!("moe", "moe.cu", None),
     module!("attention", "attention.cu", None),
+    module!("flash", "flash.cu", None),
     module!("pooled", "pooled.cu", None),
+    module!("survey", "survey.cu", None),
 ];
 
 /// The module of that name.

@@ -1,20 +1,21 @@
 //! Recordings: a step of decoding starts the same kernels with the same arguments as the step before, since what differs
 //! between them (tokens, positions) lies in device memory. So the second time it is recorded, and from then on started as one
-//! graph.
+//! graph. A step may be several stretches, one per result that somebody reads in its midst.
 //!
 //! While launches are as recorded they are only compared, and run together when somebody wants a result. The first one that
 //! differs runs what was held back, then itself, as if there had been no recording. Nothing above this file knows.
 
 use crate::Error;
 use crate::device::{Device, GraphId, Launch};
+use std::collections::VecDeque;
 
 /// Launches of a stretch between two readings.
 type Launches = Vec<(Launch, Vec<u8>)>;
 
 /// Stretches longer than this are not remembered.
 const MOST_LAUNCHES: usize = 1 << 14;
-/// Recordings that are kept.
-const MOST_RECORDINGS: usize = 16;
+/// Recordings that are kept: a layer whose activations cross to another device is a stretch of its own.
+const MOST_RECORDINGS: usize = 512;
 
 struct Recording {
     launches: Launches,
@@ -34,14 +35,14 @@ enum State {
 /// Recordings and the present stretch.
 pub struct Replay {
     recordings: Vec<Recording>,
-    /// The last stretch that was not replayed.
-    before: Launches,
+    /// The last stretches that were not replayed, the newest last; no more than [`MOST_LAUNCHES`] launches.
+    before: VecDeque<Launches>,
     state: State,
 }
 
 impl Default for Replay {
     fn default() -> Self {
-        Self { recordings: Vec::new(), before: Vec::new(), state: State::Direct(Vec::new()) }
+        Self { recordings: Vec::new(), before: VecDeque::new(), state: State::Direct(Vec::new()) }
     }
 }
 
@@ -104,13 +105,19 @@ impl Replay {
         match std::mem::replace(&mut self.state, State::Direct(Vec::new())) {
             State::Unrecorded => Ok(()),
             State::Direct(log) => {
-                if log.len() > 1 && log == self.before {
-                    self.record(device, log)?;
-                    self.before.clear();
-                } else {
-                    self.before = log;
+                if log.len() < 2 {
+                    return Ok(());
                 }
-                Ok(())
+                match self.before.iter().position(|before| *before == log) {
+                    Some(at) => {
+                        self.before.remove(at);
+                        self.record(device, log)
+                    }
+                    None => {
+                        self.remember(log);
+                        Ok(())
+                    }
+                }
             }
             State::Following(which, at) => match self.recordings.get(which) {
                 Some(recording) if recording.launches.len() == at => device.replay(recording.graph),
@@ -135,6 +142,13 @@ impl Replay {
             unsafe { device.launch(*launch, args) }?;
         }
         Ok(launches)
+    }
+
+    fn remember(&mut self, log: Launches) {
+        self.before.push_back(log);
+        while self.before.iter().map(Vec::len).sum::<usize>() > MOST_LAUNCHES || self.before.len() > MOST_RECORDINGS {
+            self.before.pop_front();
+        }
     }
 
     fn record(&mut self, device: &mut dyn Device, launches: Launches) -> Result<(), Error> {
@@ -179,6 +193,9 @@ mod tests {
 
     impl Device for Paper {
         fn describe(&self) -> String {
+            "paper".into()
+        }
+        fn generation(&self) -> String {
             "paper".into()
         }
         fn room(&self) -> Result<Room, Error> {
@@ -239,6 +256,20 @@ mod tests {
         assert_eq!(stretch(&mut replay, &mut paper, &[1, 2, 3]), [1, 2, 3]);
         assert_eq!((stretch(&mut replay, &mut paper, &[1, 2, 3]), replay.recordings()), (vec![1, 2, 3], 1));
         assert_eq!(stretch(&mut replay, &mut paper, &[1, 2, 3]), [1000, 1, 2, 3]);
+    }
+
+    #[test]
+    fn stretches_that_take_turns_are_all_recorded() {
+        let (mut replay, mut paper) = (Replay::default(), Paper::default());
+        let stretches: [&[u32]; 3] = [&[1, 2, 3], &[4, 5], &[6]];
+        for _ in 0..2 {
+            for kernels in stretches {
+                assert_eq!(stretch(&mut replay, &mut paper, kernels), kernels);
+            }
+        }
+        assert_eq!(stretch(&mut replay, &mut paper, &[1, 2, 3]), [1000, 1, 2, 3]);
+        assert_eq!(stretch(&mut replay, &mut paper, &[4, 5]), [1000, 4, 5]);
+        assert_eq!((stretch(&mut replay, &mut paper, &[6]), replay.recordings()), (vec![6], 2));
     }
 
     #[test]

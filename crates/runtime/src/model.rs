@@ -16,7 +16,7 @@ use crate::residency::{Populate, Residency, free_memory, usable};
 use crate::vram::SlotUse;
 use crate::{Kv, RuntimeError, devices};
 use ashlar_arch::ModelSpec;
-use ashlar_backend::{ActivationMode, Batch, Memory, Observer};
+use ashlar_backend::{ActivationMode, Ask, BackendError, Batch, Memory, Observer, Survey};
 use ashlar_source::SideDir;
 use ashlar_tensor::{Report, TensorStore};
 use serde_json::Value;
@@ -350,9 +350,64 @@ impl Model {
         self.kv.allow(batch)?;
         self.kv.begin(batch);
         self.executor.make_room(&self.kv, batch)?;
-        let logits = self.executor.run(batch, observer, &mut self.profile)?;
+        self.executor.run(batch, observer, &mut self.profile)?;
+        let logits = self.executor.logits()?;
         self.kv.end(batch);
         Ok(logits)
+    }
+
+    /// As [`Model::forward`], but the logits stay where they are: [`Model::logits`] and [`Model::survey`] tell of them until the next
+    /// batch runs.
+    ///
+    /// # Errors
+    /// As [`Model::forward`]. A device that works on its own may report a failure only when it is asked for logits; what the
+    /// slots of the batch hold is to be released then.
+    pub fn step(&mut self, batch: &Batch) -> Result<(), RuntimeError> {
+        batch.check()?;
+        self.kv.allow(batch)?;
+        self.kv.begin(batch);
+        self.executor.make_room(&self.kv, batch)?;
+        self.executor.run(batch, &mut None, &mut self.profile)?;
+        self.kv.end(batch);
+        Ok(())
+    }
+
+    /// All logits of the last batch: a row for each of its outputs.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Backend`].
+    pub fn logits(&mut self) -> Result<Vec<f32>, RuntimeError> {
+        Ok(self.executor.logits()?)
+    }
+
+    /// Whether the logits lie where it pays to ask for less than all of them.
+    pub fn surveys(&mut self) -> bool {
+        self.executor.surveyor().is_some()
+    }
+
+    /// What is asked of rows of the last batch's logits; `None` if they are not surveyed.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Backend`].
+    pub fn survey(&mut self, asks: &[Ask]) -> Result<Option<Vec<Survey>>, RuntimeError> {
+        let Some((logits, surveyor)) = self.executor.surveyor() else { return Ok(None) };
+        Ok(Some(surveyor.survey(logits, asks)?))
+    }
+
+    /// Some logits of a row of the last batch.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Backend`], also if there are no such values.
+    pub fn some_logits(&mut self, row: usize, ids: Range<usize>) -> Result<Vec<f32>, RuntimeError> {
+        if let Some((logits, surveyor)) = self.executor.surveyor() {
+            return Ok(surveyor.values(logits, row, ids)?);
+        }
+        let (all, vocab) = (self.executor.logits()?, self.spec.vocab_size);
+        let of_row = |id: usize| row.checked_mul(vocab).and_then(|first| first.checked_add(id));
+        let ends = of_row(ids.start).zip(of_row(ids.end)).filter(|_| ids.end <= vocab);
+        let found = ends.and_then(|(first, end)| all.get(first..end));
+        let wrong = || BackendError::Operand { op: "logits", what: format!("no row {row}, ids {ids:?}") };
+        Ok(found.ok_or_else(wrong)?.to_vec())
     }
 
     /// Feeds `tokens` to a slot from `position` on, in chunks, and hands the logits of each chunk's rows in `wanted`

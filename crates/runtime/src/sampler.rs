@@ -4,7 +4,12 @@
 //! what the one before it left. Everything is f64 and depends on nothing but logits, options, seed and the tokens seen:
 //! the same on every machine.
 
+mod surveyed;
+
+pub(crate) use surveyed::Values;
+
 use crate::RuntimeError;
+use std::cmp::Ordering;
 use std::collections::HashSet;
 
 /// How a token is chosen.
@@ -93,30 +98,35 @@ impl Sampler {
     /// # Errors
     /// [`RuntimeError::Evaluate`] if a logit is NaN or none is finite: the model or its weights are broken.
     pub fn sample(&mut self, logits: &[f32], seen: &[u32]) -> Result<u32, RuntimeError> {
-        let mut all: Vec<Candidate> = (0..).zip(logits).map(|(id, l)| (id, f64::from(*l))).collect();
+        let mut all: Vec<Candidate> = (0..).zip(logits).map(|(id, l)| (id, logit(*l))).collect();
         if all.iter().any(|c| c.1.is_nan()) || !all.iter().any(|c| c.1.is_finite()) {
-            return Err(RuntimeError::Evaluate("the model's logits are not numbers; run `verify` on the model".into()));
+            return Err(no_numbers());
         }
-        self.penalize(&mut all, seen);
+        for id in self.penalized(seen) {
+            if let Some((_, logit)) = all.get_mut(id as usize) {
+                *logit = self.penalty(*logit);
+            }
+        }
         if self.options.temperature == 0.0 {
             return Ok(greedy(&all));
         }
-        let kept = distribution(all, &self.options);
+        let vocab = all.len();
+        let kept = distribution(all, vocab, &self.options);
         Ok(self.draw(&kept))
     }
 
-    fn penalize(&self, all: &mut [Candidate], seen: &[u32]) {
+    /// The tokens whose logits are changed for having been seen lately.
+    fn penalized(&self, seen: &[u32]) -> HashSet<u32> {
         if self.options.repetition_penalty == 1.0 {
-            return;
+            return HashSet::new();
         }
         let first = seen.len().saturating_sub(self.options.repetition_window);
-        let lately: HashSet<u32> = seen.iter().skip(first).copied().collect();
-        for id in lately {
-            if let Some((_, logit)) = all.get_mut(id as usize) {
-                let p = self.options.repetition_penalty;
-                *logit = if *logit > 0.0 { *logit / p } else { *logit * p };
-            }
-        }
+        seen.iter().skip(first).copied().collect()
+    }
+
+    fn penalty(&self, logit: f64) -> f64 {
+        let p = self.options.repetition_penalty;
+        if logit > 0.0 { logit / p } else { logit * p }
     }
 
     fn draw(&mut self, kept: &[Candidate]) -> u32 {
@@ -133,40 +143,63 @@ impl Sampler {
     }
 }
 
+/// A logit as the sampler sees it: −0 is 0.
+fn logit(value: f32) -> f64 {
+    f64::from(value) + 0.0
+}
+
+fn no_numbers() -> RuntimeError {
+    RuntimeError::Evaluate("the model's logits are not numbers; run `verify` on the model".into())
+}
+
 /// The greatest logit; equal ones by the lower id.
 fn greedy(all: &[Candidate]) -> u32 {
     all.iter().fold((0, f64::NEG_INFINITY), |best, c| if c.1 > best.1 { *c } else { best }).0
 }
 
-/// Probabilities of the tokens that pass the filters (they need not sum to 1), most probable first where any filter is
-/// on.
-fn distribution(mut all: Vec<Candidate>, options: &Sampling) -> Vec<Candidate> {
-    let by_logit = |a: &Candidate, b: &Candidate| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if options.top_k > 0 && options.top_k < all.len() {
+/// The greatest first, equal ones by the lower id.
+fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Probabilities of the tokens, of `vocab` in all, that pass the filters (they need not sum to 1): most probable first where any
+/// filter is on, else by id.
+fn distribution(mut all: Vec<Candidate>, vocab: usize, options: &Sampling) -> Vec<Candidate> {
+    let narrows = options.top_k > 0 && options.top_k < vocab;
+    if narrows && options.top_k < all.len() {
         all.select_nth_unstable_by(options.top_k - 1, by_logit);
         all.truncate(options.top_k);
+    }
+    if narrows || options.top_p < 1.0 || options.min_p > 0.0 {
+        all.sort_unstable_by(by_logit);
     }
     let max = all.iter().fold(f64::NEG_INFINITY, |m, c| m.max(c.1));
     for c in &mut all {
         c.1 = ((c.1 - max) / options.temperature).exp();
     }
-    if options.top_p >= 1.0 && options.min_p <= 0.0 {
-        return all;
-    }
-    all.sort_unstable_by(by_logit);
     if options.top_p < 1.0 {
         let target = options.top_p * all.iter().map(|c| c.1).sum::<f64>();
-        let mut sum = 0.0;
-        let reached = all.iter().position(|c| {
-            sum += c.1;
-            sum >= target
-        });
-        all.truncate(reached.map_or(all.len(), |i| i + 1));
+        all.truncate(narrow(&all, target).unwrap_or(all.len()));
     }
-    // The most probable token has 1 here.
-    let passed = all.iter().take_while(|c| c.1 >= options.min_p).count();
-    all.truncate(passed.max(1));
+    if options.min_p > 0.0 {
+        all.truncate(passed(&all, options.min_p));
+    }
     all
+}
+
+/// How many of the most probable tokens, which come first, it takes to reach a sum.
+fn narrow(sorted: &[Candidate], target: f64) -> Option<usize> {
+    let mut sum = 0.0;
+    let reached = sorted.iter().position(|c| {
+        sum += c.1;
+        sum >= target
+    });
+    reached.map(|i| i + 1)
+}
+
+/// How many are probable enough. The most probable token has 1, so that it is one at least.
+fn passed(sorted: &[Candidate], min_p: f64) -> usize {
+    sorted.iter().take_while(|c| c.1 >= min_p).count()
 }
 
 /// xoshiro256++ (Blackman & Vigna 2019), seeded by SplitMix64.

@@ -1,6 +1,6 @@
 //! The report's tables, as Markdown: what was measured, and what share of the machine that is.
 
-use ashlar_cuda::bench::{Attended, Product};
+use ashlar_cuda::bench::{Attended, Measured, Product};
 
 /// What products are compared with: PyTorch's bf16 rate for rows, n, k.
 pub type Rate = ([usize; 3], f64);
@@ -49,6 +49,24 @@ pub fn attention(all: &[Attended], copy: f64) -> String {
         head.into_iter().chain(read).collect()
     };
     markdown(&["keys and values", "key heads", "rows", "positions", "µs", "GB/s", "of copying"], all.iter().map(row))
+}
+
+/// Everything else: how fast it reads and writes, beside copying; of products of many rows the rate beside the best of PyTorch's.
+pub fn others(all: &[Measured], copy: f64, torch: &[Rate]) -> String {
+    let best = torch.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
+    let row = |m: &Measured| {
+        let rate = m.bytes / m.seconds;
+        let flops = m.operations / m.seconds;
+        let multiplied = match (m.rows > 8 && flops > 0.0, best > 0.0) {
+            (false, _) => [String::new(), String::new()],
+            (true, false) => [tera(flops), "no PyTorch".to_owned()],
+            (true, true) => [tera(flops), percent(flops / best)],
+        };
+        let head = [m.what.to_owned(), m.shape.clone(), m.rows.to_string(), micro(m.seconds), giga(rate)];
+        head.into_iter().chain([percent(rate / copy)]).chain(multiplied).collect()
+    };
+    let head = ["op", "shape", "rows", "µs", "GB/s", "of copying", "Tflop/s", "of PyTorch's bf16"];
+    markdown(&head, all.iter().map(row))
 }
 
 /// Layers as a whole.
@@ -114,6 +132,23 @@ mod tests {
         let table = prefill(&all, &torch);
         assert!(table.ends_with("| k4 | 8192 × 1000 | 2048 | 1000.0 | 33.6 | 50 % |\n"), "{table}");
         assert!(prefill(&all, &[]).contains("no PyTorch"));
+    }
+
+    #[test]
+    fn other_ops_are_beside_copying_and_products_of_many_rows_beside_pytorch() {
+        let of = |rows, operations| Measured {
+            what: "experts",
+            shape: "k4".into(),
+            rows,
+            bytes: 1e6,
+            operations,
+            seconds: 1e-6,
+        };
+        let torch = [([1, 2, 3], 4e12), ([1, 2, 4], 8e12)];
+        let table = others(&[of(1, 5.0), of(2048, 2e6)], 2e12, &torch);
+        assert!(table.contains("| experts | k4 | 1 | 1.0 | 1000.0 | 50 % |  |  |"), "{table}");
+        assert!(table.contains("| 2048 | 1.0 | 1000.0 | 50 % | 2.0 | 25 % |"), "{table}");
+        assert!(others(&[of(9, 1.0)], 2e12, &[]).contains("no PyTorch"));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use super::random::Random;
 use super::weights::{self, Stored};
 use super::{Stop, Tolerances};
-use crate::{Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Op, Reference, Support, Weight, WeightId};
+use crate::{
+    Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Op, Reference, Support, Surveyor, Weight, WeightId,
+};
 use std::ops::Range;
 
 /// An operand on the device and on the reference.
@@ -81,6 +83,11 @@ impl Bench {
         self.device.restore(cache[0], to, range.clone(), &bytes)?;
         self.reference.restore(cache[1], to, range, &whole)?;
         Ok(goes_on)
+    }
+
+    /// The device, for what the reference has no op for.
+    pub fn surveyor(&mut self) -> Result<&mut dyn Surveyor, Stop> {
+        self.device.surveyor().ok_or_else(|| Stop::Fail("it surveys no longer".into()))
     }
 
     /// A buffer with random rows, one of them with a value far larger than the others.

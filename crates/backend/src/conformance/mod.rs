@@ -22,6 +22,7 @@ mod saved;
 mod select_rows;
 mod sigmoid_gate;
 mod slots;
+mod survey;
 mod weights;
 
 use crate::Backend;
@@ -134,6 +135,7 @@ pub fn run(make: &mut dyn FnMut() -> Box<dyn Backend>, tolerances: &Tolerances) 
     copies::cases(&mut suite);
     saved::cases(&mut suite);
     slots::cases(&mut suite);
+    survey::cases(&mut suite);
     suite.report
 }
 

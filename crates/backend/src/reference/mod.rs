@@ -24,8 +24,8 @@ mod sigmoid_gate;
 mod tests;
 
 use crate::{
-    ActivationMode, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Experts, Memory, Observer, Op, Pair,
-    Support, Weight, WeightId,
+    ActivationMode, Ask, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Experts, Memory, Observer, Op,
+    Pair, SURVEY_MOST, Support, Survey, Surveyor, Weight, WeightId, survey,
 };
 use ashlar_formats::Spec;
 use attention::Cache;
@@ -133,6 +133,28 @@ impl Reference {
         }
         let sum = old.values.iter().zip(&values).map(|(a, b)| a + b).collect();
         self.store(id, width, sum, op)
+    }
+}
+
+impl Surveyor for Reference {
+    fn survey(&mut self, logits: BufferId, asks: &[Ask]) -> Result<Vec<Survey>, BackendError> {
+        let buffer = self.buffer(logits, "survey")?;
+        let wrong = |ask: &Ask| {
+            let beyond = ask.named.iter().any(|id| *id as usize >= buffer.width());
+            ask.row >= buffer.rows() || beyond || !(1..=SURVEY_MOST).contains(&ask.count)
+        };
+        if let Some(ask) = asks.iter().find(|ask| wrong(ask)) {
+            let what = format!("{ask:?} of {} rows of {}", buffer.rows(), buffer.width());
+            return Err(BackendError::Operand { op: "survey", what });
+        }
+        Ok(asks.iter().map(|ask| survey(buffer.row(ask.row), ask)).collect())
+    }
+
+    fn values(&mut self, logits: BufferId, row: usize, columns: Range<usize>) -> Result<Vec<f32>, BackendError> {
+        let buffer = self.buffer(logits, "survey")?;
+        let values = buffer.row(row).get(columns.clone()).map(<[f32]>::to_vec);
+        let what = || format!("row {row}, columns {columns:?} of {} rows of {}", buffer.rows(), buffer.width());
+        values.ok_or_else(|| BackendError::Operand { op: "survey", what: what() })
     }
 }
 
@@ -272,6 +294,10 @@ impl Backend for Reference {
 
     fn experts(&mut self, x: BufferId, experts: Experts<'_>, pairs: &[Pair]) -> Result<Vec<f32>, BackendError> {
         moe::products(self, x, experts, pairs)
+    }
+
+    fn surveyor(&mut self) -> Option<&mut dyn Surveyor> {
+        Some(self)
     }
 
     fn read(&mut self, buffer: BufferId) -> Result<Vec<f32>, BackendError> {

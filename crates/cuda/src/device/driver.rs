@@ -195,6 +195,10 @@ impl Device for Driver {
         format!("cuda:{index} ({name}, sm_{major}{minor}, {processors} multiprocessors)")
     }
 
+    fn generation(&self) -> String {
+        format!("sm_{}{}", self.capability.0, self.capability.1)
+    }
+
     fn room(&self) -> Result<Room, Error> {
         self.enter()?;
         let (free, total) = result::mem_get_info().map_err(failed("memory"))?;

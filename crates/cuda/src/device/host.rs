@@ -238,6 +238,10 @@ impl Device for Host {
         "cuda-host (CUDA kernels on the CPU, for tests)".into()
     }
 
+    fn generation(&self) -> String {
+        "host".into()
+    }
+
     fn room(&self) -> Result<Room, Error> {
         Ok(Room { free: 1 << 32, total: 1 << 32 })
     }

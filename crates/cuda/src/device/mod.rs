@@ -45,6 +45,9 @@ pub trait Device: Send {
     /// Name and abilities, for messages.
     fn describe(&self) -> String;
 
+    /// What computes the same bits as this: of GPUs, the generation.
+    fn generation(&self) -> String;
+
     /// Its memory.
     ///
     /// # Errors

@@ -3,14 +3,16 @@
 use crate::args::{AttentionArgs, Cache, StoreArgs};
 use crate::caches::longest;
 use crate::cuda::{Cuda, Use};
-use crate::modules::ATTENTION;
-use ashlar_backend::{AttentionOptions, BackendError, Batch, BufferId, CacheId};
+use crate::modules::{ATTENTION, FLASH};
+use ashlar_backend::{AttentionOptions, BackendError, Batch, BufferId, CacheId, KV_PAGE};
 
 const OP: &str = "attention";
 
-/// Positions that a block walks at most where queries are too few to fill a device otherwise.
+/// Positions that a block walks at least where queries are too few to fill a device otherwise.
 const SPLIT: usize = 256;
-/// Rows of a batch from which on queries alone are enough.
+/// Blocks that fill any device: more splits than that are only more to merge.
+const MANY_BLOCKS: usize = 8192;
+/// Rows of a batch, and of a sequence in the mean with all heads of a group, from which on tiles of many rows are filled.
 const MANY_ROWS: usize = 32;
 /// The widest head that kernels take: that of latent attention.
 const WIDEST: usize = 576;
@@ -48,14 +50,51 @@ impl Heads {
         Ok(())
     }
 
-    /// Rows of a tile, and the kernel that takes heads of this width.
-    fn kernel(&self, rows: usize) -> (usize, &'static str) {
-        match self.dim.max(self.value_dim()) {
-            ..=128 if rows >= MANY_ROWS && self.options.entries.is_none() => (32, "attend_32_128"),
-            ..=128 => (8, "attend_8_128"),
-            129..=256 => (8, "attend_8_256"),
-            _ => (8, "attend_8_576"),
+    /// Whether a batch has enough rows to fill large tiles.
+    fn many(&self, batch: &Batch) -> bool {
+        let (rows, group) = (batch.rows(), self.queries / self.keys);
+        rows >= MANY_ROWS && rows * group >= MANY_ROWS * batch.sequences.len()
+    }
+
+    /// The kernel that takes heads of this width, stored so.
+    fn kernel(&self, cache: &Cache, batch: &Batch) -> Kernel {
+        let many = self.many(batch) && self.options.entries.is_none();
+        let plain = self.options.values_in_keys.is_none() && self.dim.is_multiple_of(8);
+        let flash = |name, width: usize| {
+            // Keys and values of a page, 8 halves between rows for the banks; scales of 8-bit ones.
+            let (pages, scales) = (4 * KV_PAGE * (width + 8), 4 * (KV_PAGE + width / 32 * (KV_PAGE + 1)));
+            let shared = if cache.format == 2 { pages + scales } else { pages };
+            Kernel { name, rows: 64, threads: 128, shared }
+        };
+        // Queries, and a tile of 32 keys with one float between them for the banks.
+        let walk =
+            |name, rows| Kernel { name, rows, threads: 256, shared: 4 * (rows * self.dim + 32 * (self.dim + 1)) };
+        match (self.dim, cache.format) {
+            (..=64, 1) if many && plain => flash("flash_64_f16", 64),
+            (..=64, 2) if many && plain => flash("flash_64_q8", 64),
+            (..=128, 1) if many && plain => flash("flash_128_f16", 128),
+            (..=128, 2) if many && plain => flash("flash_128_q8", 128),
+            (..=128, _) if many => walk("attend_32_128", 32),
+            (..=128, _) => walk("attend_8_128", 8),
+            (..=256, _) => walk("attend_8_256", 8),
+            _ => walk("attend_8_576", 8),
         }
+    }
+}
+
+/// How queries meet keys.
+struct Kernel {
+    name: &'static str,
+    /// Rows of a tile.
+    rows: usize,
+    threads: usize,
+    /// Bytes of shared memory.
+    shared: usize,
+}
+
+impl Kernel {
+    fn module(&self) -> &'static str {
+        if self.name.starts_with("flash") { FLASH } else { ATTENTION }
     }
 }
 
@@ -133,9 +172,9 @@ fn attend(
 ) -> Result<(), BackendError> {
     let rows = batch.rows();
     let group = heads.queries / heads.keys;
-    let (tile, kernel) = heads.kernel(rows);
-    let (tiles, count) = cuda.step.tiles(&mut cuda.core, batch, [group, tile], pooled.is_some())?;
-    let splits = splits(heads, batch);
+    let kernel = heads.kernel(&cache, batch);
+    let (tiles, count) = cuda.step.tiles(&mut cuda.core, batch, [group, kernel.rows], pooled.is_some())?;
+    let (splits, split) = splits(heads, batch, count * heads.keys);
     let value_dim = heads.value_dim();
     let (mut parts, mut sums) = (0, 0);
     if splits > 1 {
@@ -159,7 +198,7 @@ fn attend(
         group: group as u32,
         value_dim: value_dim as u32,
         window: heads.window.map_or(0, |w| w.min(u32::MAX as usize / 4)) as u32,
-        split: if splits > 1 { SPLIT as u32 } else { u32::MAX / 4 },
+        split: if splits > 1 { split as u32 } else { u32::MAX / 4 },
         splits: splits as u32,
         ratio: ratio as u32,
         listed: listed as u32,
@@ -167,20 +206,60 @@ fn attend(
         scale: heads.scale,
         reserved: 0,
     };
-    // Queries, and a tile of 32 keys with one float between them for the banks.
-    let shared = 4 * (tile * heads.dim + 32 * (heads.dim + 1));
-    cuda.core.run_shared(ATTENTION, kernel, [count, heads.keys, splits], [256, shared as u32], &args)?;
+    let grid = [count, heads.keys, splits];
+    let launch = [kernel.threads as u32, kernel.shared as u32];
+    cuda.core.run_shared(kernel.module(), kernel.name, grid, launch, &args)?;
     if splits > 1 {
         cuda.core.run(ATTENTION, "merge_splits", [rows * heads.queries, 1, 1], 128, &args)?;
     }
     Ok(())
 }
 
-/// Over how many blocks the positions are split: by powers of two of the longest sequence, so that a few recordings
-/// serve all lengths.
-fn splits(heads: &Heads, batch: &Batch) -> usize {
-    if batch.rows() >= MANY_ROWS || heads.options.entries.is_some() || heads.window.is_some_and(|w| w <= SPLIT) {
-        return 1;
+/// Over how many blocks the positions are split, and how many each walks: by powers of two of the longest sequence, so that a few
+/// recordings serve all lengths. `blocks` there are without.
+fn splits(heads: &Heads, batch: &Batch, blocks: usize) -> (usize, usize) {
+    if heads.many(batch) || heads.options.entries.is_some() || heads.window.is_some_and(|w| w <= SPLIT) {
+        return (1, 0);
     }
-    longest(batch).next_power_of_two().div_ceil(SPLIT)
+    let longest = longest(batch).next_power_of_two().max(SPLIT);
+    let most = (MANY_BLOCKS / blocks.max(1)).max(1);
+    let splits = (longest / SPLIT).min(1 << most.ilog2());
+    (splits, longest / splits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ashlar_backend::SequenceRows;
+
+    fn heads(queries: usize, dim: usize) -> Heads {
+        Heads { queries, keys: 8, dim, scale: 1.0, window: None, options: AttentionOptions::default() }
+    }
+
+    fn sequences(count: usize, rows: usize, position: usize) -> Batch {
+        let of = |i: usize| SequenceRows { slot: i, rows: i * rows..(i + 1) * rows, position };
+        Batch { tokens: vec![0; count * rows], sequences: (0..count).map(of).collect(), ..Batch::default() }
+    }
+
+    #[test]
+    fn tensor_cores_take_prompts_and_not_many_single_tokens() {
+        let cache = |format| Cache { format, ..bytemuck::Zeroable::zeroed() };
+        let name = |heads: &Heads, batch: &Batch, format| heads.kernel(&cache(format), batch).name;
+        assert_eq!(name(&heads(64, 128), &sequences(1, 512, 0), 1), "flash_128_f16");
+        assert_eq!(name(&heads(32, 64), &sequences(1, 512, 0), 2), "flash_64_q8");
+        assert_eq!(name(&heads(64, 128), &sequences(1, 512, 0), 0), "attend_32_128");
+        assert_eq!(name(&heads(64, 128), &sequences(40, 1, 900), 1), "attend_8_128");
+        assert_eq!(name(&heads(64, 256), &sequences(1, 512, 0), 1), "attend_8_256");
+        assert_eq!(heads(64, 128).kernel(&cache(2), &sequences(1, 64, 0)).shared, 64 * 136 * 4 + 4 * (64 + 4 * 65));
+    }
+
+    #[test]
+    fn positions_are_split_until_a_device_is_full() {
+        let of = |batch: &Batch, blocks| splits(&heads(64, 128), batch, blocks);
+        assert_eq!(of(&sequences(1, 1, 16_383), 8), (64, 256));
+        assert_eq!(of(&sequences(1, 1, 16_384), 8), (128, 256));
+        assert_eq!(of(&sequences(64, 1, 16_383), 512), (16, 1024));
+        assert_eq!(of(&sequences(1, 512, 0), 64), (1, 0));
+        assert_eq!(of(&sequences(1, 1, 3), 8), (1, 256));
+    }
 }

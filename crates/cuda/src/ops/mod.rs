@@ -4,7 +4,7 @@ mod attention;
 mod compress;
 mod heads;
 mod hyper;
-mod linear;
+pub mod linear;
 pub mod moe;
 mod products;
 mod rows;

@@ -167,6 +167,21 @@ fn layer(cuda: &mut Cuda, experts: &Arc<[ExpertWeights]>, hidden: usize) -> Resu
     Ok(layer)
 }
 
+/// Only the routing of rows, to be measured.
+pub fn router(
+    cuda: &mut Cuda,
+    x: BufferId,
+    router: &Router,
+    experts: usize,
+    batch: &Batch,
+) -> Result<(), BackendError> {
+    let input = cuda.buffers.get(x, OP)?;
+    cuda.weights.matrix(router.weight, Some(experts), input.width, OP)?;
+    cuda.step.set(&mut cuda.core, batch)?;
+    let inputs = inputs(cuda, x, input, false)?;
+    route(cuda, inputs, router, experts, batch).map(drop)
+}
+
 /// Who goes where: addresses of the experts and of the weights of all pairs.
 fn route(
     cuda: &mut Cuda,

@@ -11,6 +11,7 @@
 //! again with the tokens it has; nothing is lost. Refuses: threads and clients (`server`), text formats (`chat`).
 
 mod beginnings;
+mod choose;
 mod request;
 mod schedule;
 mod slots;
@@ -23,7 +24,7 @@ pub use stats::EngineStats;
 use crate::prefixes::PrefixStore;
 use crate::{Model, RuntimeError, StopReason, Tokenizer};
 use ashlar_backend::Batch;
-use request::{Heard, Running};
+use request::Running;
 use schedule::{Demand, plan};
 use slots::Slots;
 use std::collections::VecDeque;
@@ -175,8 +176,8 @@ impl Engine {
         }
         let Some(batch) = self.next_batch() else { return Ok(false) };
         let begin = Instant::now();
-        let logits = match self.model.forward(&batch) {
-            Ok(logits) => logits,
+        let rows = match self.model.step(&batch).and_then(|()| self.rows(&batch)) {
+            Ok(rows) => rows,
             Err(error) => {
                 let slots: Vec<usize> = batch.sequences.iter().map(|s| s.slot).collect();
                 slots.into_iter().for_each(|slot| self.stop(slot, Err(error.to_string())));
@@ -185,7 +186,7 @@ impl Engine {
         };
         self.stats.stepped(&batch, begin.elapsed());
         self.keep(&batch);
-        self.hand_out(&batch, &logits);
+        self.hand_out(&batch, rows);
         Ok(true)
     }
 
@@ -261,27 +262,6 @@ impl Engine {
             self.model.release(slot);
             self.stats.preempted += 1;
             self.waiting.push_front(running);
-        }
-    }
-
-    /// Gives every request of a batch its row of logits.
-    fn hand_out(&mut self, batch: &Batch, logits: &[f32]) {
-        let vocab = logits.len() / batch.outputs.len().max(1);
-        let mut rows = batch.outputs.iter().zip(logits.chunks(vocab.max(1))).peekable();
-        let capacity = self.model.capacity();
-        for part in &batch.sequences {
-            let row = rows.next_if(|(output, _)| part.rows.contains(output)).map(|(_, row)| row);
-            let Some(running) = self.slots.get_mut(part.slot) else { continue };
-            running.fed(part.rows.len());
-            let Some(row) = row else { continue };
-            match running.hear(row, &self.stop_tokens, capacity) {
-                Ok(Heard::GoOn) => self.stats.tokens_out += 1,
-                Ok(Heard::Stop(reason)) => {
-                    self.stats.tokens_out += 1;
-                    self.stop(part.slot, Ok(reason));
-                }
-                Err(error) => self.stop(part.slot, Err(error.to_string())),
-            }
         }
     }
 

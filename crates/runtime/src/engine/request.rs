@@ -3,7 +3,9 @@
 use super::schedule::Demand;
 use super::speech::Speech;
 use crate::prefixes::{Key, PrefixStore};
+use crate::sampler::Values;
 use crate::{GenerateOptions, Part, RuntimeError, Sampler, StopReason, Timings, Tokenizer};
+use ashlar_backend::{Ask, Survey};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -230,16 +232,38 @@ impl Running {
         self.fed += rows;
     }
 
-    /// Chooses the next token and tells it.
-    pub fn hear(&mut self, logits: &[f32], stop_tokens: &[u32], capacity: usize) -> Result<Heard, RuntimeError> {
-        let answered = self.tokens.len() - self.prompt;
-        if self.options.max_tokens.is_some_and(|max| answered >= max) {
-            return Ok(Heard::Stop(StopReason::MaxTokens));
-        }
+    /// The next token of a row of logits.
+    pub fn choose(&mut self, logits: &[f32]) -> Result<Choice, RuntimeError> {
         let token = self.sampler.sample(logits, &self.tokens)?;
+        Ok(self.choice(token, logits))
+    }
+
+    /// What it takes to choose without the row; `None` if that cannot be done.
+    pub fn ask(&self, row: usize, vocab: usize) -> Option<Ask> {
+        if self.logprobs.is_some() { None } else { self.sampler.ask(row, vocab, &self.tokens) }
+    }
+
+    /// The next token by what was asked, the same as of the row; `None` if it takes the row.
+    pub fn choose_by(
+        &mut self,
+        vocab: usize,
+        (ask, survey): (&Ask, &Survey),
+        values: &mut Values<'_>,
+    ) -> Result<Option<Choice>, RuntimeError> {
+        let chosen = self.sampler.choose(vocab, ask, survey, values)?;
+        Ok(chosen.map(|id| Choice { id, logprob: None, top: Vec::new() }))
+    }
+
+    /// Whether an answer has as many tokens as it may.
+    pub fn is_full(&self) -> bool {
+        self.options.max_tokens.is_some_and(|max| self.tokens.len() - self.prompt >= max)
+    }
+
+    /// Takes the next token and tells it.
+    pub fn hear(&mut self, choice: Choice, stop_tokens: &[u32], capacity: usize) -> Result<Heard, RuntimeError> {
+        let token = choice.id;
         self.first_token.get_or_insert_with(Instant::now);
         self.tokens.push(token);
-        let choice = self.choice(token, logits);
         if stop_tokens.contains(&token) && !self.options.ignore_stop_tokens {
             self.sink.piece(Piece { parts: Vec::new(), tokens: vec![choice] });
             return Ok(Heard::Stop(StopReason::Token(token)));
@@ -249,9 +273,7 @@ impl Running {
         Ok(match stop {
             Some(stop) => Heard::Stop(StopReason::Text(stop)),
             None if !heard => Heard::Stop(StopReason::Cancelled),
-            None if self.options.max_tokens.is_some_and(|max| answered + 1 >= max) => {
-                Heard::Stop(StopReason::MaxTokens)
-            }
+            None if self.is_full() => Heard::Stop(StopReason::MaxTokens),
             // The token just chosen needs a position of its own.
             None if self.tokens.len() > capacity => Heard::Stop(StopReason::Context),
             None => Heard::GoOn,

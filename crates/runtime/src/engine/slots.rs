@@ -52,6 +52,11 @@ impl Slots {
     }
 
     /// The request of a slot.
+    pub fn get(&self, slot: usize) -> Option<&Running> {
+        self.all.get(slot)?.running.as_ref()
+    }
+
+    /// As [`Slots::get`], to be changed.
     pub fn get_mut(&mut self, slot: usize) -> Option<&mut Running> {
         self.all.get_mut(slot)?.running.as_mut()
     }

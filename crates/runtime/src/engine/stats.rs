@@ -28,6 +28,10 @@ pub struct EngineStats {
     pub tokens_in: u64,
     /// Tokens chosen.
     pub tokens_out: u64,
+    /// Rows of logits that stayed on the device, which told enough of them to choose a token.
+    pub rows_surveyed: u64,
+    /// Rows that it told too little of, and handed over.
+    pub rows_fetched: u64,
     /// Requests that ended, in whatever way.
     pub ended: u64,
     /// Requests refused.

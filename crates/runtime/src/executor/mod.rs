@@ -15,7 +15,7 @@ use crate::program::Draft;
 use crate::vram::{Shared, SlotUse, Slots};
 use crate::{RuntimeError, devices};
 use ahead::Ahead;
-use ashlar_backend::{Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Records};
+use ashlar_backend::{Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Records, Surveyor};
 use ashlar_tensor::{Bytes, Report, TensorStore};
 use operands::Operands;
 use std::ops::Range;
@@ -106,7 +106,7 @@ impl Executor {
         Ok(Self { devices, steps, logits: (placement.logits, logits), ahead, caches, slots })
     }
 
-    /// Runs all steps on a batch and returns its logits.
+    /// Runs all steps on a batch.
     ///
     /// # Errors
     /// [`BackendError`].
@@ -115,7 +115,7 @@ impl Executor {
         batch: &Batch,
         observer: &mut Option<&mut dyn Observer>,
         profile: &mut Option<Profile>,
-    ) -> Result<Vec<f32>, BackendError> {
+    ) -> Result<(), BackendError> {
         if let Some(ahead) = &self.ahead {
             ahead.begin(&mut self.devices, &self.slots, &self.steps, batch)?;
         }
@@ -132,8 +132,22 @@ impl Executor {
                 ahead.after(number, devices, slots, &self.steps, batch)?;
             }
         }
+        Ok(())
+    }
+
+    /// The logits of the batch that ran last.
+    ///
+    /// # Errors
+    /// [`BackendError`].
+    pub fn logits(&mut self) -> Result<Vec<f32>, BackendError> {
         let (device, buffer) = self.logits;
         self.devices[device].read(buffer)
+    }
+
+    /// Where they lie, and who tells of them without handing them over; `None` for a device that hands over rows at no cost.
+    pub fn surveyor(&mut self) -> Option<(BufferId, &mut dyn Surveyor)> {
+        let (device, buffer) = self.logits;
+        Some((buffer, self.devices[device].surveyor()?))
     }
 
     /// Makes room for the keys and values of a batch where slots for experts stand in their way.

@@ -71,7 +71,7 @@ fn top_p_keeps_the_fewest_tokens_that_reach_it() {
     for seed in 0..50 {
         let l = logits(seed, 40);
         let options = Sampling { temperature: 1.0, top_p: 0.6, ..Sampling::default() };
-        let kept = distribution((0..).zip(&l).map(|(i, l)| (i, f64::from(*l))).collect(), &options);
+        let kept = distribution((0..).zip(&l).map(|(i, l)| (i, f64::from(*l))).collect(), l.len(), &options);
         let p = softmax(&l, 1.0);
         let mass = |n: usize| kept[..n].iter().map(|c| p[c.0 as usize]).sum::<f64>();
         assert!(mass(kept.len()) >= 0.6 - 1e-12 && mass(kept.len() - 1) < 0.6 + 1e-12);
@@ -86,7 +86,7 @@ fn min_p_keeps_what_is_probable_enough_relative_to_the_best() {
     for seed in 0..50 {
         let l = logits(seed, 40);
         let options = Sampling { temperature: 1.0, min_p: 0.1, ..Sampling::default() };
-        let kept = distribution((0..).zip(&l).map(|(i, l)| (i, f64::from(*l))).collect(), &options);
+        let kept = distribution((0..).zip(&l).map(|(i, l)| (i, f64::from(*l))).collect(), l.len(), &options);
         let p = softmax(&l, 1.0);
         let best = p.iter().copied().fold(0.0, f64::max);
         assert_eq!(kept.len(), p.iter().filter(|p| **p >= 0.1 * best).count());
@@ -123,5 +123,68 @@ fn options_out_of_range_are_named() {
     ];
     for (name, options) in wrong {
         assert!(Sampler::new(options).unwrap_err().to_string().starts_with(name));
+    }
+}
+
+/// The token of the row's survey, or `None` where it does not tell.
+fn surveyed(sampler: &mut Sampler, row: &[f32], seen: &[u32]) -> Option<u32> {
+    let ask = sampler.ask(0, row.len(), seen)?;
+    let survey = ashlar_backend::survey(row, &ask);
+    sampler.choose(row.len(), &ask, &survey, &mut |ids| Ok(row[ids].to_vec())).unwrap()
+}
+
+#[test]
+fn a_survey_gives_the_token_of_the_whole_row_or_none() {
+    let mut random = Xoshiro::new(3);
+    let (mut told, mut asked) = (0, 0);
+    for round in 0..600u64 {
+        let len = [3, 40, 700, 5000, 9000][round as usize % 5];
+        let mut row = logits(round, len);
+        // Peaked, with ties, with impossible tokens, with zeros of both signs.
+        match round % 7 {
+            0 | 1 => row.iter_mut().for_each(|l| *l *= 4.0),
+            2 => row.iter_mut().for_each(|l| *l = (*l * 2.0).round()),
+            3 => row.iter_mut().step_by(3).for_each(|l| *l = f32::NEG_INFINITY),
+            4 => row.iter_mut().for_each(|l| *l = if *l > 0.0 { 0.0 } else { -0.0 }),
+            _ => {}
+        }
+        row[len / 2] = 1.0;
+        let pick = |random: &mut Xoshiro, of: &[f64]| of[(random.next() % of.len() as u64) as usize];
+        let options = Sampling {
+            temperature: pick(&mut random, &[0.0, 0.5, 1.0, 1.7]),
+            top_k: pick(&mut random, &[0.0, 0.0, 1.0, 20.0, 256.0, 1000.0]) as usize,
+            top_p: pick(&mut random, &[1.0, 1.0, 0.3, 0.9, 0.99]),
+            min_p: pick(&mut random, &[0.0, 0.0, 0.05, 0.5]),
+            repetition_penalty: pick(&mut random, &[1.0, 1.3, 0.7]),
+            repetition_window: 30,
+            seed: round,
+        };
+        let mut seen: Vec<u32> = (0..50).map(|_| (random.next() % len as u64) as u32).collect();
+        seen.push(len as u32 + 7);
+        let mut whole = Sampler::new(options.clone()).unwrap();
+        let mut by_survey = whole.clone();
+        for _ in 0..4 {
+            let want = whole.sample(&row, &seen).unwrap();
+            asked += 1;
+            match surveyed(&mut by_survey, &row, &seen) {
+                Some(got) => {
+                    assert_eq!(got, want, "{options:?}, {len} logits, round {round}");
+                    told += 1;
+                }
+                // It is as it was: the row gives what it would have given.
+                None => assert_eq!(by_survey.sample(&row, &seen).unwrap(), want),
+            }
+            seen.push(want);
+        }
+    }
+    assert!(told * 10 > asked * 7, "{told} of {asked}");
+}
+
+#[test]
+fn a_survey_of_what_is_no_number_is_an_error() {
+    let mut sampler = Sampler::new(Sampling::default()).unwrap();
+    for row in [[0.0, f32::NAN], [f32::NEG_INFINITY; 2]] {
+        let ask = sampler.ask(0, 2, &[]).unwrap();
+        assert!(sampler.choose(2, &ask, &ashlar_backend::survey(&row, &ask), &mut |_| Ok(Vec::new())).is_err());
     }
 }

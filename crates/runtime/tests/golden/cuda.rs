@@ -2,9 +2,14 @@
 //! and the CPU. A missing C++ compiler is a printed skip, and a failure where `ASHLAR_REQUIRE` names cuda.
 
 use crate::fixtures::{Golden, MODELS, dir, relative_to_range};
+use ashlar_backend::{Batch, KV_SAVED};
+use ashlar_runtime::engine::{Engine, EngineOptions, EngineStats, Finished, Piece, Request, Sink};
 use ashlar_runtime::placement::PlacementText;
-use ashlar_runtime::{ActivationMode, KvFormat, Model, OpenOptions, RuntimeError, Wanted, logits};
+use ashlar_runtime::{
+    ActivationMode, GenerateOptions, KvFormat, Model, OpenOptions, RuntimeError, Sampling, Wanted, logits,
+};
 use ashlar_tensor::Silent;
+use std::sync::mpsc::{Sender, channel};
 
 /// As the CPU's with f32 inputs: f32 sums in another order.
 const TOLERANCE: f64 = 2e-3;
@@ -17,6 +22,7 @@ fn open(name: &str, device: &str, rules: Option<String>) -> Result<Model, Runtim
         kv: Some(KvFormat::F32.into()),
         threads: Some(1),
         context: Some(320),
+        sequences: 2,
         ..OpenOptions::default()
     };
     Model::open(&dir(name), &options, &Silent)
@@ -87,5 +93,74 @@ fn any_class_of_layers_on_either_side_gives_the_same_logits() {
             let error = relative_to_range(&got, &all[..got.len()]);
             assert!(error <= TOLERANCE, "{name}, {matched} on the shim: {error:.2e}");
         }
+    }
+}
+
+/// Hands on which tokens were chosen.
+struct Chosen(Sender<u32>);
+
+impl Sink for Chosen {
+    fn piece(&mut self, piece: Piece) -> bool {
+        piece.tokens.iter().all(|choice| self.0.send(choice.id).is_ok())
+    }
+    fn finished(self: Box<Self>, how: Result<Finished, String>) {
+        assert!(how.is_ok(), "{how:?}");
+    }
+}
+
+/// The tokens of a text; with probabilities, rows of logits come to the host whole.
+fn text(sampling: &Sampling, logprobs: Option<usize>) -> (Vec<u32>, EngineStats) {
+    let options = EngineOptions { queue: 1, chunk: 64, shared_chunk: 64 };
+    let mut engine = Engine::new(open("demo-moe", "cuda-host", None).unwrap(), options).unwrap();
+    let (sender, tokens) = channel();
+    let options = GenerateOptions {
+        max_tokens: Some(24),
+        ignore_stop_tokens: true,
+        sampling: sampling.clone(),
+        ..GenerateOptions::default()
+    };
+    let prompt = Golden::of("demo-moe").greedy_prompt();
+    assert!(engine.submit(Request { prompt, options, logprobs, sink: Box::new(Chosen(sender)) }).is_ok());
+    while engine.step().unwrap() {}
+    (tokens.try_iter().collect(), engine.stats())
+}
+
+#[test]
+fn a_text_is_the_same_whether_logits_come_to_the_host_or_stay_on_the_device() {
+    if !shim() {
+        return;
+    }
+    let greedy = Sampling { repetition_penalty: 1.1, ..Sampling::default() };
+    let free = Sampling { temperature: 1.2, seed: 5, ..Sampling::default() };
+    let filtered = Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, min_p: 0.01, seed: 6, ..Sampling::default() };
+    for sampling in [Sampling::default(), greedy, free, filtered] {
+        let (there, stats) = text(&sampling, None);
+        let (here, whole) = text(&sampling, Some(0));
+        assert_eq!(there, here, "{sampling:?}");
+        assert_eq!((stats.rows_surveyed + stats.rows_fetched, there.len()), (24, 24));
+        assert!(stats.rows_fetched <= 1 && whole.rows_surveyed == 0, "{stats:?}");
+    }
+}
+
+#[test]
+fn a_sequence_goes_on_in_a_slot_of_the_device_that_was_given_what_another_holds() {
+    if !shim() {
+        return;
+    }
+    for name in ["tiny/gpt_oss", "tiny/deepseek_v4"] {
+        let mut model = open(name, "cuda-host", None).unwrap();
+        assert!(model.saved_as().unwrap().contains("cuda"));
+        let ids: Vec<u32> = (0..KV_SAVED as u32 + 8).map(|i| i * 37 % model.spec().vocab_size as u32).collect();
+        last_of(&mut model, 0, &ids[..KV_SAVED]);
+        let mut bytes = Vec::new();
+        assert!(model.save(0, &(0..KV_SAVED), &mut bytes).unwrap());
+        let rest = |model: &mut Model, slot| {
+            let mut batch = Batch::of(slot, KV_SAVED, &ids[KV_SAVED..]);
+            batch.outputs = vec![7];
+            model.forward(&batch).unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let want = rest(&mut model, 0);
+        model.restore(1, &(0..KV_SAVED), &bytes).unwrap();
+        assert!(rest(&mut model, 1) == want, "{name}");
     }
 }
