@@ -42,8 +42,11 @@ pub struct StreamOptions {
 #[derive(Debug)]
 pub struct Fields(Map<String, Value>);
 
-/// Fields of OpenAI's API that mean something this server does not do, and the values that ask for nothing.
-const NOT_DONE: [(&str, fn(&Value) -> bool); 9] = [
+/// Whether a value asks for nothing.
+type Harmless = fn(&Value) -> bool;
+
+/// Fields of OpenAI's API that mean something this server does not do, unless they ask for nothing.
+const NOT_DONE: [(&str, Harmless); 9] = [
     ("presence_penalty", is_zero),
     ("frequency_penalty", is_zero),
     ("logit_bias", is_empty),
