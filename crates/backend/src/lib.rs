@@ -224,14 +224,15 @@ pub trait Backend: Send {
     /// [`BackendError`]; [`BackendError::Unsupported`] if there is an observer and the device has no taps.
     fn run(&mut self, op: &Op, batch: &Batch, observer: Option<&mut dyn Observer>) -> Result<(), BackendError>;
 
-    /// A mixture of experts will run later in this batch; `like` holds rows that resemble what it will read, if there are any
-    /// yet. A device that streams weights may begin to. Results do not depend on it.
+    /// Experts that a mixture which runs later in this batch will use, ascending, as far as that can be known: those that a table names
+    /// for the tokens, or those that its router would choose for the rows of `like`, which resemble what it will read. None by
+    /// default.
     ///
     /// # Errors
     /// [`BackendError::Operand`] if `moe` is no such op, or its operands are wrong.
-    fn look_ahead(&mut self, moe: &Op, like: Option<BufferId>, batch: &Batch) -> Result<(), BackendError> {
+    fn likely(&mut self, moe: &Op, like: Option<BufferId>, batch: &Batch) -> Result<Vec<usize>, BackendError> {
         let _ = (moe, like, batch);
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// Where the rows of a mixture go, rows × top_k, best first, with weights; its experts are not read.

@@ -25,10 +25,6 @@ pub trait Records: Send + Sync {
     /// # Errors
     /// [`BackendError::Device`] if a record cannot be read.
     fn take(&self, window: usize) -> Result<Vec<Arrived>, BackendError>;
-
-    /// These records of one layer, ascending, will be used by an op later in this batch: for certain, or as far as can be
-    /// guessed. Nothing depends on it but time.
-    fn ahead(&self, records: &[u32], certain: bool);
 }
 
 /// A weight of an expert that lies in a record.

@@ -254,8 +254,8 @@ impl Backend for Cpu {
         ops::run(self, op, batch, observer)
     }
 
-    fn look_ahead(&mut self, moe: &Op, like: Option<BufferId>, batch: &Batch) -> Result<(), BackendError> {
-        ops::look_ahead(self, moe, like, batch)
+    fn likely(&mut self, moe: &Op, like: Option<BufferId>, batch: &Batch) -> Result<Vec<usize>, BackendError> {
+        ops::likely(self, moe, like, batch)
     }
 
     fn route(&mut self, moe: &Op, batch: &Batch) -> Result<Vec<(usize, f32)>, BackendError> {

@@ -8,6 +8,8 @@
 mod cache;
 mod records;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 use crate::placement::SlotPlan;
 use ashlar_backend::{Backend, BackendError, ExpertSlots, slot_bytes};

@@ -98,6 +98,10 @@ impl Backend for Virtual {
         self.inner.run(op, batch, observer)
     }
 
+    fn likely(&mut self, moe: &Op, like: Option<BufferId>, batch: &Batch) -> Result<Vec<usize>, BackendError> {
+        self.inner.likely(moe, like, batch)
+    }
+
     fn slots(&mut self) -> Option<&mut dyn ExpertSlots> {
         // Weights that come and go reach the kernels as streamed ones do.
         if self.inner.streams() { Some(self) } else { None }

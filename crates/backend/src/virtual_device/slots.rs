@@ -73,8 +73,6 @@ impl Records for Store {
         let missing = |record| BackendError::Operand { op: OP, what: format!("record {record} is in no slot") };
         wanted.into_iter().map(|record| found(record).ok_or_else(|| missing(record))).collect()
     }
-
-    fn ahead(&self, _records: &[u32], _certain: bool) {}
 }
 
 /// A mixture between its begin and its end.

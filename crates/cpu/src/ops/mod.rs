@@ -23,10 +23,10 @@ use ashlar_backend::{BackendError, Batch, BufferId, ExpertWeights, Observer, Op}
 
 pub use moe::products;
 
-/// Tells where experts come from which ones `moe` will use, or is likely to.
-pub fn look_ahead(cpu: &Cpu, moe: &Op, like: Option<BufferId>, batch: &Batch) -> Result<(), BackendError> {
+/// Which experts `moe` will use, or is likely to.
+pub fn likely(cpu: &Cpu, moe: &Op, like: Option<BufferId>, batch: &Batch) -> Result<Vec<usize>, BackendError> {
     let (_, router, experts) = mixture(moe)?;
-    moe::look_ahead(cpu, &router, experts, like, batch)
+    moe::likely(cpu, &router, experts.len(), like, batch)
 }
 
 /// Where the rows of a mixture go.

@@ -108,37 +108,29 @@ pub fn products(cpu: &mut Cpu, x: BufferId, experts: Experts<'_>, pairs: &[Pair]
     Ok(products)
 }
 
-/// Tells where experts come from which ones will be used: those that a table names for the tokens, or those that the router chooses for
-/// rows that are `like` its input.
-pub fn look_ahead(
+/// Experts that will be used, ascending: those that a table names for the tokens, or those that the router chooses for rows that are
+/// `like` its input.
+pub fn likely(
     cpu: &Cpu,
     router: &Router,
-    experts: &[ExpertWeights],
+    experts: usize,
     like: Option<BufferId>,
     batch: &Batch,
-) -> Result<(), BackendError> {
-    let streamed = |expert: &ExpertWeights| cpu.described(expert.gate, OP).ok().and_then(|w| w.streamed.as_ref());
-    let Some(records) = experts.iter().find_map(streamed).map(|s| &s.records) else { return Ok(()) };
-    let mut chosen: Vec<usize> = match (router.options.table, like) {
+) -> Result<Vec<usize>, BackendError> {
+    let mut likely: Vec<usize> = match (router.options.table, like) {
         (Some(table), _) => {
             let table = cpu.matrix(table, None, router.routing.top_k, OP)?;
-            let rows = batch.ids().iter().map(|id| table_row(table, *id, experts.len()));
+            let rows = batch.ids().iter().map(|id| table_row(table, *id, experts));
             rows.collect::<Result<Vec<_>, _>>()?.concat()
         }
-        (None, Some(x)) => {
-            let input = cpu.buffers.get(x, OP)?;
-            if cpu.described(router.weight, OP)?.weight.k != input.width {
-                return Ok(());
-            }
-            chosen(cpu, x, router, experts.len(), batch)?.into_iter().map(|(expert, _)| expert).collect()
+        (None, Some(x)) if cpu.described(router.weight, OP)?.weight.k == cpu.buffers.get(x, OP)?.width => {
+            chosen(cpu, x, router, experts, batch)?.into_iter().map(|(expert, _)| expert).collect()
         }
-        (None, None) => return Ok(()),
+        (None, _) => Vec::new(),
     };
-    chosen.sort_unstable();
-    chosen.dedup();
-    let numbers = chosen.iter().filter_map(|e| experts.get(*e)).filter_map(streamed).map(|s| s.record);
-    records.ahead(&numbers.collect::<Vec<_>>(), router.options.table.is_some());
-    Ok(())
+    likely.sort_unstable();
+    likely.dedup();
+    Ok(likely)
 }
 
 /// Checks every shape; the width between the halves, `None` if there is no expert.

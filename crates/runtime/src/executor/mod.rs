@@ -3,6 +3,7 @@
 //! Owns: loading weights onto their devices, the operands of each, the loop, copies between devices. Refuses: deciding
 //! where anything goes (`placement`), positions and budgets of sequences (`kv`), which experts are in slots (`vram`).
 
+mod ahead;
 mod operands;
 
 use crate::bench::Profile;
@@ -13,6 +14,7 @@ use crate::placement::{Placement, SlotPlan, Tier};
 use crate::program::Draft;
 use crate::vram::{Shared, SlotUse, Slots};
 use crate::{RuntimeError, devices};
+use ahead::Ahead;
 use ashlar_backend::{Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Records, Surveyor};
 use ashlar_tensor::{Bytes, Report, TensorStore};
 use operands::Operands;
@@ -38,18 +40,13 @@ pub(crate) struct Executor {
     steps: Vec<Ready>,
     /// Device and buffer.
     logits: (usize, BufferId),
-    /// Steps whose experts follow from the tokens alone.
-    named: Vec<usize>,
-    /// By step: the next mixture of experts on the same device, which is guessed from what this one read.
-    guessed: Vec<Option<(usize, BufferId)>>,
+    /// Experts on disk are read before their turn.
+    ahead: Option<Ahead>,
     /// Device and cache, in the order of the draft.
     caches: Vec<(usize, CacheId)>,
     /// By device: its slots, and the experts that take turns in them.
     slots: Vec<Option<Slots>>,
 }
-
-/// More rows use most experts anyway.
-const GUESSED_ROWS: usize = 8;
 
 /// A step with the devices' own operands.
 enum Ready {
@@ -105,8 +102,8 @@ impl Executor {
         let logits = operands.buffer(placement.logits, draft.program.logits, draft, &mut devices)?;
         check(placement, &devices)?;
         let caches = placement.caches.iter().copied().zip(operands.caches).collect();
-        let (named, guessed) = ahead(&steps, source.streamed.is_some());
-        Ok(Self { devices, steps, logits: (placement.logits, logits), named, guessed, caches, slots })
+        let ahead = source.streamed.as_ref().map(|(plan, store)| Ahead::new(store, plan, &placement.steps, &steps));
+        Ok(Self { devices, steps, logits: (placement.logits, logits), ahead, caches, slots })
     }
 
     /// Runs all steps on a batch.
@@ -119,25 +116,20 @@ impl Executor {
         observer: &mut Option<&mut dyn Observer>,
         profile: &mut Option<Profile>,
     ) -> Result<(), BackendError> {
-        for step in &self.named {
-            if let Some(Ready::Run { device, op }) = self.steps.get(*step) {
-                self.devices[*device].look_ahead(op, None, batch)?;
-            }
+        if let Some(ahead) = &self.ahead {
+            ahead.begin(&mut self.devices, &self.slots, &self.steps, batch)?;
         }
         for (number, step) in self.steps.iter().enumerate() {
             // An option of a borrowed observer cannot be copied; each op gets a shorter borrow.
             let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
-            let observer = observer.filter(|o| o.wants_inputs() || step.routes());
+            let observer = observer.filter(|o| o.wants_inputs() || step.mixture().is_some());
             let (devices, slots) = (&mut self.devices, &mut self.slots);
             match profile {
                 None => step.run(devices, slots, batch, observer)?,
                 Some(profile) => profile.time(step.name(), || step.run(devices, slots, batch, observer))?,
             }
-            if let Some((next, like)) = self.guessed.get(number).copied().flatten()
-                && batch.rows() <= GUESSED_ROWS
-                && let Some(Ready::Run { device, op }) = self.steps.get(next)
-            {
-                self.devices[*device].look_ahead(op, Some(like), batch)?;
+            if let Some(ahead) = &self.ahead {
+                ahead.after(number, devices, slots, &self.steps, batch)?;
             }
         }
         Ok(())
@@ -246,25 +238,14 @@ fn check(placement: &Placement, devices: &[Box<dyn Backend>]) -> Result<(), Back
     Ok(())
 }
 
-/// What can be known of experts before their turn: steps whose experts tokens name, and of every step the next one to guess.
-fn ahead(steps: &[Ready], streamed: bool) -> (Vec<usize>, Vec<Option<(usize, BufferId)>>) {
-    let (mut named, mut guessed) = (Vec::new(), vec![None; steps.len()]);
-    let mut last: Option<(usize, usize, BufferId)> = None;
-    for (number, step) in steps.iter().enumerate().filter(|_| streamed) {
-        let Ready::Run { device, op: Op::Moe { x, options, .. } } = step else { continue };
-        match (options.table, last) {
-            (Some(_), _) => named.push(number),
-            (None, Some((before, on, like))) if on == *device => guessed[before] = Some((number, like)),
-            _ => {}
-        }
-        last = Some((number, *device, *x));
-    }
-    (named, guessed)
-}
-
 impl Ready {
-    fn routes(&self) -> bool {
-        matches!(self, Self::Shared(_) | Self::Run { op: Op::Moe { .. }, .. })
+    /// The device and the op, if it is a mixture of experts.
+    fn mixture(&self) -> Option<(usize, &Op)> {
+        match self {
+            Self::Run { device, op: op @ Op::Moe { .. } } => Some((*device, op)),
+            Self::Shared(layer) => Some((layer.device, &layer.op)),
+            Self::Run { .. } | Self::Copy { .. } => None,
+        }
     }
 
     fn shared(&self) -> Option<&Shared> {

@@ -99,6 +99,14 @@ impl ExpertStore {
         self.shared.lock().used
     }
 
+    /// These records of one layer, ascending, will be used by an op later in this batch: for certain, or as far as can be
+    /// guessed. Nothing depends on it but time.
+    pub fn ahead(&self, records: &[u32], certain: bool) {
+        let mut state = self.shared.lock();
+        state.look_ahead(records, certain);
+        self.shared.wake(&state);
+    }
+
     /// The bytes of a record, if they are in memory now. While someone has them, their slot is not used for anything else.
     #[must_use]
     pub fn held(&self, record: u32) -> Option<Bytes> {
@@ -222,12 +230,6 @@ impl Records for ExpertStore {
         let windows = state.begin(used, rows);
         self.shared.wake(&state);
         windows
-    }
-
-    fn ahead(&self, records: &[u32], certain: bool) {
-        let mut state = self.shared.lock();
-        state.look_ahead(records, certain);
-        self.shared.wake(&state);
     }
 
     fn take(&self, window: usize) -> Result<Vec<Arrived>, BackendError> {

@@ -88,6 +88,12 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether an expert is in a slot.
+    #[must_use]
+    pub fn is_in_slot(&self, expert: usize, slots: &Slots) -> bool {
+        self.records.get(expert).is_some_and(|record| slots.cache.holds(*record))
+    }
+
     /// Experts in slots are computed there. Of the others, those of many tokens are streamed, if that pays.
     fn parts(&self, chosen: &[(usize, f32)], uses: &BTreeMap<usize, usize>, cache: &SlotCache) -> Parts {
         let holds = |e: usize| self.records.get(e).is_some_and(|record| cache.holds(*record));
