@@ -95,6 +95,18 @@ pub(crate) fn load_weight(
     Ok(id)
 }
 
+/// The values of a tensor, on the host.
+///
+/// # Errors
+/// [`RuntimeError`] if it is missing, or cannot be decoded.
+pub(crate) fn values(store: &dyn TensorStore, leaf: &Leaf) -> Result<Vec<f32>, RuntimeError> {
+    let (entry, mut weight) = described(store, &ashlar_backend::Reference::default(), leaf)?;
+    weight.planes = (0..entry.planes.len()).map(|p| store.map(entry, p)).collect::<Result<Vec<_>, _>>()?;
+    let mut values = vec![0.0; weight.n * weight.k];
+    weight.decode(0..weight.n, &mut values)?;
+    Ok(values)
+}
+
 /// Tells an accelerator of a matrix of an expert that takes turns in its slots, and adds it to the expert's record.
 ///
 /// # Errors

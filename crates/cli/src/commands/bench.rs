@@ -114,10 +114,18 @@ impl Bench {
         let Some(measured) = measured.map_err(device::failure)? else {
             return Err(anyhow::anyhow!("interrupted; nothing was measured").into());
         };
+        let modelled = model.modelled();
         if self.json {
-            output::print_json(&json(&measured, &model.device()))?;
+            let mut json = json(&measured, &model.device());
+            if let (Value::Object(all), Some(used)) = (&mut json, &modelled) {
+                all.insert("modelled".into(), json!({"machine": used.machine, "tokens_per_s": used.tokens_per_s()}));
+            }
+            output::print_json(&json)?;
         } else {
             output::print(&text(&measured, &model.device()))?;
+            if let Some(line) = modelled.as_ref().and_then(crate::resident::modelled) {
+                output::print(&format!("{line}\n"))?;
+            }
         }
         Ok(Outcome::Done)
     }
