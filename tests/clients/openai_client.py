@@ -43,7 +43,19 @@ def answers(client):
     streamed = list(chat(client, max_tokens=12, stream=True, stream_options={"include_usage": True}))
     assert "".join(c.choices[0].delta.content or "" for c in streamed if c.choices) == text
     assert streamed[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert whole.usage.completion_tokens_details.reasoning_tokens == 0
     assert len(chat(client, max_tokens=4, n=2).choices) == 2
+    word = text.split()[1]
+    pieces = {0: "", 1: ""}
+    for part in chat(client, max_tokens=12, n=2, stop=[word], stream=True, logprobs=True, top_logprobs=1):
+        for choice in part.choices:
+            pieces[choice.index] += choice.delta.content or ""
+    assert pieces == {0: text.split(word)[0], 1: text.split(word)[0]}, (pieces, text)
+    both = client.completions.create(model="demo-moe", prompt=["And it came to pass", "The"], max_tokens=4, temperature=0)
+    assert [c.index for c in both.choices] == [0, 1] and both.choices[0].text != both.choices[1].text
+    assert client.models.retrieve("demo-moe").id == "demo-moe"
+    letters = chat(client, max_tokens=6, seed=5, extra_body={"ignore_eos": True}, logprobs=True).choices[0]
+    assert b"".join(bytes(t.bytes) for t in letters.logprobs.content).decode("utf-8", "replace").startswith(letters.message.content[:3])
     plain = client.completions.create(model="demo-moe", prompt="And it came to pass", max_tokens=8, temperature=0, logprobs=1)
     assert len(plain.choices[0].logprobs.tokens) == 8
     assert [m.id for m in client.models.list()] == ["demo-moe"]

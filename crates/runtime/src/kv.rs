@@ -68,6 +68,21 @@ impl KvUse {
         self.used_besides(usize::MAX)
     }
 
+    /// Bytes in use by every cache, in the order of the model's.
+    #[must_use]
+    pub fn by_cache(&self) -> Vec<u64> {
+        let of =
+            |shape: &CacheShape| self.slots.iter().map(|s| shape.bytes(s.positions, 0)).fold(0, u64::saturating_add);
+        self.shapes.iter().map(of).collect()
+    }
+
+    /// Bytes they may take: the budget, or what all slots take at full length.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        let full = self.shapes.iter().map(CacheShape::reserved).fold(0, u64::saturating_add);
+        self.budget.map_or(full, |budget| budget.min(full))
+    }
+
     /// Bytes in use by other slots than this one.
     #[must_use]
     pub fn used_besides(&self, slot: usize) -> u64 {
@@ -234,7 +249,7 @@ mod tests {
         let two = Batch::of(1, 0, &[0; 64]);
         kv.allow(&two).unwrap();
         kv.end(&two);
-        assert_eq!(kv.used(), 4 * PAGE);
+        assert_eq!((kv.used(), kv.by_cache(), kv.most()), (4 * PAGE, vec![2 * PAGE; 2], 4 * PAGE));
         assert!(kv.allow(&Batch::of(0, 64, &[0])).is_err());
         kv.truncate(1, 0);
         kv.allow(&Batch::of(0, 64, &[0])).unwrap();

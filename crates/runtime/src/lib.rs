@@ -44,7 +44,7 @@ pub use devices::{Meter, activation_mode, device, device_named, kv_format, meter
 pub use energy::Energy;
 pub use error::RuntimeError;
 pub use generate::{GenerateOptions, Generation, Generator, StopReason, Timings};
-pub use holdings::Holding;
+pub use holdings::{CachePlace, Holding};
 pub use kv::KvUse;
 pub use load::Loader;
 pub use model::{DEFAULT_CHUNK, DEFAULT_CONTEXT, Model, OpenOptions, Wanted, logits};

@@ -6,7 +6,7 @@
 use crate::bench::{Profile, TokenCost};
 use crate::devices::Settings;
 use crate::executor::{Executor, Source};
-use crate::holdings::{Holding, holdings};
+use crate::holdings::{CachePlace, Holding, cache_places, holdings};
 use crate::kv::KvUse;
 use crate::nvme::{self, ExpertStore, NvmeUse, Plan, expert_matrix};
 use crate::open::{Opened, open};
@@ -90,6 +90,7 @@ pub struct Model {
     token_cost: TokenCost,
     weights: Weights,
     holdings: Vec<Holding>,
+    cache_places: Vec<CachePlace>,
     profile: Option<Profile>,
 }
 
@@ -147,7 +148,7 @@ impl Model {
         let executor = executor?;
         let populate = Populate::start(source.kept.unwrap_or_default());
         placement.steps.clear();
-        let holdings = holdings(&draft, &placement, &bytes);
+        let (holdings, cache_places) = (holdings(&draft, &placement, &bytes), cache_places(&draft, &placement));
         let kv = KvUse::new(&draft.caches, sizes.kv, options.kv_budget, sizes.sequences);
         executor.notes().iter().for_each(|note| report.note(note));
         let token_cost = TokenCost::of(&spec, &*store);
@@ -165,6 +166,7 @@ impl Model {
             token_cost,
             weights,
             holdings,
+            cache_places,
             profile: None,
         })
     }
@@ -209,6 +211,19 @@ impl Model {
     #[must_use]
     pub fn holdings(&self) -> &[Holding] {
         &self.holdings
+    }
+
+    /// Where the caches lie, in the order of [`KvUse::by_cache`].
+    #[must_use]
+    pub fn cache_places(&self) -> &[CachePlace] {
+        &self.cache_places
+    }
+
+    /// What every device keeps besides weights, in the order of the placement.
+    #[must_use]
+    pub fn memory_by_device(&self) -> Vec<(String, Memory)> {
+        let names = self.placement.devices.iter().map(|share| share.offer.device.to_string());
+        names.zip(self.executor.memory_by_device()).collect()
     }
 
     /// Bytes of the weights, as they are stored.

@@ -1,7 +1,7 @@
 //! Accepting connections: how many, and how long they may take to say what they want.
 
 use crate::{ServerOptions, State, Worker, api, metrics::Metrics};
-use ashlar_runtime::{Chat, Holding, Tokenizer};
+use ashlar_runtime::{CachePlace, Chat, Holding, Tokenizer};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -24,8 +24,12 @@ pub struct Served {
     pub chat: Result<Chat, String>,
     /// Positions of one request.
     pub context: usize,
+    /// Requests that can run and wait at the same time.
+    pub places: usize,
     /// What its weights take, and where.
     pub holdings: Vec<Holding>,
+    /// Where its caches lie.
+    pub caches: Vec<CachePlace>,
 }
 
 /// Serves until `stop` is there, then lets running requests end, at most for [`ServerOptions::grace`].
@@ -46,7 +50,8 @@ pub async fn serve(
         tokenizer: served.tokenizer,
         chat: served.chat,
         context: served.context,
-        metrics: Metrics::new(&served.holdings),
+        places: served.places,
+        metrics: Metrics::new(&served.holdings, served.caches),
         stopping: AtomicBool::new(false),
         next: AtomicU64::new(0),
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),

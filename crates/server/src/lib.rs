@@ -38,8 +38,17 @@ pub struct ServerOptions {
     pub connections: usize,
     /// How long requests may go on after the server was asked to stop.
     pub grace: Duration,
-    /// How tokens are chosen where a request does not say.
+    /// What requests leave open.
+    pub defaults: Defaults,
+}
+
+/// How tokens are chosen where a request does not say.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// All but its seed.
     pub sampling: Sampling,
+    /// The seed; `None` for another one each time.
+    pub seed: Option<u64>,
 }
 
 /// What every request sees.
@@ -50,6 +59,8 @@ pub(crate) struct State {
     /// How the model talks, or why it does not.
     chat: Result<Chat, String>,
     context: usize,
+    /// Requests that can run and wait at the same time.
+    places: usize,
     metrics: Metrics,
     stopping: AtomicBool,
     /// Numbers of answers.

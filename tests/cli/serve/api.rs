@@ -24,6 +24,7 @@ fn a_chat_is_answered_whole_or_in_pieces_with_the_same_text_and_usage() {
     let events = events(&body);
     let pieces: String = events.iter().filter_map(|e| e["choices"][0]["delta"]["content"].as_str()).collect();
     assert_eq!(pieces, text);
+    assert!(events[..events.len() - 1].iter().all(|e| e.get("usage") == Some(&Value::Null)));
     let usage = &events.last().unwrap()["usage"];
     assert_eq!(usage["completion_tokens"], whole["usage"]["completion_tokens"]);
     // The same prompt again: all but its last token was known.
@@ -59,6 +60,75 @@ fn plain_completions_continue_text_and_stop_where_told() {
     let texts: Vec<&Value> = several["choices"].as_array().unwrap().iter().map(|c| &c["text"]).collect();
     assert!(texts.len() == 3 && texts[0] != texts[1], "{several}");
     assert_eq!(several["choices"], ask(&json!({"n": 3, "temperature": 1.5, "seed": 4}))["choices"]);
+}
+
+#[test]
+fn several_prompts_are_answered_each_with_its_choices() {
+    let server = Server::start(&["--max-sequences", "3", "--queue", "3"]);
+    let ask = |extra: &Value| {
+        let mut body = json!({"temperature": 0, "max_tokens": 6});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        server.post("/v1/completions", &body)
+    };
+    let prompts = ["And it came to pass", "The"];
+    let alone = prompts.map(|p| ask(&json!({"prompt": p})).1);
+    let both = ask(&json!({"prompt": prompts, "n": 2})).1;
+    let texts: Vec<&Value> = both["choices"].as_array().unwrap().iter().map(|c| &c["text"]).collect();
+    let want = |i: usize| &alone[i]["choices"][0]["text"];
+    assert_eq!(texts, [want(0), want(0), want(1), want(1)]);
+    let tokens = |answer: &Value| answer["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert_eq!(tokens(&both), tokens(&alone[0]) + tokens(&alone[1]));
+    assert_eq!(both["usage"]["completion_tokens"], 24);
+    let (status, as_tokens) = ask(&json!({"prompt": [[5, 6], [7]], "echo": true}));
+    assert!(status == 200 && as_tokens["choices"][1]["index"] == 1, "{as_tokens}");
+    for (refused, param) in [
+        (json!({"prompt": []}), "prompt"),
+        (json!({"prompt": vec!["x"; 200]}), "prompt"),
+        (json!({"prompt": ["x", 5]}), "prompt"),
+        // More than can ever run and wait: trying again would not help.
+        (json!({"prompt": "x", "n": 7}), "n"),
+    ] {
+        let (status, answer) = ask(&refused);
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!(param)), "{answer}");
+    }
+}
+
+#[test]
+fn without_a_seed_the_same_question_has_other_answers() {
+    let server = Server::start(&[]);
+    let ask = |extra: Value| {
+        let mut body = json!({"prompt": "The", "temperature": 1.5, "max_tokens": 16});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        server.post("/v1/completions", &body).1["choices"].clone()
+    };
+    assert_ne!(ask(json!({})), ask(json!({})));
+    assert_eq!(ask(json!({"seed": 3})), ask(json!({"seed": 3})));
+    let fixed = Server::start(&["--seed", "3"]);
+    let body = json!({"prompt": "The", "temperature": 1.5, "max_tokens": 16});
+    assert_eq!(fixed.post("/v1/completions", &body).1["choices"], ask(json!({"seed": 3})));
+}
+
+#[test]
+fn pages_of_other_origins_are_refused_unless_the_server_was_told_of_them() {
+    let body = json!({"prompt": "The", "max_tokens": 1}).to_string();
+    let (page, foreign) = ("Origin: http://x", "Origin: https://evil.example");
+    let server = Server::start(&[]);
+    let post = |server: &Server, headers: &[&str]| server.ask("POST", "/v1/completions", headers, &body);
+    let (status, _, refused) = post(&server, &[foreign]);
+    assert!(status == 403 && refused.contains("--cors"), "{refused}");
+    assert_eq!(server.metric("tokens_in_total"), 0.0);
+    // Its own page, also behind a proxy that renames the host, and whatever is no browser.
+    for headers in [&[page][..], &[foreign, "Sec-Fetch-Site: same-origin"], &[]] {
+        assert_eq!(post(&server, headers).0, 200, "{headers:?}");
+    }
+    let server = Server::start(&["--cors", "https://evil.example"]);
+    let preflight = [foreign, "Access-Control-Request-Method: POST", "Access-Control-Request-Headers: x-stainless-os"];
+    let (status, head, _) = server.ask("OPTIONS", "/v1/completions", &preflight, "");
+    assert!(status == 204 && head.contains("x-stainless-os") && head.contains("https://evil.example"), "{head}");
+    let (status, head, _) = post(&server, &[foreign]);
+    assert!(status == 200 && head.contains("access-control-expose-headers"), "{head}");
+    assert_eq!(post(&server, &["Origin: https://other.example"]).0, 403);
+    assert_eq!(post(&Server::start(&["--cors", "*"]), &["Origin: https://other.example"]).0, 200);
 }
 
 #[test]
@@ -120,12 +190,22 @@ fn errors_have_openais_shape() {
         error("/v1/chat/completions", &question(&json!({"logit_bias": {"5": 1}}))),
         invalid(json!("logit_bias"))
     );
-    assert_eq!(error("/v1/chat/completions", &question(&json!({"temperature": -1}))), invalid(Value::Null));
-    assert_eq!(error("/v1/chat/completions", &question(&json!({"reasoning_effort": "high"}))), invalid(Value::Null));
+    assert_eq!(error("/v1/chat/completions", &question(&json!({"temperature": -1}))), invalid(json!("temperature")));
+    let effort = question(&json!({"reasoning_effort": "high"}));
+    assert_eq!(error("/v1/chat/completions", &effort), invalid(json!("reasoning_effort")));
+    let role = question(&json!({"messages": [{"role": "wizard", "content": "x"}]}));
+    assert_eq!(error("/v1/chat/completions", &role), invalid(json!("messages")));
+    let echo = json!({"prompt": "x", "echo": true, "logprobs": 1});
+    assert_eq!(error("/v1/completions", &echo), invalid(json!("logprobs")));
+    let switch = question(&json!({"chat_template_kwargs": {"colour": "red"}}));
+    assert_eq!(error("/v1/chat/completions", &switch), invalid(json!("chat_template_kwargs")));
     assert_eq!(error("/v1/completions", &json!({"prompt": "word ".repeat(600)})), invalid(Value::Null));
     let (status, _, param) = error("/v1/chat/completions", &question(&json!({"model": "another"})));
     assert_eq!((status, param), (404, json!("model")));
     assert_eq!(error("/v1/nothing", &json!({})).0, 404);
+    assert_eq!(error("/v1/models", &json!({})).0, 405);
+    assert_eq!(server.ask("GET", "/v1/models/demo%2Dmoe", &[], "").0, 200);
+    assert_eq!(server.ask("GET", "/v1/models/other/model", &[], "").0, 404);
     let (status, _, body) = server.ask("POST", "/v1/chat/completions", &[], "{\"messages\": [");
     assert!(status == 400 && body.contains("\"error\""), "{body}");
     let (status, _, models) = server.ask("GET", "/v1/models", &[], "");

@@ -98,6 +98,33 @@ fn damaged_and_foreign_files_are_told_in_the_log_and_left_out() {
     refused.expect(1).says(&["another process uses it"]);
 }
 
+/// On a disk of 4 MB, of which a text takes 2 or 3.
+#[test]
+fn on_a_full_disk_new_blocks_take_the_place_of_old_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = "mount -t tmpfs -o size=4m tmpfs \"$1\"";
+    let unshare = |script: &str| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-rm", "sh", "-c", script, "sh"]).arg(dir.path());
+        command
+    };
+    if !unshare(mount).stderr(std::process::Stdio::null()).status().is_ok_and(|s| s.success()) {
+        return crate::support::skip("disk-full", "cannot mount a small file system here (unshare -rm)");
+    }
+    let script = format!("{mount} && dir=\"$1\" && shift && exec \"$@\" --kv-dir \"$dir\"");
+    let mut command = unshare(&script);
+    command.arg(env!("CARGO_BIN_EXE_ashlar")).arg("serve").arg(fixture("demo-moe"));
+    let server = Server::spawn(command.args(["--context", "2048", "--max-sequences", "1"]));
+    let text = |i: usize| format!("{i} {}", long("So"));
+    let want: Vec<_> = (0..4).map(|i| ask(&server, &text(i)).0).collect();
+    server.wait_for("blocks that made room", |s| s.metric("prefix_disk_evicted_total") >= 4.0);
+    // The one slot holds something else meanwhile: what comes back comes from the disk.
+    assert_eq!(ask(&server, "The").1, 0);
+    let (text, cached) = ask(&server, &text(3));
+    assert!(text == want[3] && cached >= 1024, "{cached}");
+    assert_eq!((server.metric("prefix_disk_hits_total"), server.metric("prefix_disk_damaged_total")), (1.0, 0.0));
+}
+
 #[test]
 fn a_stopped_server_keeps_what_was_answered_last_and_logs_as_told() {
     let dir = tempfile::tempdir().unwrap();

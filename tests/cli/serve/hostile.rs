@@ -232,4 +232,9 @@ fn with_memory_for_one_all_are_answered_as_if_they_were_alone_and_the_waiting_is
         }
     });
     assert_eq!((server.metric("requests_ended_total"), server.metric("requests_waiting")), (8.0, 0.0));
+    // What ended requests left gave way, and what is in use stands with its layer.
+    assert!(server.metric("prefix_evictions_total") > 0.0);
+    assert_eq!(server.metric("kv_budget_bytes"), f64::from(4 * page));
+    let layers = (0..4).map(|i| server.metric(&format!("kv_layer_bytes{{device=\"cpu\",tier=\"ram\",layer=\"{i}\"}}")));
+    assert_eq!(layers.sum::<f64>(), server.metric("kv_bytes"));
 }

@@ -28,11 +28,11 @@ impl Server {
 
     fn with_context(context: &str, extra: &[&str]) -> Self {
         let mut command = ashlar();
-        command
-            .arg("serve")
-            .arg(fixture("demo-moe"))
-            .args(["--port", "0", "--threads", "2", "--context", context])
-            .args(extra);
+        Self::spawn(command.arg("serve").arg(fixture("demo-moe")).args(["--context", context]).args(extra))
+    }
+
+    fn spawn(command: &mut std::process::Command) -> Self {
+        command.args(["--port", "0", "--threads", "2"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(Vec::new()));

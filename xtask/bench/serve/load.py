@@ -76,6 +76,11 @@ async def measure(a, clients):
             "between": [statistics.median(between) if between else float("nan"), percentile(between, 0.99)]}
 
 
+def warm(a):
+    """One request that is not measured: weights come into memory with it."""
+    asyncio.run(request(a.url, {"prompt": "the " * 32, "max_tokens": 8, "temperature": 0, "stream": True, "ignore_eos": True}))
+
+
 def line(name, row):
     (f50, f99), (b50, b99) = row["first"], row["between"]
     return f"| {name} | {row['clients']} | {row['tokens_per_s']:.1f} | {f50:.2f}, {f99:.2f} | {1e3 * b50:.0f}, {1e3 * b99:.0f} | {row['lost']} |"

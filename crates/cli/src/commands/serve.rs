@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow};
 use ashlar_runtime::engine::{Engine, EngineOptions};
 use ashlar_runtime::prefixes::PrefixOptions;
 use ashlar_runtime::{Chat, OpenOptions, fingerprint};
-use ashlar_server::{Served, ServerOptions, Worker, serve};
+use ashlar_server::{Defaults, Served, ServerOptions, Worker, serve};
 use ashlar_tensor::Silent;
 use clap::Args;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -128,8 +128,15 @@ impl Serve {
             let options = PrefixOptions { dir: dir.clone(), limit: self.kv_dir_size, model };
             engine.keep_prefixes(&options).map_err(device::failure)?;
         }
-        let (context, holdings) = (engine.model().capacity(), engine.model().holdings().to_vec());
-        let served = Served { tokenizer: Arc::clone(engine.tokenizer()), chat, context, holdings };
+        let model = engine.model();
+        let served = Served {
+            tokenizer: Arc::clone(engine.tokenizer()),
+            chat,
+            context: model.capacity(),
+            places: engine.places(),
+            holdings: model.holdings().to_vec(),
+            caches: model.cache_places().to_vec(),
+        };
         let name = self.name.clone().unwrap_or_else(|| self.folder());
         let local = listener.local_addr().context("the address that is listened on")?;
         if !globals.quiet {
@@ -155,7 +162,7 @@ impl Serve {
             answer_timeout: Duration::from_secs(self.answer_timeout),
             connections: self.connections.get(),
             grace: Duration::from_secs(self.grace),
-            sampling: chosen.sampling,
+            defaults: Defaults { sampling: chosen.sampling, seed: self.sampling.seed },
         };
         let worker = Worker::start(engine).context("no thread for the engine")?;
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -50,7 +50,7 @@ pub fn check(level: Think, levels: &[Think]) -> Result<(), RuntimeError> {
         return Ok(());
     }
     let expected = if levels.is_empty() {
-        "none: this model has no switch for reasoning; leave --think out".to_owned()
+        "none: this model has no switch for reasoning; leave it out".to_owned()
     } else {
         let known: Vec<&str> = levels.iter().map(|l| l.name()).collect();
         format!("one that this model knows: {}", known.join(", "))

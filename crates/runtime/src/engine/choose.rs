@@ -46,7 +46,7 @@ impl Engine {
         for part in &batch.sequences {
             let row = outputs.next_if(|(_, output)| part.rows.contains(output)).map(|(row, _)| row);
             let Some(running) = self.slots.get_mut(part.slot) else { continue };
-            running.fed(part.rows.len());
+            self.stats.read(running.fed(part.rows.len()));
             let Some(row) = row else { continue };
             if running.is_full() {
                 self.stop(part.slot, Ok(crate::StopReason::MaxTokens));
@@ -54,9 +54,9 @@ impl Engine {
             }
             let chosen = choose(&mut self.model, &mut self.stats, running, row, &rows);
             match chosen.and_then(|choice| running.hear(choice, &self.stop_tokens, capacity)) {
-                Ok(Heard::GoOn) => self.stats.tokens_out += 1,
+                Ok(Heard::GoOn) => self.stats.answered(),
                 Ok(Heard::Stop(reason)) => {
-                    self.stats.tokens_out += 1;
+                    self.stats.answered();
                     self.stop(part.slot, Ok(reason));
                 }
                 Err(error) => self.stop(part.slot, Err(error.to_string())),

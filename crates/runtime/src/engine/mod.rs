@@ -12,12 +12,14 @@
 
 mod beginnings;
 mod choose;
+mod rate;
 mod request;
 mod schedule;
 mod slots;
 mod speech;
 mod stats;
 
+pub use rate::Rate;
 pub use request::{Choice, Finished, Piece, Refused, Request, Sink, Ticket};
 pub use stats::EngineStats;
 
@@ -99,14 +101,21 @@ impl Engine {
         self.waiting.is_empty() && self.slots.busy().next().is_none()
     }
 
+    /// Requests that can run and wait at the same time.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.options.queue.saturating_add(self.model.sequences())
+    }
+
     /// What has happened so far, and what is happening.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         let running = self.slots.busy().count();
-        let (kv_used, kv_budget) = (self.model.kv().used(), self.model.kv().budget());
+        let (kv_by_cache, kv_most) = (self.model.kv().by_cache(), self.model.kv().most());
         let prefixes = self.prefixes.as_ref().map(PrefixStore::stats);
-        let (waiting, memory, nvme) = (self.waiting.len(), self.model.memory(), self.model.nvme());
-        EngineStats { running, waiting, kv_used, kv_budget, memory, nvme, prefixes, ..self.stats.clone() }
+        let (waiting, memory, nvme) = (self.waiting.len(), self.model.memory_by_device(), self.model.nvme());
+        let slots = self.model.slots();
+        EngineStats { running, waiting, kv_by_cache, kv_most, memory, nvme, slots, prefixes, ..self.stats.clone() }
     }
 
     /// Takes a request, which starts as soon as there is room.
@@ -225,11 +234,18 @@ impl Engine {
             return self.slots.busy().next().is_none();
         }
         while self.model.kv().used_besides(keep).saturating_add(needed) > budget {
-            match self.slots.drop_oldest(keep) {
-                Some(slot) => self.model.release(slot),
-                None => break,
+            if !self.drop_oldest(keep) {
+                break;
             }
         }
+        true
+    }
+
+    /// Drops what the slot other than `keep` holds whose request ended longest ago; false if there is none.
+    fn drop_oldest(&mut self, keep: usize) -> bool {
+        let Some(slot) = self.slots.drop_oldest(keep) else { return false };
+        self.model.release(slot);
+        self.stats.dropped += 1;
         true
     }
 
@@ -243,9 +259,10 @@ impl Engine {
             if self.model.kv().allow(&batch).is_ok() {
                 return Some(batch);
             }
-            if let Some(slot) = self.slots.drop_oldest(usize::MAX) {
-                self.model.release(slot);
-            } else if self.slots.busy().nth(1).is_some() {
+            if self.drop_oldest(usize::MAX) {
+                continue;
+            }
+            if self.slots.busy().nth(1).is_some() {
                 self.give_way();
             } else if let Some(demand) = demands.first() {
                 // Alone, and the budget is full: this is as long as a text can be.

@@ -228,8 +228,11 @@ impl Running {
         }
     }
 
-    pub fn fed(&mut self, rows: usize) {
+    /// So many more tokens are in its slot; how many of them are of its prompt.
+    pub fn fed(&mut self, rows: usize) -> usize {
+        let before = self.fed.min(self.prompt);
         self.fed += rows;
+        self.fed.min(self.prompt) - before
     }
 
     /// The next token of a row of logits.

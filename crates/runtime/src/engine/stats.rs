@@ -1,10 +1,10 @@
 //! What an engine has done, for its user.
 
-use super::UNKNOWN;
-use crate::NvmeUse;
+use super::{Rate, UNKNOWN};
 use crate::prefixes::PrefixStats;
+use crate::{NvmeUse, SlotUse};
 use ashlar_backend::{Batch, Memory};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Weight of the newest step in what the last steps took.
 const NEWEST: f64 = 0.1;
@@ -16,18 +16,24 @@ pub struct EngineStats {
     pub running: usize,
     /// Requests that wait for one.
     pub waiting: usize,
-    /// Bytes of keys and values in use.
-    pub kv_used: u64,
-    /// Bytes they may take.
-    pub kv_budget: Option<u64>,
-    /// What the devices keep besides weights.
-    pub memory: Memory,
+    /// Bytes of keys and values in use, by cache ([`crate::Model::cache_places`] tells where each lies).
+    pub kv_by_cache: Vec<u64>,
+    /// Bytes they may take in all.
+    pub kv_most: u64,
+    /// What every device keeps besides weights, by its name.
+    pub memory: Vec<(String, Memory)>,
     /// The experts that are read from disk as they are used; `None` where none are.
     pub nvme: Option<NvmeUse>,
+    /// Slots for experts on accelerators, by device.
+    pub slots: Vec<(String, SlotUse)>,
     /// Tokens of prompts that went through the model.
     pub tokens_in: u64,
+    /// The same, lately.
+    pub rate_in: Rate,
     /// Tokens chosen.
     pub tokens_out: u64,
+    /// The same, lately.
+    pub rate_out: Rate,
     /// Rows of logits that stayed on the device, which told enough of them to choose a token.
     pub rows_surveyed: u64,
     /// Rows that it told too little of, and handed over.
@@ -42,6 +48,8 @@ pub struct EngineStats {
     pub prefix_hits: u64,
     /// Tokens found there.
     pub prefix_tokens: u64,
+    /// Slots of ended requests whose keys and values were dropped to make room.
+    pub dropped: u64,
     /// Requests that found it on disk.
     pub disk_hits: u64,
     /// Tokens found there.
@@ -67,12 +75,21 @@ impl EngineStats {
     pub(super) fn stepped(&mut self, batch: &Batch, took: Duration) {
         self.steps += 1;
         let answered = batch.sequences.iter().filter(|s| s.rows.len() == 1).count();
-        self.tokens_in += (batch.rows() - answered) as u64;
         if answered > 0 {
             let now = took.as_secs_f64() / answered as f64;
             let before = if self.seconds_per_token > 0.0 { self.seconds_per_token } else { now };
             self.seconds_per_token = before + NEWEST * (now - before);
         }
+    }
+
+    pub(super) fn read(&mut self, tokens: usize) {
+        self.tokens_in += tokens as u64;
+        self.rate_in.add(tokens as u64, Instant::now());
+    }
+
+    pub(super) fn answered(&mut self) {
+        self.tokens_out += 1;
+        self.rate_out.add(1, Instant::now());
     }
 
     /// What so many tokens will take.

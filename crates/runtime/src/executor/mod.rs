@@ -195,7 +195,12 @@ impl Executor {
             activations: sum.activations + one.activations,
             caches: sum.caches + one.caches,
         };
-        self.devices.iter().map(|device| device.memory()).fold(Memory::default(), add)
+        self.memory_by_device().fold(Memory::default(), add)
+    }
+
+    /// The same of every device.
+    pub fn memory_by_device(&self) -> impl Iterator<Item = Memory> {
+        self.devices.iter().map(|device| device.memory())
     }
 
     /// The devices, for messages.

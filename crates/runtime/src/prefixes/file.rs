@@ -15,6 +15,7 @@
 use super::Key;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -95,7 +96,8 @@ pub fn write(dir: &Path, identity: &Key, key: &Key, number: u64, payload: &[u8])
     let whole = dir.join(name(key));
     let unfinished = whole.with_extension(&UNFINISHED[1..]);
     let write = || {
-        let mut file = File::create(&unfinished)?;
+        // Texts can be guessed from their keys and values: they are their owner's alone.
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
         file.write_all(&head)?;
         file.write_all(payload)?;
         std::fs::rename(&unfinished, &whole)

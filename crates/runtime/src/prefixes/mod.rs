@@ -201,7 +201,17 @@ impl PrefixStore {
 impl Shared {
     /// Removes the blocks that were used longest ago until so many bytes more are within the limit.
     fn make_room(&self, needed: u64) {
-        let gone = self.index().evict(self.limit.saturating_sub(needed));
+        self.shrink(self.limit.saturating_sub(needed));
+    }
+
+    /// Removes so many bytes of blocks, or all.
+    fn give_up(&self, bytes: u64) {
+        let held = self.index().stats().bytes;
+        self.shrink(held.saturating_sub(bytes));
+    }
+
+    fn shrink(&self, most: u64) {
+        let gone = self.index().evict(most);
         for key in gone {
             let path = self.path(&key);
             if let Err(error) = std::fs::remove_file(&path) {

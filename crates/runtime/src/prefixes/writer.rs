@@ -1,6 +1,7 @@
 //! The thread that writes blocks, so that no step waits for the disk.
 
 use super::{Key, Shared, file};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -77,9 +78,16 @@ fn write(shared: &Shared, job: &Job, failing: bool) -> bool {
     if !fits && !failing {
         tracing::warn!(needed, limit = shared.limit, "a block is larger than all blocks may be: none is kept");
     }
+    let put = || file::write(&shared.dir, &shared.identity, &job.key, job.number, &job.bytes);
     let written = fits.then(|| {
         shared.make_room(needed);
-        file::write(&shared.dir, &shared.identity, &job.key, job.number, &job.bytes)
+        let written = put();
+        if !written.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) {
+            return written;
+        }
+        // A full disk holds no more than it does: old blocks make room, as they do at the limit.
+        shared.give_up(needed);
+        put()
     });
     if let (Some(Err(error)), false) = (&written, failing) {
         tracing::warn!(dir = %shared.dir.display(), %error, "keys and values are not kept");

@@ -86,7 +86,11 @@ impl Tokenizer {
         match self.bytes {
             Bytes::Level => Ok(bytes_of(&token)),
             Bytes::Fallback if fallback_byte(&token).is_some() => Ok(fallback_byte(&token).into_iter().collect()),
-            _ => self.decode(&[id], false).map(String::into_bytes),
+            _ => {
+                // At the very beginning of a text the decoder strips a space: what a second one adds is the whole of it.
+                let (once, twice) = (self.decode(&[id], false)?, self.decode(&[id, id], false)?);
+                Ok(twice.strip_prefix(&once).map_or_else(|| once.clone(), str::to_owned).into_bytes())
+            }
         }
     }
 }

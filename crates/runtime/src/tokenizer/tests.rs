@@ -90,6 +90,17 @@ fn a_spoiled_stream_loses_no_good_text_and_holds_nothing_back_for_ever() {
 }
 
 #[test]
+fn a_tokens_bytes_have_the_space_before_a_word() {
+    let tokenizer = byte_fallback();
+    for text in ["the cats é🙂 a cat", " the"] {
+        let ids = tokenizer.encode(text, false).unwrap();
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| tokenizer.token_bytes(*id).unwrap()).collect();
+        // The vocabulary writes a space before every text.
+        assert_eq!(String::from_utf8(bytes).unwrap(), format!(" {text}"));
+    }
+}
+
+#[test]
 fn truncation_in_the_file_is_switched_off() {
     let text = "the cat the cat the cat";
     let tokenizer = byte_fallback();

@@ -43,36 +43,44 @@ pub struct Answers {
     begun: Instant,
     last: Vec<Option<Instant>>,
     id: RequestId,
+    /// Answers to each prompt: those of the first come first.
+    pub choices: usize,
     /// Requests before the first of these, and about how long they take.
     pub ahead: usize,
     pub seconds: f64,
 }
 
 impl Answers {
-    /// Asks the engine for `choices` texts after `prompt`; each but the first with the next seed.
+    /// Asks the engine for `choices` texts after each prompt; each but the first with the next seed.
     ///
     /// # Errors
-    /// If the engine refuses one of them; the others are ended then.
+    /// If that is more than can ever be waiting, or the engine refuses one of them; the others are ended then.
     pub async fn ask(
         state: &Arc<State>,
         id: RequestId,
-        prompt: &[u32],
+        prompts: &[Vec<u32>],
         options: &GenerateOptions,
         logprobs: Option<usize>,
         choices: usize,
     ) -> Result<Self, ApiError> {
+        let left = prompts.len().saturating_mul(choices);
+        if left > state.places {
+            return Err(ApiError::too_many(left, state.places));
+        }
         let (sender, events) = unbounded_channel();
-        let (ids, last) = (Vec::new(), vec![None; choices]);
+        let (ids, last) = (Vec::new(), vec![None; left]);
         let (state, begun) = (Arc::clone(state), Instant::now());
-        let mut answers = Self { state, ids, events, left: choices, begun, last, id, ahead: 0, seconds: 0.0 };
-        for choice in 0..choices {
+        let mut answers = Self { state, ids, events, left, begun, last, id, choices, ahead: 0, seconds: 0.0 };
+        for (prompt, choice) in prompts.iter().flat_map(|prompt| (0..choices).map(move |choice| (prompt, choice))) {
             let mut options = options.clone();
             options.sampling.seed = options.sampling.seed.wrapping_add(choice as u64);
-            let sink = Box::new(Channel { choice, events: sender.clone() });
-            let request = Request { prompt: prompt.to_vec(), options, logprobs, sink };
+            let sink = Box::new(Channel { choice: answers.ids.len(), events: sender.clone() });
+            let request = Request { prompt: prompt.clone(), options, logprobs, sink };
             let ticket: Ticket = answers.state.worker.submit(request).await.ok_or_else(ApiError::stopping)??;
+            if answers.ids.is_empty() {
+                (answers.ahead, answers.seconds) = (ticket.ahead, ticket.seconds);
+            }
             answers.ids.push(ticket.id);
-            (answers.ahead, answers.seconds) = (ticket.ahead, ticket.seconds);
         }
         Ok(answers)
     }

@@ -4,7 +4,7 @@ use super::answer::Answers;
 use super::error::ApiError;
 use super::framing::{Choices, Sending, send};
 use super::identity::RequestId;
-use super::request::{Common, alternatives};
+use super::request::{Fields, alternatives};
 use super::wire::chat_logprobs;
 use super::{body, check_model};
 use crate::State;
@@ -16,6 +16,9 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+
+/// Who says something.
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// A message as clients send it.
 #[derive(Debug, Deserialize)]
@@ -70,6 +73,10 @@ impl Sent {
                 parts.into_iter().map(text).collect::<Result<Vec<_>, _>>()?.concat()
             }
         };
+        if !ROLES.contains(&self.role.as_str()) {
+            let message = format!("there is no role `{}`, expected one of {}", self.role, ROLES.join(", "));
+            return Err(ApiError::field("messages", message));
+        }
         let call = |c: SentCall| ToolCall { id: c.id, name: c.function.name, arguments: c.function.arguments };
         // A newer name of the same thing.
         let role = if self.role == "developer" { "system".to_owned() } else { self.role };
@@ -84,15 +91,15 @@ impl Sent {
 }
 
 /// The conversation of a request.
-fn conversation(common: &mut Common) -> Result<Conversation, ApiError> {
+fn conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
     let sent: Vec<Sent> =
-        common.take("messages")?.ok_or_else(|| ApiError::field("messages", "`messages` is missing"))?;
+        fields.take("messages")?.ok_or_else(|| ApiError::field("messages", "`messages` is missing"))?;
     if sent.is_empty() {
         return Err(ApiError::field("messages", "`messages` is empty"));
     }
     let messages = sent.into_iter().map(Sent::message).collect::<Result<_, _>>()?;
-    let mut tools: Vec<Value> = common.take("tools")?.unwrap_or_default();
-    match common.take::<Value>("tool_choice")? {
+    let mut tools: Vec<Value> = fields.take("tools")?.unwrap_or_default();
+    match fields.take::<Value>("tool_choice")? {
         None => {}
         Some(Value::String(choice)) if choice == "auto" => {}
         Some(Value::String(choice)) if choice == "none" => tools.clear(),
@@ -101,15 +108,33 @@ fn conversation(common: &mut Common) -> Result<Conversation, ApiError> {
             return Err(ApiError::field("tool_choice", message));
         }
     }
-    let response_format = match common.take::<Value>("response_format")? {
+    let response_format = match fields.take::<Value>("response_format")? {
         Some(format) if format.get("type").is_some_and(|t| t == "text") => None,
         Some(_) => {
             return Err(ApiError::field("response_format", "only `text` is supported here: nothing enforces a schema"));
         }
         None => None,
     };
-    let think = common.take::<String>("reasoning_effort")?.map(|effort| effort_of(&effort)).transpose()?;
+    let effort = fields.take::<String>("reasoning_effort")?.map(|effort| effort_of(&effort)).transpose()?;
+    let think = effort.or(template_switch(fields)?);
     Ok(Conversation { messages, tools, response_format, think })
+}
+
+/// Whether the model shall reason, where a client says so as templates do. Other variables of templates are not set from outside.
+fn template_switch(fields: &mut Fields) -> Result<Option<Think>, ApiError> {
+    let mut think = None;
+    for (name, value) in fields.take::<Map<String, Value>>("chat_template_kwargs")?.unwrap_or_default() {
+        think = match (name.as_str(), value.as_bool()) {
+            ("enable_thinking" | "thinking", Some(on)) => Some(if on { Think::High } else { Think::Off }),
+            _ => {
+                let message = format!(
+                    "`chat_template_kwargs`: only `enable_thinking` is understood here, and not {name} {value}"
+                );
+                return Err(ApiError::field("chat_template_kwargs", message));
+            }
+        };
+    }
+    Ok(think)
 }
 
 fn effort_of(effort: &str) -> Result<Think, ApiError> {
@@ -130,16 +155,17 @@ pub async fn answer(
     sent: Body,
 ) -> Result<Response, ApiError> {
     let sent = body(&state, sent).await?;
-    let mut common = Common::parse(&sent)?;
-    check_model(&state, common.model.as_deref())?;
-    let conversation = conversation(&mut common)?;
-    let asked = common.take::<bool>("logprobs")?.unwrap_or(false);
-    let top = common.take("top_logprobs")?.map(|top| alternatives("top_logprobs", top)).transpose()?;
+    let mut fields = Fields::parse(&sent)?;
+    check_model(&state, &mut fields)?;
+    let conversation = conversation(&mut fields)?;
+    let asked = fields.take::<bool>("logprobs")?.unwrap_or(false);
+    let top = fields.take("top_logprobs")?.map(|top| alternatives("top_logprobs", top)).transpose()?;
     if top.is_some() && !asked {
         return Err(ApiError::field("top_logprobs", "`top_logprobs` needs `logprobs: true`"));
     }
     let logprobs = asked.then(|| top.unwrap_or(0));
-    let (choices, mut options) = (common.choices()?, common.options(&state.options.sampling)?);
+    let (choices, mut options) = (fields.choices()?, fields.options(&state.options.defaults)?);
+    let sending = Sending::of(&mut fields)?;
     let chat = state.chat.clone().map_err(|why| ApiError::bad(format!("this model does not talk: {why}")))?;
     let tokenizer = Arc::clone(&state.tokenizer);
     // Templates and long texts take their time; others go on meanwhile.
@@ -149,7 +175,7 @@ pub async fn answer(
     });
     let (tokens, reply) = encoded.await.map_err(|e| ApiError::failed(e.to_string()))??;
     options.reply = reply;
-    let answers = Answers::ask(&state, id, &tokens, &options, logprobs, choices).await?;
+    let answers = Answers::ask(&state, id, &[tokens], &options, logprobs, choices).await?;
     let told = Replies {
         chat: state.chat.clone(),
         tokenizer: Arc::clone(&state.tokenizer),
@@ -157,7 +183,7 @@ pub async fn answer(
         logprobs: asked,
         all: vec![Reply::default(); choices],
     };
-    send(state, answers, told, Sending::of(common.stream, common.stream_options)).await
+    send(state, answers, told, sending).await
 }
 
 /// What the choices have said so far.
@@ -213,8 +239,10 @@ impl Reply {
     }
 
     fn message(&self) -> Value {
-        let mut message =
-            Map::from_iter([("role".to_owned(), json!("assistant")), ("content".to_owned(), json!(self.answer))]);
+        // Calls alone are no answer.
+        let silent = self.answer.is_empty() && !self.calls.is_empty();
+        let content = if silent { Value::Null } else { json!(self.answer) };
+        let mut message = Map::from_iter([("role".to_owned(), json!("assistant")), ("content".to_owned(), content)]);
         if !self.reasoning.is_empty() {
             message.insert("reasoning_content".into(), json!(self.reasoning));
         }

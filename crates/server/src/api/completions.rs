@@ -4,12 +4,12 @@ use super::answer::Answers;
 use super::error::ApiError;
 use super::framing::{Choices, Sending, send};
 use super::identity::RequestId;
-use super::request::{Common, alternatives};
+use super::request::{Fields, alternatives};
 use super::wire::plain_logprobs;
 use super::{body, check_model};
 use crate::State;
-use ashlar_runtime::Tokenizer;
 use ashlar_runtime::engine::{Choice, Piece};
+use ashlar_runtime::{RuntimeError, Tokenizer};
 use axum::body::Body;
 use axum::extract::{Extension, State as Given};
 use axum::response::Response;
@@ -20,13 +20,52 @@ use std::sync::Arc;
 /// Tokens of an answer where a request does not say: OpenAI's default.
 const DEFAULT_TOKENS: usize = 16;
 
-/// A prompt as text, or as tokens.
+/// The most prompts of one request.
+const MOST_PROMPTS: usize = 128;
+
+/// A prompt as text or as tokens, or several.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Prompt {
+enum Prompts {
     Text(String),
     Tokens(Vec<u32>),
-    One([String; 1]),
+    Texts(Vec<String>),
+    TokenLists(Vec<Vec<u32>>),
+}
+
+/// A prompt with its text.
+type Prompt = (Vec<u32>, String);
+
+impl Prompts {
+    fn count(&self) -> usize {
+        match self {
+            Self::Text(_) | Self::Tokens(_) => 1,
+            Self::Texts(all) => all.len(),
+            Self::TokenLists(all) => all.len(),
+        }
+    }
+
+    fn read(self, tokenizer: &Tokenizer) -> Result<Vec<Prompt>, RuntimeError> {
+        let of_text = |text: String| Ok((tokenizer.encode(&text, true)?, text));
+        let of_tokens = |tokens: Vec<u32>| tokenizer.decode(&tokens, false).map(|text| (tokens, text));
+        match self {
+            Self::Text(text) => Ok(vec![of_text(text)?]),
+            Self::Tokens(tokens) => Ok(vec![of_tokens(tokens)?]),
+            Self::Texts(all) => all.into_iter().map(of_text).collect(),
+            Self::TokenLists(all) => all.into_iter().map(of_tokens).collect(),
+        }
+    }
+}
+
+/// The prompts of a request.
+fn prompts(fields: &mut Fields) -> Result<Prompts, ApiError> {
+    let expected = "a text, a list of tokens, or a list of texts or of lists of tokens";
+    let prompts: Option<Prompts> = fields.take_as("prompt", expected)?;
+    let prompts = prompts.ok_or_else(|| ApiError::field("prompt", "`prompt` is missing"))?;
+    match prompts.count() {
+        1..=MOST_PROMPTS => Ok(prompts),
+        count => Err(ApiError::field("prompt", format!("`prompt` has {count} texts, expected 1 to {MOST_PROMPTS}"))),
+    }
 }
 
 /// Answers, whole or as a stream.
@@ -36,51 +75,47 @@ pub async fn answer(
     sent: Body,
 ) -> Result<Response, ApiError> {
     let sent = body(&state, sent).await?;
-    let mut common = Common::parse(&sent)?;
-    check_model(&state, common.model.as_deref())?;
-    let prompt: Prompt = common.take("prompt")?.ok_or_else(|| ApiError::field("prompt", "`prompt` is missing"))?;
-    let echo = common.take::<bool>("echo")?.unwrap_or(false);
-    if common.take::<String>("suffix")?.is_some_and(|s| !s.is_empty()) {
+    let mut fields = Fields::parse(&sent)?;
+    check_model(&state, &mut fields)?;
+    let prompts = prompts(&mut fields)?;
+    let echo = fields.take::<bool>("echo")?.unwrap_or(false);
+    if fields.take::<String>("suffix")?.is_some_and(|s| !s.is_empty()) {
         return Err(ApiError::field("suffix", "`suffix` is not supported here; leave it out"));
     }
-    let logprobs = common.take("logprobs")?.map(|asked| alternatives("logprobs", asked)).transpose()?;
-    let (choices, mut options) = (common.choices()?, common.options(&state.options.sampling)?);
+    let logprobs = fields.take("logprobs")?.map(|asked| alternatives("logprobs", asked)).transpose()?;
+    if echo && logprobs.is_some() {
+        let message = "probabilities of a prompt are not computed here: ask for `logprobs` without `echo`";
+        return Err(ApiError::field("logprobs", message));
+    }
+    let (choices, mut options) = (fields.choices()?, fields.options(&state.options.defaults)?);
     options.max_tokens = options.max_tokens.or(Some(DEFAULT_TOKENS));
-    let (text, tokens) = match prompt {
-        Prompt::Text(text) | Prompt::One([text]) => {
-            let tokenizer = Arc::clone(&state.tokenizer);
-            let encoded = tokio::task::spawn_blocking(move || (tokenizer.encode(&text, true), text)).await;
-            let (tokens, text) = encoded.map_err(|e| ApiError::failed(e.to_string()))?;
-            (text, tokens?)
-        }
-        Prompt::Tokens(tokens) => (state.tokenizer.decode(&tokens, false)?, tokens),
-    };
-    let answers = Answers::ask(&state, id, &tokens, &options, logprobs, choices).await?;
-    let echoed = if echo { text } else { String::new() };
-    let offset = echoed.chars().count();
-    let one = Said { text: echoed.clone(), tokens: Vec::new(), offset, finish: "stop" };
-    let told = Texts {
-        tokenizer: Arc::clone(&state.tokenizer),
-        logprobs: logprobs.is_some(),
-        echoed,
-        said: vec![one; choices],
-    };
-    send(state, answers, told, Sending::of(common.stream, common.stream_options)).await
+    let sending = Sending::of(&mut fields)?;
+    let tokenizer = Arc::clone(&state.tokenizer);
+    let read = tokio::task::spawn_blocking(move || prompts.read(&tokenizer)).await;
+    let (prompts, texts): (Vec<_>, Vec<_>) = read.map_err(|e| ApiError::failed(e.to_string()))??.into_iter().unzip();
+    let answers = Answers::ask(&state, id, &prompts, &options, logprobs, choices).await?;
+    let said = texts.into_iter().flat_map(|text| {
+        let begin = Said { echoed: if echo { text } else { String::new() }, ..Said::default() };
+        std::iter::repeat_n(begin, choices)
+    });
+    let told = Texts { tokenizer: Arc::clone(&state.tokenizer), logprobs: logprobs.is_some(), said: said.collect() };
+    send(state, answers, told, sending).await
 }
 
 /// What the choices have said so far.
 struct Texts {
     tokenizer: Arc<Tokenizer>,
     logprobs: bool,
-    echoed: String,
     said: Vec<Said>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Said {
+    /// The prompt, where it is to be told again.
+    echoed: String,
     text: String,
     tokens: Vec<Choice>,
-    /// Where the next piece begins, in characters.
+    /// Where the next token begins, in characters.
     offset: usize,
     finish: &'static str,
 }
@@ -93,19 +128,18 @@ impl Choices for Texts {
     const NAMES: [&'static str; 3] = ["cmpl", "text_completion", "text_completion"];
 
     fn begin(&self) -> Vec<Value> {
-        let echoes = !self.echoed.is_empty();
-        (0..self.said.len()).filter(|_| echoes).map(|i| choice(i, &self.echoed, &Value::Null, None)).collect()
+        let echoes = self.said.iter().enumerate().filter(|(_, said)| !said.echoed.is_empty());
+        echoes.map(|(i, said)| choice(i, &said.echoed, &Value::Null, None)).collect()
     }
 
     fn piece(&mut self, index: usize, piece: Piece) -> Vec<Value> {
         let Some(said) = self.said.get_mut(index) else { return Vec::new() };
         let text = piece.text();
         let mut logprobs = Value::Null;
-        if self.logprobs {
-            logprobs = plain_logprobs(&self.tokenizer, &piece.tokens, said.offset);
+        if self.logprobs && !piece.tokens.is_empty() {
+            logprobs = plain_logprobs(&self.tokenizer, &piece.tokens, &mut said.offset);
             said.tokens.extend(piece.tokens);
         }
-        said.offset += text.chars().count();
         said.text.push_str(&text);
         let empty = text.is_empty() && logprobs.is_null();
         if empty { Vec::new() } else { vec![choice(index, &text, &logprobs, None)] }
@@ -117,11 +151,10 @@ impl Choices for Texts {
     }
 
     fn whole(&mut self) -> Vec<Value> {
-        let begin = self.echoed.chars().count();
         let one = |(index, said): (usize, &Said)| {
-            let logprobs =
-                if self.logprobs { plain_logprobs(&self.tokenizer, &said.tokens, begin) } else { Value::Null };
-            choice(index, &said.text, &logprobs, Some(said.finish))
+            let told = || plain_logprobs(&self.tokenizer, &said.tokens, &mut 0);
+            let logprobs = if self.logprobs { told() } else { Value::Null };
+            choice(index, &format!("{}{}", said.echoed, said.text), &logprobs, Some(said.finish))
         };
         self.said.iter().enumerate().map(one).collect()
     }

@@ -7,6 +7,16 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+/// Options of the runtime that requests call otherwise.
+const FIELDS: [(&str, &str); 6] = [
+    ("--min-p", "min_p"),
+    ("--repetition-penalty", "repetition_penalty"),
+    ("--temperature", "temperature"),
+    ("--think", "reasoning_effort"),
+    ("--top-p", "top_p"),
+    ("prompt", "prompt"),
+];
+
 /// Why a request is not answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApiError {
@@ -46,6 +56,26 @@ impl ApiError {
         Self { param, code: Some("model_not_found"), ..Self::new(StatusCode::NOT_FOUND, message) }
     }
 
+    /// More at once than can ever run and wait.
+    pub fn too_many(asked: usize, places: usize) -> Self {
+        let message = format!(
+            "the request asks for {asked} answers, but this server runs and queues at most {places} at a time \
+             (--max-sequences and --queue)"
+        );
+        Self::field("n", message)
+    }
+
+    /// A page of another origin.
+    pub fn foreign_origin() -> Self {
+        let message = "pages of this origin may not call here; start the server with --cors ORIGIN to allow it";
+        Self { code: Some("origin_not_allowed"), ..Self::new(StatusCode::FORBIDDEN, message) }
+    }
+
+    /// A route that wants another method.
+    pub fn wrong_method(method: &Method, path: &str) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not understand {method}"))
+    }
+
     /// A route that there is not.
     pub fn not_found(method: &Method, path: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, format!("there is no {method} {path} here"))
@@ -74,6 +104,7 @@ impl ApiError {
     fn kind(&self) -> &'static str {
         match self.status {
             StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
@@ -101,6 +132,11 @@ impl From<Refused> for ApiError {
 
 impl From<RuntimeError> for ApiError {
     fn from(error: RuntimeError) -> Self {
+        if let RuntimeError::Option { option, got, expected } = &error
+            && let Some((_, field)) = FIELDS.iter().find(|(name, _)| name == option)
+        {
+            return Self::field(field, format!("`{field}`: got {got}, expected {expected}"));
+        }
         let code = match error {
             RuntimeError::Context { .. } | RuntimeError::KvBudget { .. } => Some("context_length_exceeded"),
             RuntimeError::Option { .. } | RuntimeError::Template { .. } | RuntimeError::Tokenizer { .. } => None,

@@ -3,7 +3,7 @@
 use super::answer::{Answers, Event};
 use super::error::ApiError;
 use super::queue_headers;
-use super::request::StreamOptions;
+use super::request::{Fields, StreamOptions};
 use super::stream::{Chunks, stream};
 use super::wire::{Usage, reason};
 use crate::State;
@@ -39,8 +39,10 @@ pub enum Sending {
 
 impl Sending {
     /// As a request says.
-    pub fn of(stream: bool, options: Option<StreamOptions>) -> Self {
-        if stream { Self::Stream { usage: options.is_some_and(|o| o.include_usage) } } else { Self::Whole }
+    pub fn of(fields: &mut Fields) -> Result<Self, ApiError> {
+        let (stream, options) =
+            (fields.take("stream")?.unwrap_or(false), fields.take::<StreamOptions>("stream_options")?);
+        Ok(if stream { Self::Stream { usage: options.is_some_and(|o| o.include_usage) } } else { Self::Whole })
     }
 }
 
@@ -54,7 +56,7 @@ pub async fn send<C: Choices>(
     let (id, most) = (format!("{}-{}", C::NAMES[0], super::unique(&state)), state.options.answer_timeout);
     let headers = queue_headers(&answers);
     let usage_asked = matches!(sending, Sending::Stream { usage: true });
-    let framed = Framed { id, created: super::now(), state, choices, usage: Usage::default(), usage_asked };
+    let framed = Framed { id, created: super::now(), state, choices, usage: Usage::new(answers.choices), usage_asked };
     if let Sending::Stream { .. } = sending {
         let first = framed.chunks(framed.choices.begin());
         return Ok((headers, stream(answers, first, framed, most)).into_response());
@@ -86,7 +88,13 @@ impl<C: Choices> Framed<C> {
 
     /// Each in a frame of its own.
     fn chunks(&self, choices: Vec<Value>) -> Vec<Value> {
-        choices.into_iter().map(|choice| self.frame(C::NAMES[2], vec![choice])).collect()
+        let one = |choice| {
+            let mut frame = self.frame(C::NAMES[2], vec![choice]);
+            // Who asked for usage finds the field in every chunk, and its value in the last.
+            frame.as_object_mut().filter(|_| self.usage_asked).map(|o| o.insert("usage".into(), Value::Null));
+            frame
+        };
+        choices.into_iter().map(one).collect()
     }
 
     async fn whole(mut self, mut answers: Answers) -> Result<Value, ApiError> {
@@ -95,7 +103,7 @@ impl<C: Choices> Framed<C> {
                 Event::Piece(index, piece) => drop(self.choices.piece(index, piece)),
                 Event::End(index, how) => {
                     let finished = how.map_err(ApiError::failed)?;
-                    self.usage.add(&finished);
+                    self.usage.add(index, &finished);
                     self.choices.end(index, reason(&finished.reason));
                 }
             }
@@ -110,7 +118,7 @@ impl<C: Choices> Chunks for Framed<C> {
         let choices = match event {
             Event::Piece(index, piece) => self.choices.piece(index, piece),
             Event::End(index, Ok(finished)) => {
-                self.usage.add(&finished);
+                self.usage.add(index, &finished);
                 self.choices.end(index, reason(&finished.reason))
             }
             Event::End(_, Err(error)) => return vec![ApiError::failed(error).json()],

@@ -6,21 +6,23 @@ mod completions;
 mod error;
 mod framing;
 mod identity;
+mod origin;
 mod request;
 mod stream;
 mod wire;
 
 use crate::State;
 use axum::body::Body;
-use axum::extract::{Request, State as Given};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::extract::{Path, Request, State as Given};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use error::ApiError;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde_json::json;
+use request::Fields;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -31,17 +33,21 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/chat/completions", post(chat::answer))
         .route("/v1/completions", post(completions::answer))
         .route("/v1/models", get(models))
-        .route("/v1/models/{name}", get(models))
+        .route("/v1/models/{*name}", get(model))
         .route("/metrics", get(metrics))
         .layer(from_fn_with_state(Arc::clone(&state), check_key));
     let open = Router::new().route("/", get(page)).route("/health", get(health));
-    let all = api.merge(open).fallback(missing).method_not_allowed_fallback(missing);
-    let all = all.layer(from_fn_with_state(Arc::clone(&state), cross_origin));
+    let all = api.merge(open).fallback(missing).method_not_allowed_fallback(wrong_method);
+    let all = all.layer(from_fn_with_state(Arc::clone(&state), origin::check));
     all.layer(from_fn_with_state(Arc::clone(&state), identity::identify)).with_state(state)
 }
 
 async fn missing(request: Request) -> ApiError {
     ApiError::not_found(request.method(), request.uri().path())
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    ApiError::wrong_method(request.method(), request.uri().path())
 }
 
 /// The page may load nothing from elsewhere and talk to nobody but this server.
@@ -63,14 +69,18 @@ async fn health(Given(state): Given<Arc<State>>) -> Response {
     (code, Json(json!({"status": status}))).into_response()
 }
 
-async fn models(Given(state): Given<Arc<State>>, request: Request) -> Response {
+fn served(state: &State) -> Value {
+    let State { options, started, context, .. } = state;
+    json!({"id": options.model, "object": "model", "created": started, "owned_by": "ashlar", "context_length": context})
+}
+
+async fn models(Given(state): Given<Arc<State>>) -> Json<Value> {
+    Json(json!({"object": "list", "data": [served(&state)]}))
+}
+
+async fn model(Given(state): Given<Arc<State>>, Path(asked): Path<String>) -> Result<Json<Value>, ApiError> {
     let name = &state.options.model;
-    let model = json!({"id": name, "object": "model", "created": state.started, "owned_by": "ashlar", "context_length": state.context});
-    match request.uri().path().strip_prefix("/v1/models/") {
-        None => Json(json!({"object": "list", "data": [model]})).into_response(),
-        Some(asked) if asked == name => Json(model).into_response(),
-        Some(asked) => ApiError::unknown_model(asked, name).into_response(),
-    }
+    if asked == *name { Ok(Json(served(&state))) } else { Err(ApiError::unknown_model(&asked, name)) }
 }
 
 async fn metrics(Given(state): Given<Arc<State>>) -> Response {
@@ -93,23 +103,6 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b)) == 0
 }
 
-/// Lets pages of another origin call, if the server was told so.
-async fn cross_origin(Given(state): Given<Arc<State>>, request: Request, next: Next) -> Response {
-    let Some(origin) = state.options.cors.as_deref().and_then(|o| HeaderValue::from_str(o).ok()) else {
-        return next.run(request).await;
-    };
-    let mut response = match *request.method() {
-        Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
-        _ => next.run(request).await,
-    };
-    let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("authorization, content-type"));
-    headers.insert(header::VARY, HeaderValue::from_static("origin"));
-    response
-}
-
 /// A complete body, if it comes in time and is not too large, and the server takes requests.
 async fn body(state: &State, body: Body) -> Result<Vec<u8>, ApiError> {
     if state.stopping.load(Ordering::Relaxed) {
@@ -125,9 +118,9 @@ async fn body(state: &State, body: Body) -> Result<Vec<u8>, ApiError> {
 }
 
 /// Whether the model that a request names is the one here. None at all is.
-fn check_model(state: &State, asked: Option<&str>) -> Result<(), ApiError> {
-    match asked {
-        Some(asked) if asked != state.options.model => Err(ApiError::unknown_model(asked, &state.options.model)),
+fn check_model(state: &State, fields: &mut Fields) -> Result<(), ApiError> {
+    match fields.take::<String>("model")? {
+        Some(asked) if asked != state.options.model => Err(ApiError::unknown_model(&asked, &state.options.model)),
         _ => Ok(()),
     }
 }

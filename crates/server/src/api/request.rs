@@ -1,9 +1,11 @@
 //! What clients send.
 
 use super::error::ApiError;
+use crate::Defaults;
 use ashlar_runtime::{GenerateOptions, Sampling};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::hash::{BuildHasher, RandomState};
 
 /// The most choices of one request.
 const MOST_CHOICES: usize = 16;
@@ -36,59 +38,54 @@ pub struct StreamOptions {
     pub include_usage: bool,
 }
 
-/// What chat and plain completions have in common.
-#[derive(Debug, Deserialize)]
-pub struct Common {
-    pub model: Option<String>,
-    pub max_tokens: Option<usize>,
-    pub max_completion_tokens: Option<usize>,
-    pub temperature: Option<f64>,
-    pub top_p: Option<f64>,
-    pub top_k: Option<usize>,
-    pub min_p: Option<f64>,
-    pub repetition_penalty: Option<f64>,
-    pub seed: Option<i64>,
-    pub stop: Option<Texts>,
-    pub n: Option<usize>,
-    /// Go on after the model's stop tokens, as other servers know it; for measuring.
-    #[serde(default)]
-    pub ignore_eos: bool,
-    #[serde(default)]
-    pub stream: bool,
-    pub stream_options: Option<StreamOptions>,
-    /// Fields that are not above: those of the kind of request, and unknown ones.
-    #[serde(flatten)]
-    pub others: Map<String, Value>,
+/// A request's fields. Whoever reads one takes it out; what nobody takes is unknown here and means nothing.
+#[derive(Debug)]
+pub struct Fields(Map<String, Value>);
+
+/// Whether a value asks for nothing.
+type Harmless = fn(&Value) -> bool;
+
+/// Fields of OpenAI's API that mean something this server does not do, unless they ask for nothing.
+const NOT_DONE: [(&str, Harmless); 9] = [
+    ("presence_penalty", is_zero),
+    ("frequency_penalty", is_zero),
+    ("logit_bias", is_empty),
+    ("functions", is_empty),
+    ("function_call", is_no_choice),
+    ("best_of", |v| v.as_u64() == Some(1)),
+    ("audio", |_| false),
+    ("modalities", |v| v.as_array().is_some_and(|m| m.iter().all(|m| m == "text"))),
+    ("web_search_options", |_| false),
+];
+
+fn is_zero(value: &Value) -> bool {
+    value.as_f64() == Some(0.0)
 }
 
-/// Fields of OpenAI's API that mean something this server does not do, unless they are 0.
-const NOT_DONE: [&str; 2] = ["presence_penalty", "frequency_penalty"];
+fn is_empty(value: &Value) -> bool {
+    value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
+}
 
-impl Common {
+fn is_no_choice(value: &Value) -> bool {
+    value == "none" || value == "auto"
+}
+
+impl Fields {
     /// Takes a body apart.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        let common: Self = serde_json::from_slice(body).map_err(|e| ApiError::bad(format!("the request: {e}")))?;
-        for field in NOT_DONE {
-            match common.others.get(field).map(|v| (v.is_null(), v.as_f64())) {
-                None | Some((true, _) | (_, Some(0.0))) => {}
-                Some(_) => {
-                    return Err(ApiError::field(
-                        field,
-                        format!("`{field}` is not supported here; leave it out or send 0"),
-                    ));
-                }
+        let fields: Map<String, Value> =
+            serde_json::from_slice(body).map_err(|e| ApiError::bad(format!("the request is no JSON object: {e}")))?;
+        for (field, harmless) in NOT_DONE {
+            if fields.get(field).is_some_and(|v| !v.is_null() && !harmless(v)) {
+                return Err(ApiError::field(field, format!("`{field}` is not supported here; leave it out")));
             }
         }
-        if common.others.get("logit_bias").is_some_and(|v| v.as_object().is_none_or(|o| !o.is_empty()) && !v.is_null())
-        {
-            return Err(ApiError::field("logit_bias", "`logit_bias` is not supported here; leave it out"));
-        }
-        Ok(common)
+        Ok(Self(fields))
     }
 
     /// Takes a field out, in its type; `None` if it is absent or null.
     pub fn take<T: serde::de::DeserializeOwned>(&mut self, field: &'static str) -> Result<Option<T>, ApiError> {
-        match self.others.remove(field) {
+        match self.0.remove(field) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => {
                 serde_json::from_value(value).map(Some).map_err(|e| ApiError::field(field, format!("`{field}`: {e}")))
@@ -96,34 +93,48 @@ impl Common {
         }
     }
 
-    /// How many answers.
-    pub fn choices(&self) -> Result<usize, ApiError> {
-        match self.n.unwrap_or(1) {
+    /// As [`Fields::take`], where only lists and texts of a kind are understood, which `expected` names.
+    pub fn take_as<T: serde::de::DeserializeOwned>(
+        &mut self,
+        field: &'static str,
+        expected: &str,
+    ) -> Result<Option<T>, ApiError> {
+        self.take(field).map_err(|_| ApiError::field(field, format!("`{field}` is not {expected}")))
+    }
+
+    /// How many answers to a prompt.
+    pub fn choices(&mut self) -> Result<usize, ApiError> {
+        match self.take("n")?.unwrap_or(1) {
             n @ 1..=MOST_CHOICES => Ok(n),
             n => Err(ApiError::field("n", format!("`n` is {n}, expected 1 to {MOST_CHOICES}"))),
         }
     }
 
     /// How to generate. What the request does not say comes from `defaults`.
-    pub fn options(&mut self, defaults: &Sampling) -> Result<GenerateOptions, ApiError> {
-        let stop = self.stop.take().map(Texts::list).unwrap_or_default();
+    pub fn options(&mut self, defaults: &Defaults) -> Result<GenerateOptions, ApiError> {
+        let stop = self.take_as::<Texts>("stop", "a text or a list of texts")?.map(Texts::list).unwrap_or_default();
         let [count, bytes] = MOST_STOPS;
         if stop.len() > count || stop.iter().any(|s| s.len() > bytes) {
             let message = format!("`stop` may be at most {count} texts of at most {bytes} bytes");
             return Err(ApiError::field("stop", message));
         }
+        let Defaults { sampling, seed } = defaults;
+        let asked = self.take("seed")?.map(i64::cast_unsigned);
         let sampling = Sampling {
-            temperature: self.temperature.unwrap_or(defaults.temperature),
-            top_p: self.top_p.unwrap_or(defaults.top_p),
-            top_k: self.top_k.unwrap_or(defaults.top_k),
-            min_p: self.min_p.unwrap_or(defaults.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
-            seed: self.seed.map_or(defaults.seed, i64::cast_unsigned),
-            ..defaults.clone()
+            temperature: self.take("temperature")?.unwrap_or(sampling.temperature),
+            top_p: self.take("top_p")?.unwrap_or(sampling.top_p),
+            top_k: self.take("top_k")?.unwrap_or(sampling.top_k),
+            min_p: self.take("min_p")?.unwrap_or(sampling.min_p),
+            repetition_penalty: self.take("repetition_penalty")?.unwrap_or(sampling.repetition_penalty),
+            // The same question asked again may have another answer.
+            seed: asked.or(*seed).unwrap_or_else(|| RandomState::new().hash_one(0)),
+            ..sampling.clone()
         };
         sampling.check()?;
-        let max_tokens = self.max_completion_tokens.or(self.max_tokens);
-        let ignore_stop_tokens = self.ignore_eos;
+        let (new, old) = (self.take("max_completion_tokens")?, self.take("max_tokens")?);
+        let max_tokens = new.or(old);
+        // As other servers know it; for measuring.
+        let ignore_stop_tokens = self.take("ignore_eos")?.unwrap_or(false);
         Ok(GenerateOptions { max_tokens, stop, sampling, ignore_stop_tokens, ..GenerateOptions::default() })
     }
 }
@@ -141,31 +152,65 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn parse(body: &Value) -> Result<Common, ApiError> {
-        Common::parse(body.to_string().as_bytes())
+    fn parse(body: &Value) -> Result<Fields, ApiError> {
+        Fields::parse(body.to_string().as_bytes())
+    }
+
+    fn defaults(seed: Option<u64>) -> Defaults {
+        Defaults { sampling: Sampling { temperature: 0.6, ..Sampling::default() }, seed }
     }
 
     #[test]
     fn what_is_not_said_comes_from_the_defaults() {
-        let defaults = Sampling { temperature: 0.6, seed: 9, ..Sampling::default() };
         let mut request = parse(&json!({"top_p": 0.5, "seed": -1, "stop": "END", "max_tokens": 3})).unwrap();
-        let options = request.options(&defaults).unwrap();
+        let options = request.options(&defaults(Some(9))).unwrap();
         let Sampling { temperature, top_p, seed, .. } = options.sampling;
         assert_eq!((temperature, top_p, seed), (0.6, 0.5, u64::MAX));
         assert_eq!((options.max_tokens, options.stop), (Some(3), vec!["END".to_owned()]));
+        assert_eq!(parse(&json!({})).unwrap().options(&defaults(Some(9))).unwrap().sampling.seed, 9);
+    }
+
+    #[test]
+    fn without_a_seed_every_request_has_its_own() {
+        let seed = || parse(&json!({})).unwrap().options(&defaults(None)).unwrap().sampling.seed;
+        assert_ne!(seed(), seed());
     }
 
     #[test]
     fn what_cannot_be_done_is_refused_and_not_ignored() {
-        assert!(parse(&json!({"presence_penalty": 0.5})).is_err() && parse(&json!({"logit_bias": {"1": 2}})).is_err());
-        assert!(parse(&json!({"presence_penalty": 0, "logit_bias": {}, "frequency_penalty": null})).is_ok());
-        assert!(parse(&json!({"temperature": "hot"})).is_err() && parse(&json!([1])).is_err());
-        let out = parse(&json!({"temperature": -1})).unwrap().options(&Sampling::default());
-        assert!(out.is_err());
+        for refused in [
+            json!({"presence_penalty": 0.5}),
+            json!({"logit_bias": {"1": 2}}),
+            json!({"functions": [{"name": "f"}]}),
+            json!({"function_call": {"name": "f"}}),
+            json!({"best_of": 3}),
+            json!({"modalities": ["text", "audio"]}),
+            json!([1]),
+        ] {
+            assert!(parse(&refused).is_err(), "{refused}");
+        }
+        let harmless = json!({"presence_penalty": 0, "logit_bias": {}, "frequency_penalty": null, "best_of": 1,
+            "functions": [], "function_call": "none", "modalities": ["text"], "user": "me", "store": false});
+        assert!(parse(&harmless).is_ok());
         assert!(
             parse(&json!({"n": 0})).unwrap().choices().is_err() && parse(&json!({"n": 17})).unwrap().choices().is_err()
         );
         let many = vec!["x"; 17];
-        assert!(parse(&json!({"stop": many})).unwrap().options(&Sampling::default()).is_err());
+        assert!(parse(&json!({"stop": many})).unwrap().options(&defaults(None)).is_err());
+    }
+
+    #[test]
+    fn an_error_names_its_field() {
+        for (field, value) in [
+            ("temperature", json!("hot")),
+            ("temperature", json!(-1)),
+            ("seed", json!(1.5)),
+            ("stop", json!([1])),
+            ("max_tokens", json!(-1)),
+        ] {
+            let error = parse(&json!({field: value})).unwrap().options(&defaults(None)).unwrap_err().json();
+            assert_eq!(error["error"]["param"], field, "{error}");
+            assert!(error["error"]["message"].as_str().unwrap().contains(&format!("`{field}`")), "{error}");
+        }
     }
 }

@@ -16,6 +16,9 @@ const AHEAD: usize = 64;
 /// How long a reader may take for one chunk.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// After so long without a chunk a comment is sent: proxies end what is silent for a minute.
+const QUIET: Duration = Duration::from_secs(15);
+
 /// What turns events into chunks.
 pub trait Chunks: Send + 'static {
     /// The chunks that an event leads to.
@@ -33,13 +36,19 @@ pub fn stream(mut answers: Answers, first: Vec<Value>, mut chunks: impl Chunks, 
             return;
         }
         loop {
-            match tokio::time::timeout_at(deadline, answers.next()).await {
+            let quiet = tokio::time::Instant::now() + QUIET;
+            match tokio::time::timeout_at(deadline.min(quiet), answers.next()).await {
                 Ok(Some(event)) => {
                     if !send(&sender, chunks.event(event)).await {
                         return;
                     }
                 }
                 Ok(None) => break,
+                Err(_) if quiet < deadline => {
+                    if sender.send_timeout(Ok(Bytes::from_static(b": waiting\n\n")), PATIENCE).await.is_err() {
+                        return;
+                    }
+                }
                 Err(_) => {
                     let late = ApiError::failed(format!("the answer took longer than {} s", most.as_secs()));
                     send(&sender, vec![late.json()]).await;
