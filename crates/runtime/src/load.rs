@@ -127,6 +127,18 @@ pub(crate) enum SlotSource<'a> {
     Disk(OnDisk<'a>),
 }
 
+/// The values of a tensor, on the host.
+///
+/// # Errors
+/// [`RuntimeError`] if it is missing, or cannot be decoded.
+pub(crate) fn values(store: &dyn TensorStore, leaf: &Leaf) -> Result<Vec<f32>, RuntimeError> {
+    let (_, mut weight) = described(store, &ashlar_backend::Reference::default(), leaf)?;
+    weight.planes = planes(store, leaf)?;
+    let mut values = vec![0.0; weight.n * weight.k];
+    weight.decode(0..weight.n, &mut values)?;
+    Ok(values)
+}
+
 /// Tells an accelerator of a matrix of an expert that takes turns in its slots, and adds it to the expert's record.
 ///
 /// # Errors

@@ -6,6 +6,7 @@
 //! for), `misfit` (what to do where it does not fit), `request` (from options to offers). Nothing here opens a device or reads a weight.
 
 mod assign;
+mod chunk;
 mod disk;
 mod group;
 mod misfit;
@@ -23,6 +24,7 @@ use disk::overflow;
 use group::Groups;
 use wish::Wish;
 
+pub(crate) use chunk::{grown, largest as largest_chunk};
 pub use misfit::Misfit;
 pub(crate) use request::Request;
 pub use request::{PlacementText, Planned, plan};
@@ -262,6 +264,13 @@ impl Placement {
     /// The first device that holds more than it may.
     fn over(&self) -> Option<usize> {
         self.devices.iter().position(|s| s.offer.budget.is_some_and(|b| s.in_memory() > b))
+    }
+
+    /// Bytes of memory in which experts take turns, by device: those of the disk in the host's, those of the host on accelerators.
+    #[must_use]
+    pub fn moving(&self) -> Vec<(Device, u64)> {
+        let slots = |s: &Share| s.expert_slots.map_or(0, |plan| plan.count as u64 * plan.bytes as u64);
+        self.devices.iter().map(|s| (s.offer.device, s.slots + slots(s))).collect()
     }
 
     /// What it came to: a run of the same placement must come to the same.

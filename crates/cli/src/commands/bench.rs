@@ -115,13 +115,17 @@ impl Bench {
         let Some(measured) = measured.map_err(device::failure)? else {
             return Err(anyhow::anyhow!("interrupted; nothing was measured").into());
         };
-        let slots = model.slots();
+        let (slots, modelled) = (model.slots(), model.modelled());
         if self.json {
             let mut all = json(&measured, &model.device());
             all["slots"] = slots.iter().map(|(device, used)| slots_json(device, used)).collect();
+            if let Some(used) = &modelled {
+                all["modelled"] = json!({"machine": used.machine, "tokens_per_s": used.tokens_per_s()});
+            }
             output::print_json(&all)?;
         } else {
-            let lines: String = slots.iter().map(|(device, used)| resident::slots(device, used) + "\n").collect();
+            let slots = slots.iter().map(|(device, used)| resident::slots(device, used));
+            let lines: String = slots.chain(modelled.as_ref().and_then(resident::modelled)).map(|l| l + "\n").collect();
             output::print(&(text(&measured, &model.device()) + &lines))?;
         }
         Ok(Outcome::Done)
