@@ -17,7 +17,7 @@ mod wish;
 
 use crate::nvme::expert_matrix;
 use crate::program::Draft;
-use ashlar_backend::Reserved;
+use ashlar_backend::{BufferId, Op, Reserved};
 use ashlar_recipe::{Device, DeviceShare, Place, Resolved};
 use assign::{Assignment, HOST, Placer};
 use disk::overflow;
@@ -293,12 +293,17 @@ impl Placement {
         }
     }
 
-    /// Copies per batch, and the bytes that they move for every row of it.
+    /// Copies per batch, and the bytes that they move for every row of it; where a device shares a mixture with the host, at most.
     #[must_use]
     pub fn crossings(&self, draft: &Draft) -> (usize, u64) {
-        let copies =
-            self.steps.iter().filter_map(|s| if let Step::Copy { buffer, .. } = s { Some(buffer) } else { None });
-        copies.fold((0, 0), |(n, bytes), b| (n + 1, bytes + 4 * draft.widths[b.0 as usize] as u64))
+        let width = |buffer: &BufferId| 4 * draft.widths.get(buffer.0 as usize).copied().unwrap_or(0) as u64;
+        let moved = |step: &Step| match step {
+            Step::Copy { buffer, .. } => (1, width(buffer)),
+            // Rows to the host, a product of each of their experts back.
+            Step::Shared { op: Op::Moe { x, routing, .. }, .. } => (2, width(x) * (1 + routing.top_k as u64)),
+            Step::Shared { .. } | Step::Run { .. } => (0, 0),
+        };
+        self.steps.iter().map(moved).fold((0, 0), |(n, all), (copies, bytes)| (n + copies, all + bytes))
     }
 }
 
