@@ -156,6 +156,22 @@ fn large_shapes_are_planned_and_simulated_within_10_gib_of_a_card() -> Test {
         assert!(planned["fit"]["vram"].as_u64() <= Some(10 << 30), "{planned}");
         assert_eq!(planned["prediction"], found["prediction"], "the planner says the same");
         assert_eq!(planned["prediction"]["first_token_s"].as_array().map(Vec::len), Some(2), "2K and 8K of 16K");
+        // The placement itself holds no more either, keys and values' memory that slots stand in counted once.
+        let tier = "dual-96gb-512gb-nvme";
+        let placed = ashlar!["plan", model, "--recipe", recipe, "--placement", tier, limit[0], limit[1], "--json"]
+            .expect(0)
+            .json();
+        let cards = placed["placement"]["devices"].as_array().ok_or("devices")?.iter().filter(|d| d["device"] != "cpu");
+        let held: Vec<u64> = cards
+            .map(|d| {
+                let of = |key: &str| d[key].as_u64().unwrap_or(0);
+                let slots = &d["expert_slots"];
+                let own = slots["count"].as_u64().unwrap_or(0) - slots["lent"].as_u64().unwrap_or(0);
+                of("weights") + of("caches") + of("activations") + own * slots["bytes"].as_u64().unwrap_or(0)
+            })
+            .collect();
+        assert!(held.iter().all(|bytes| *bytes <= 10 << 30) && held.first() > Some(&(9 << 30)), "{model}: {held:?}");
+        assert!(placed["prediction"]["tokens_per_s"][0].as_f64() > Some(1.0), "{placed}");
         let marginal = planned["prediction"]["marginal"].to_string();
         assert!(marginal.contains("card memory") && marginal.contains("bit less"), "{marginal}");
     }

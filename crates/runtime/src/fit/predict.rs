@@ -12,7 +12,7 @@ use ashlar_recipe::{Hardware, Measured};
 use serde::Serialize;
 
 /// Share of measured kernels' rates that whole models reach: norms, attention over short contexts and waiting for the last thread.
-const REACHED: [f64; 2] = [0.8, 1.0];
+const REACHED: [f64; 2] = [0.7, 0.95];
 /// Seconds that a layer costs besides where kernels were measured: handing out the work of its operations.
 const LAYER: f64 = 60e-6;
 /// Prompts whose time is told.
@@ -270,11 +270,11 @@ mod tests {
     #[test]
     fn in_memory_a_token_takes_what_its_kernels_take() {
         let found = predicted(64, None).unwrap();
-        let seconds = 2.0 * 0.25 + 40.0 * LAYER;
+        let seconds = 0.5 / 0.95 + 40.0 * LAYER;
         assert!((1.0 / found.tokens_per_s[1] - seconds).abs() < 1e-9, "{found:?}");
-        assert!((1.0 / found.tokens_per_s[0] - 0.5 / 0.8 - 40.0 * LAYER).abs() < 1e-9, "{found:?}");
+        assert!((1.0 / found.tokens_per_s[0] - 0.5 / 0.7 - 40.0 * LAYER).abs() < 1e-9, "{found:?}");
         // An eighth of a second for keys and values of a full context.
-        assert!((1.0 / found.full_context[0] - (0.5 + 0.125) / 0.8 - 40.0 * LAYER).abs() < 1e-9, "{found:?}");
+        assert!((1.0 / found.full_context[0] - (0.5 + 0.125) / 0.7 - 40.0 * LAYER).abs() < 1e-9, "{found:?}");
         assert_eq!((found.hits, found.first_token_s.len()), ([1.0; 2], 1));
         assert!(found.marginal.iter().all(|(what, _)| !what.contains("disk") && !what.contains("GiB")));
         let [least, most] = found.first_token_s[0].1;

@@ -12,8 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// Numbers of reads at once that are tried at the start.
-const DEPTHS: [usize; 5] = [1, 2, 4, 8, 16];
+/// Numbers of reads at once that are tried at the start. Fewer are never much better, and on a busy machine they may seem so.
+const DEPTHS: [usize; 3] = [4, 8, 16];
 /// Bytes that are read with each.
 const TRIED: usize = 48 << 20;
 /// A depth must be so much better than a lower one to be taken.

@@ -10,7 +10,7 @@ use ashlar_recipe::Device;
 /// Chunks that are tried, the largest first.
 const LARGER: [usize; 4] = [4096, 2048, 1024, 512];
 /// Of the room for experts that move on any device, larger chunks may take one part in so many.
-const PART: u64 = 8;
+const PART: u64 = 16;
 
 /// Places a program with the chunk asked for, or with a larger one if it may grow and experts move.
 ///
@@ -66,8 +66,8 @@ mod tests {
     fn chunks_grow_to_what_leaves_experts_most_of_their_room_and_a_prompt_can_fill() {
         // 1000 bytes per row.
         let of = |context, room| largest(512, context, 512_000, room);
-        assert_eq!(of(32_768, 3584 * 1000 * 8), 4096);
-        assert_eq!(of(32_768, 3584 * 1000 * 8 - 8), 2048);
+        assert_eq!(of(32_768, 3584 * 1000 * 16), 4096);
+        assert_eq!(of(32_768, 3584 * 1000 * 16 - 16), 2048);
         assert_eq!((of(3000, u64::MAX), of(512, u64::MAX), of(32_768, 1000)), (3000, 512, 512));
     }
 }
