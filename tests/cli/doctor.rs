@@ -38,7 +38,7 @@ fn a_speed_that_is_asked_for_decides_about_the_build_and_its_lack_about_the_exit
         crate::support::finish(ashlar().args(args))
     };
     let any = plan(&[]).expect(0).json()["tiers"][0].clone();
-    let speed = |row: &serde_json::Value| row["prediction"]["tokens_per_s"][0].as_f64().unwrap_or_default();
+    let speed = |row: &serde_json::Value| row["prediction"]["full_context"][0].as_f64().unwrap_or_default();
     let asked = format!("{}", speed(&any) * 1.2);
     let faster = plan(&["--min-tps", &asked]).expect(0).json()["tiers"][0].clone();
     assert!(speed(&faster) >= speed(&any) * 1.2 && faster["build"] != any["build"], "{any} {faster}");

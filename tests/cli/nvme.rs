@@ -106,6 +106,33 @@ fn experts_on_disk_reach_slots_of_an_accelerator_and_the_bits_are_the_same() -> 
 }
 
 #[test]
+fn prompts_go_through_in_larger_chunks_where_experts_move_and_have_room() -> Test {
+    let dir = tempfile::tempdir()?;
+    let pack = dir.path().join("pack");
+    convert(&fixture("demo-moe"), &pack, Path::new("8bit"), &[]);
+    let small = |ram_limit| OpenOptions {
+        chunk: 4,
+        larger_chunks: true,
+        context: Some(16),
+        sequences: 1,
+        ..options(ram_limit)
+    };
+    let tokens: Vec<u32> = (0..16).map(|i| i * 31 + 3).collect();
+    let mut whole = Model::open(&pack, &small(None), &Silent)?;
+    assert_eq!(whole.chunk(), 4, "nothing moves");
+    let (expected, total) = (ashlar_runtime::logits(&mut whole, &tokens)?, in_memory(&whole));
+    // Nearly all memory for experts, and little of it.
+    for (limit, chunk) in [(total - 1, 16), (total - 5 * (total / 8), 4)] {
+        let mut model = Model::open(&pack, &small(Some(limit)), &Silent)?;
+        assert_eq!(model.chunk(), chunk, "{:?}", model.nvme());
+        assert!(ashlar_runtime::logits(&mut model, &tokens)? == expected, "in chunks of {chunk}");
+        let asked = Model::open(&pack, &OpenOptions { larger_chunks: false, ..small(Some(limit)) }, &Silent)?;
+        assert_eq!(asked.chunk(), 4);
+    }
+    Ok(())
+}
+
+#[test]
 fn rules_that_say_nvme_are_followed_and_single_layers_may_stay_in_memory() -> Test {
     let dir = tempfile::tempdir()?;
     let pack = dir.path().join("pack");

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 mod arena;
 mod batch;
+mod clock;
 pub mod conformance;
 mod gated;
 mod kv;
@@ -26,6 +27,7 @@ mod weight;
 
 pub use arena::{ARENA_ALIGN, Arena, Reserved, SLOT_ALIGN, slot_bytes};
 pub use batch::{Batch, SequenceRows};
+pub use clock::{Clock, Engine, Job, Speeds, Ticket};
 pub use gated::gated;
 pub use kv::{
     CacheShape, Held, KV_KEPT, KV_PAGE, KV_SAVED, KvFormat, KvHeads, Q8_VALUE_GROUP, Stored, can_go_on, forgotten,

@@ -71,9 +71,10 @@ pub struct PlanPlacementArgs {
     /// Place the whole model on this device; beside --placement: the accelerator that it may fill
     #[arg(long, value_name = "D", value_parser = crate::device::word)]
     pub device: Option<String>,
-    /// Tokens of a prompt that go through the model at once, for which activations are counted
-    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(ashlar_runtime::DEFAULT_CHUNK).unwrap_or(NonZeroUsize::MIN))]
-    pub chunk: NonZeroUsize,
+    /// Tokens of a prompt that go through the model at once, for which activations are counted [default: 256; up to 4096 where experts
+    /// are read from disk or copied to slots]
+    #[arg(long, value_name = "N")]
+    pub chunk: Option<NonZeroUsize>,
     /// How keys and values are stored
     #[arg(long, value_name = "K", value_enum)]
     pub kv: Option<crate::device::Kv>,
@@ -97,7 +98,8 @@ impl PlanPlacementArgs {
             vram_limit: self.placement.vram_limit,
             ram_limit: self.placement.ram_limit,
             context,
-            chunk: self.chunk.get(),
+            chunk: self.chunk.map_or(ashlar_runtime::DEFAULT_CHUNK, NonZeroUsize::get),
+            larger_chunks: self.chunk.is_none(),
             kv: self.kv.map(Into::into),
             ..OpenOptions::default()
         })

@@ -1,7 +1,7 @@
 //! How much memory this process really takes, as the system counts it.
 
 use crate::units;
-use ashlar_runtime::{AheadUse, Model, NvmeUse, Residency, SlotUse};
+use ashlar_runtime::{AheadUse, Model, ModelledUse, NvmeUse, Residency, SlotUse};
 
 /// Bytes in memory: of mapped files, and of the process itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,15 @@ pub fn disk(used: &NvmeUse) -> String {
         used.depth,
         units::bytes(used.rate as u64)
     )
+}
+
+/// One line: what the run would have been on the machine of its placement; nothing before the first token.
+#[must_use]
+pub fn modelled(used: &ModelledUse) -> Option<String> {
+    let rate = used.tokens_per_s()?;
+    let (tokens, seconds) = used.prompt;
+    let prompt = if tokens > 0 { format!("; {tokens} tokens of prompts in {seconds:.2} s") } else { String::new() };
+    Some(format!("modelled: {rate:.1} tokens/s on {}{prompt}", used.machine))
 }
 
 /// One line: what came of reading ahead; nothing where nothing was guessed.

@@ -2,7 +2,7 @@
 
 use crate::gemv::levels::Levels;
 use crate::gemv::table::{self, Entry};
-use crate::gemv::{Multiply, PANEL, Scheme, any};
+use crate::gemv::{Expand, Multiply, PANEL, Scheme, any};
 use crate::inputs::Form;
 use ashlar_backend::{ActivationMode, BackendError, Streamed, Weight};
 use ashlar_formats::{FormatError, Layout, Spec};
@@ -147,6 +147,11 @@ impl Loaded {
             (Some(entry), Form::Bf16) => entry.bf16.unwrap_or(entry.exact),
             (Some(entry), _) => entry.rounded.map_or(entry.exact, |(_, kernel)| kernel),
         }
+    }
+
+    /// What writes its panels down as f32; `None` for plain floats, weights that no kernel reads as they lie, and outliers.
+    pub fn expand(&self) -> Option<Expand> {
+        self.entry.and_then(|entry| entry.expand).filter(|_| self.weight.spec.outlier_slots == 0)
     }
 
     /// The kernel family's name; `None` if rows are decoded.

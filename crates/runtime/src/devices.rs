@@ -121,6 +121,11 @@ pub(crate) fn cards() -> Result<Vec<u64>, String> {
     }
 }
 
+/// Whether a device stands for an accelerator that is not there.
+pub(crate) fn is_rehearsed(device: Device) -> bool {
+    device.kind == "virtual"
+}
+
 /// Whether weights on that device are read where the file is mapped, and not from memory of its own.
 pub(crate) fn computes_from_the_mapping(device: Device) -> bool {
     device.kind != ACCELERATOR

@@ -3,14 +3,22 @@
 //! [`Needs`] is what a model needs to run: its weights by where they may lie, keys and values by the same rules as the
 //! runtime's own caches, activations by its own buffers. [`fit`] lays that out: what every token reads goes to the cards first,
 //! then routed experts, of which cards keep the most used; what is left lies in RAM, and what RAM cannot hold of experts
-//! is read from NVMe. [`speed`](mod@speed) says what the bandwidths allow for then.
+//! is read from NVMe. The cast besides: [`Layout`] (of what a token reads, how much lies where), `token` and `prompt` (how long that
+//! takes), [`predict`] (ranges, bottleneck, what more would buy), `speed` (what others reached, where nothing was measured).
 
+mod layout;
 mod needs;
 mod predict;
-pub mod speed;
+mod prompt;
+mod speed;
+mod token;
+mod work;
 
+pub use layout::Layout;
 pub use needs::Needs;
-pub use predict::{Known, Prediction, Work, predict};
+pub use predict::{Known, Prediction, chunk, predict};
+pub use speed::speeds;
+pub use work::Work;
 
 use ashlar_recipe::Hardware;
 use serde::Serialize;
@@ -42,10 +50,14 @@ pub struct Fit {
     pub verdict: Verdict,
     /// Used of cards' memory, context and margin not counted.
     pub vram: u64,
-    /// Of that, routed experts.
+    /// Of that, what every token reads or writes.
+    pub vram_core: u64,
+    /// And routed experts.
     pub vram_experts: u64,
     /// Used of RAM, the system not counted.
     pub ram: u64,
+    /// Of that, routed experts.
+    pub ram_experts: u64,
     /// Routed experts that lie on NVMe alone.
     pub nvme: u64,
     /// What memory lacks, if it does not fit.
@@ -87,15 +99,20 @@ pub fn fit(needs: &Needs, hardware: &Hardware) -> Fit {
     let mut fit = Fit {
         verdict,
         vram: core_vram + vram_experts + if all_on_card { needs.embed } else { 0 },
+        vram_core: core_vram,
         vram_experts,
         ram: fixed + in_ram,
+        ram_experts: in_ram,
         nvme: if verdict == Verdict::Nvme { missing } else { 0 },
         lacks: if verdict == Verdict::No { short + missing } else { 0 },
         tokens_per_s: None,
     };
     if verdict != Verdict::No {
-        let share_on_card = if core == 0 { 0.0 } else { core_vram as f64 / core as f64 };
-        fit.tokens_per_s = Some(speed::range(needs, hardware, &fit, share_on_card));
+        let layout = Layout::of(needs, &fit);
+        let (context, chunk, layers) = (0, 1, needs.moe_layers);
+        let (work, measured, routes) = (&[], None, None);
+        let known = Known { needs, work, layout, context, chunk, layers, hardware, measured, routes };
+        fit.tokens_per_s = Some(predict::rates(&known, 0.0));
     }
     fit
 }
@@ -109,6 +126,13 @@ fn usable_vram(hardware: &Hardware) -> u64 {
 #[must_use]
 pub fn with_usable_ram(bytes: u64) -> u64 {
     let (least, part) = SYSTEM;
+    bytes.saturating_add(least.max(bytes / (part - 1) + 1))
+}
+
+/// The least memory of a card of which a model may take so much.
+#[must_use]
+pub fn with_usable_vram(bytes: u64) -> u64 {
+    let (least, part) = CARD;
     bytes.saturating_add(least.max(bytes / (part - 1) + 1))
 }
 

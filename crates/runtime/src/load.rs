@@ -83,8 +83,32 @@ pub(crate) fn load_weight(
     report: &dyn Report,
     kept: Option<&mut Vec<Bytes>>,
 ) -> Result<WeightId, RuntimeError> {
-    let (entry, mut weight) = described(store, backend, leaf)?;
-    weight.planes = (0..entry.planes.len()).map(|p| store.map(entry, p)).collect::<Result<Vec<_>, _>>()?;
+    load_planes(store, backend, leaf, report, planes(store, leaf)?, kept)
+}
+
+/// The planes of a weight.
+///
+/// # Errors
+/// [`RuntimeError`] if it is missing or cannot be read.
+pub(crate) fn planes(store: &dyn TensorStore, leaf: &Leaf) -> Result<Vec<Bytes>, RuntimeError> {
+    let entry = store.entry(&leaf.name).ok_or_else(|| RuntimeError::Missing(leaf.name.clone()))?;
+    Ok((0..entry.planes.len()).map(|p| store.map(entry, p)).collect::<Result<_, _>>()?)
+}
+
+/// As [`load_weight`], of planes that are known.
+///
+/// # Errors
+/// As [`load_weight`].
+pub(crate) fn load_planes(
+    store: &dyn TensorStore,
+    backend: &mut dyn Backend,
+    leaf: &Leaf,
+    report: &dyn Report,
+    planes: Vec<Bytes>,
+    kept: Option<&mut Vec<Bytes>>,
+) -> Result<WeightId, RuntimeError> {
+    let (entry, weight) = described(store, backend, leaf)?;
+    let weight = Weight { planes, ..weight };
     if let Some(kept) = kept {
         let mapped = weight.planes.iter().filter(|plane| plane.is_mapped());
         mapped.clone().for_each(Bytes::prefer_huge_pages);
@@ -93,6 +117,26 @@ pub(crate) fn load_weight(
     let id = backend.load(weight)?;
     report.advance(entry.bytes(), &leaf.name);
     Ok(id)
+}
+
+/// Where a matrix lies that is copied into slots.
+pub(crate) enum SlotSource<'a> {
+    /// In the host's memory: its planes.
+    Memory(&'a [Bytes]),
+    /// On disk.
+    Disk(OnDisk<'a>),
+}
+
+/// The values of a tensor, on the host.
+///
+/// # Errors
+/// [`RuntimeError`] if it is missing, or cannot be decoded.
+pub(crate) fn values(store: &dyn TensorStore, leaf: &Leaf) -> Result<Vec<f32>, RuntimeError> {
+    let (_, mut weight) = described(store, &ashlar_backend::Reference::default(), leaf)?;
+    weight.planes = planes(store, leaf)?;
+    let mut values = vec![0.0; weight.n * weight.k];
+    weight.decode(0..weight.n, &mut values)?;
+    Ok(values)
 }
 
 /// Tells an accelerator of a matrix of an expert that takes turns in its slots, and adds it to the expert's record.
@@ -104,15 +148,12 @@ pub(crate) fn load_slotted(
     backend: &mut dyn Backend,
     leaf: &Leaf,
     (number, record): (u32, &mut Record),
-    disk: Option<OnDisk<'_>>,
+    from: SlotSource<'_>,
 ) -> Result<WeightId, RuntimeError> {
-    let (entry, weight) = described(store, backend, leaf)?;
-    let planes = match disk {
-        Some(place) => record.add_on_disk(place),
-        None => {
-            let planes = (0..entry.planes.len()).map(|p| store.map(entry, p)).collect::<Result<Vec<_>, _>>()?;
-            record.add(&planes)
-        }
+    let (_, weight) = described(store, backend, leaf)?;
+    let planes = match from {
+        SlotSource::Disk(place) => record.add_on_disk(place),
+        SlotSource::Memory(planes) => record.add(planes),
     };
     let device = backend.describe();
     let slots = backend.slots().ok_or_else(|| {

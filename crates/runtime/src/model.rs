@@ -8,9 +8,10 @@ use crate::devices::Settings;
 use crate::executor::{Executor, Source};
 use crate::holdings::{CachePlace, Holding, cache_places, holdings};
 use crate::kv::KvUse;
+use crate::modelled::{ModelledUse, Modelling};
 use crate::nvme::{self, ExpertStore, NvmeUse, Plan, expert_matrix};
 use crate::open::{Opened, open};
-use crate::placement::{Placement, PlacementText, Request};
+use crate::placement::{Placement, PlacementText, Request, grown};
 use crate::program::{Draft, Sizes};
 use crate::residency::{Populate, Residency, free_memory, usable};
 use crate::vram::SlotUse;
@@ -51,6 +52,8 @@ pub struct OpenOptions {
     pub context: Option<usize>,
     /// Largest number of tokens in a batch.
     pub chunk: usize,
+    /// Whether that may be more where experts are read from disk or copied to slots, which every batch does with most of them.
+    pub larger_chunks: bool,
     /// Sequences that can be held at the same time.
     pub sequences: usize,
     /// How keys and values are stored; `None` for the device's own way.
@@ -70,6 +73,7 @@ impl Default for OpenOptions {
             activations: None,
             context: None,
             chunk: DEFAULT_CHUNK,
+            larger_chunks: false,
             sequences: 1,
             kv: None,
             kv_budget: None,
@@ -92,6 +96,7 @@ pub struct Model {
     holdings: Vec<Holding>,
     cache_places: Vec<CachePlace>,
     profile: Option<Profile>,
+    modelling: Option<Modelling>,
 }
 
 struct Weights {
@@ -119,15 +124,18 @@ impl Model {
     /// As [`Model::open`].
     pub fn load(opened: Opened, options: &OpenOptions, report: &dyn Report) -> Result<Self, RuntimeError> {
         let Opened { store, config, spec, dir, placement: packed, .. } = opened;
-        let request = Request::new(options, packed.as_ref())?;
+        let mut request = Request::new(options, packed.as_ref())?;
         let sizes = request.sizes(&spec, options)?;
         if sizes.context > spec.max_position {
             let (asked, promised) = (sizes.context, spec.max_position);
             report.note(&format!("context {asked} is longer than the {promised} positions the model was made for"));
         }
-        let draft = Draft::new(&spec, sizes);
         let bytes = |name: &str| store.entry(name).map(ashlar_tensor::Entry::bytes);
-        let mut placement = place(request, &draft, &bytes, &*store)?;
+        let (machine, hardware) = request.machine();
+        let grows = request.grows(options);
+        let (draft, mut placement) =
+            grown(&spec, sizes, grows, &mut |draft| place(&mut request, draft, &bytes, &*store))?;
+        let sizes = draft.sizes;
         placement.notes.iter().for_each(|note| report.note(note));
         let (threads, activations) = (options.threads, options.activations);
         let mut open = Vec::with_capacity(placement.devices.len());
@@ -135,6 +143,7 @@ impl Model {
             let settings = Settings { threads, activations, limit: share.offer.budget };
             open.push(devices::open(share.offer.device, &settings)?);
         }
+        let (open, mut modelling) = Modelling::wrap(&machine, hardware, &placement, open);
         let weight_bytes = spec.loaded().filter_map(|leaf| bytes(&leaf.name)).sum();
         let plan = Plan::new(&draft, &placement, &*store, &|device| open.get(device).is_some_and(|d| d.streams()));
         let nvme = nvme::open(&plan, &placement, report)?;
@@ -146,6 +155,7 @@ impl Model {
         let executor = Executor::load(&draft, &placement, open, &mut source);
         report.end();
         let executor = executor?;
+        modelling.iter_mut().for_each(Modelling::begin);
         let populate = Populate::start(source.kept.unwrap_or_default());
         placement.steps.clear();
         let (holdings, cache_places) = (holdings(&draft, &placement, &bytes), cache_places(&draft, &placement));
@@ -168,6 +178,7 @@ impl Model {
             holdings,
             cache_places,
             profile: None,
+            modelling,
         })
     }
 
@@ -344,6 +355,12 @@ impl Model {
         self.token_cost
     }
 
+    /// What it would have taken so far on the machine that its placement describes, if an accelerator is rehearsed (`virtual:0`).
+    #[must_use]
+    pub fn modelled(&self) -> Option<ModelledUse> {
+        self.modelling.as_ref().map(Modelling::used)
+    }
+
     /// Times every op from now on, or no longer; returns what was timed so far.
     pub fn set_profile(&mut self, on: bool) -> Option<Profile> {
         std::mem::replace(&mut self.profile, on.then(Profile::default))
@@ -364,9 +381,11 @@ impl Model {
         batch.check()?;
         self.kv.allow(batch)?;
         self.kv.begin(batch);
+        self.modelling.iter_mut().for_each(Modelling::begin);
         self.executor.make_room(&self.kv, batch)?;
         self.executor.run(batch, observer, &mut self.profile)?;
         let logits = self.executor.logits()?;
+        self.modelling.iter_mut().for_each(|modelling| modelling.end(batch));
         self.kv.end(batch);
         Ok(logits)
     }
@@ -530,7 +549,7 @@ pub fn logits(model: &mut Model, tokens: &[u32]) -> Result<Vec<f32>, RuntimeErro
 /// Places a model. Where nothing says how much memory the host may take and the model is larger than what is free, its experts stay
 /// on disk, if that is enough for the rest to fit and they lie in files as they are.
 fn place(
-    mut request: Request,
+    request: &mut Request,
     draft: &Draft,
     bytes: &dyn Fn(&str) -> Option<u64>,
     store: &dyn TensorStore,

@@ -6,6 +6,7 @@
 //! for), `misfit` (what to do where it does not fit), `request` (from options to offers). Nothing here opens a device or reads a weight.
 
 mod assign;
+mod chunk;
 mod disk;
 mod group;
 mod misfit;
@@ -16,13 +17,14 @@ mod wish;
 
 use crate::nvme::expert_matrix;
 use crate::program::Draft;
-use ashlar_backend::Reserved;
+use ashlar_backend::{BufferId, Op, Reserved};
 use ashlar_recipe::{Device, DeviceShare, Place, Resolved};
 use assign::{Assignment, HOST, Placer};
 use disk::overflow;
 use group::Groups;
 use wish::Wish;
 
+pub(crate) use chunk::{grown, largest as largest_chunk};
 pub use misfit::Misfit;
 pub(crate) use request::Request;
 pub use request::{PlacementText, Planned, plan};
@@ -264,6 +266,13 @@ impl Placement {
         self.devices.iter().position(|s| s.offer.budget.is_some_and(|b| s.in_memory() > b))
     }
 
+    /// Bytes of memory in which experts take turns, by device: those of the disk in the host's, those of the host on accelerators.
+    #[must_use]
+    pub fn moving(&self) -> Vec<(Device, u64)> {
+        let slots = |s: &Share| s.expert_slots.map_or(0, |plan| plan.count as u64 * plan.bytes as u64);
+        self.devices.iter().map(|s| (s.offer.device, s.slots + slots(s))).collect()
+    }
+
     /// What it came to: a run of the same placement must come to the same.
     #[must_use]
     pub fn resolved(&self, draft: &Draft) -> Resolved {
@@ -284,12 +293,17 @@ impl Placement {
         }
     }
 
-    /// Copies per batch, and the bytes that they move for every row of it.
+    /// Copies per batch, and the bytes that they move for every row of it; where a device shares a mixture with the host, at most.
     #[must_use]
     pub fn crossings(&self, draft: &Draft) -> (usize, u64) {
-        let copies =
-            self.steps.iter().filter_map(|s| if let Step::Copy { buffer, .. } = s { Some(buffer) } else { None });
-        copies.fold((0, 0), |(n, bytes), b| (n + 1, bytes + 4 * draft.widths[b.0 as usize] as u64))
+        let width = |buffer: &BufferId| 4 * draft.widths.get(buffer.0 as usize).copied().unwrap_or(0) as u64;
+        let moved = |step: &Step| match step {
+            Step::Copy { buffer, .. } => (1, width(buffer)),
+            // Rows to the host, a product of each of their experts back.
+            Step::Shared { op: Op::Moe { x, routing, .. }, .. } => (2, width(x) * (1 + routing.top_k as u64)),
+            Step::Shared { .. } | Step::Run { .. } => (0, 0),
+        };
+        self.steps.iter().map(moved).fold((0, 0), |(n, all), (copies, bytes)| (n + copies, all + bytes))
     }
 }
 

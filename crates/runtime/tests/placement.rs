@@ -267,7 +267,7 @@ fn a_models_own_hit_rate_is_that_of_the_simulator_on_its_recording() {
         for text in 0..10 {
             let recorder = Recorder::new("demo", model.spec(), &|_| Some(1)).unwrap();
             let prompt: Vec<u32> = (0..16).map(|i| (i * 31 + 7 + 13 * text) % 200).collect();
-            let more = record(&mut model, recorder, &prompt, 48, &mut |_| true).unwrap();
+            let more = record(&mut model, recorder, [&prompt, &[]], 48, &mut |_| true).unwrap();
             let all = routes.get_or_insert_with(|| Routes { steps: Vec::new(), ..more.clone() });
             let shifted = |step: &LayerStep| LayerStep { token: step.token + 64 * u64::from(text), ..step.clone() };
             all.steps.extend(more.steps.iter().map(shifted));

@@ -8,27 +8,31 @@ use crate::{Batch, Blocks, Op};
 pub fn cases(suite: &mut Suite<'_>) {
     for stored in all() {
         let k = if stored.fits(144, 96) { 96 } else { 256 };
-        for m in [1, 9] {
-            suite.case(format!("block_linear {} m={m} k={k}", stored.name()), |b| plain(b, &stored, m, k));
-            suite.case(format!("block_linear_transposed {} m={m} k={k}", stored.name()), |b| turned(b, &stored, m, k));
+        // Blocks anywhere, and such as begin on a multiple of 16.
+        let anywhere = Blocks { count: 3, stride: 48, first: 17, rows: 31 };
+        let aligned = Blocks { first: 16, rows: 29, ..anywhere };
+        for (m, blocks) in [(1, anywhere), (9, aligned), (1, aligned)] {
+            let name = format!("{} m={m} k={k} from {}", stored.name(), blocks.first);
+            suite.case(format!("block_linear {name}"), |b| plain(b, &stored, m, k, blocks));
+            let blocks = Blocks { first: blocks.first % 16, rows: 17, ..blocks };
+            suite.case(format!("block_linear_transposed {name}"), |b| turned(b, &stored, m, k, blocks));
         }
     }
 }
 
-fn plain(b: &mut Bench, stored: &Stored, m: usize, k: usize) -> Result<(), Stop> {
-    let blocks = Blocks { count: 3, stride: 48, first: 17, rows: 31 };
-    let (x, weight, out) = (b.input(m, blocks.count * k)?, b.weight(stored, 144, k)?, b.buffer(m, 93)?);
+fn plain(b: &mut Bench, stored: &Stored, m: usize, k: usize, blocks: Blocks) -> Result<(), Stop> {
+    let width = blocks.count * blocks.rows;
+    let (x, weight, out) = (b.input(m, blocks.count * k)?, b.weight(stored, 144, k)?, b.buffer(m, width)?);
     let batch = Batch::of(0, 0, &vec![0; m]);
     b.run(&batch, |s| Op::BlockLinear { x: x[s], weight: weight[s], blocks, out: out[s] })?;
-    b.compare(out, 93)?;
+    b.compare(out, width)?;
     b.refuses(&batch, "blocks beyond the weight", |s| {
-        let blocks = Blocks { first: 18, ..blocks };
+        let blocks = Blocks { first: 49 - blocks.rows, ..blocks };
         Op::BlockLinear { x: x[s], weight: weight[s], blocks, out: out[s] }
     })
 }
 
-fn turned(b: &mut Bench, stored: &Stored, m: usize, k: usize) -> Result<(), Stop> {
-    let blocks = Blocks { count: 3, stride: 48, first: 0, rows: 17 };
+fn turned(b: &mut Bench, stored: &Stored, m: usize, k: usize, blocks: Blocks) -> Result<(), Stop> {
     let (behind, batch) = (7, Batch::of(0, 0, &vec![0; m]));
     let (x, meets) = (b.input(m, 3 * (blocks.rows + behind))?, b.input(m, k + 5)?);
     let (weight, out) = (b.weight(stored, 144, k)?, b.buffer(m, 3 * (k + behind))?);

@@ -8,10 +8,11 @@ use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::progress::{Progress, Unit};
+use crate::resident;
 use crate::table::Table;
 use anyhow::Context;
 use ashlar_runtime::bench::{BenchOptions, BenchReport, Profile, Rate, TokenCost, bench};
-use ashlar_runtime::{Model, OpenOptions, first_layers, random_model};
+use ashlar_runtime::{Model, OpenOptions, SlotUse, first_layers, random_model};
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -114,10 +115,18 @@ impl Bench {
         let Some(measured) = measured.map_err(device::failure)? else {
             return Err(anyhow::anyhow!("interrupted; nothing was measured").into());
         };
+        let (slots, modelled) = (model.slots(), model.modelled());
         if self.json {
-            output::print_json(&json(&measured, &model.device()))?;
+            let mut all = json(&measured, &model.device());
+            all["slots"] = slots.iter().map(|(device, used)| slots_json(device, used)).collect();
+            if let Some(used) = &modelled {
+                all["modelled"] = json!({"machine": used.machine, "tokens_per_s": used.tokens_per_s()});
+            }
+            output::print_json(&all)?;
         } else {
-            output::print(&text(&measured, &model.device()))?;
+            let slots = slots.iter().map(|(device, used)| resident::slots(device, used));
+            let lines: String = slots.chain(modelled.as_ref().and_then(resident::modelled)).map(|l| l + "\n").collect();
+            output::print(&(text(&measured, &model.device()) + &lines))?;
         }
         Ok(Outcome::Done)
     }
@@ -182,6 +191,14 @@ fn json(report: &BenchReport, device: &str) -> Value {
         "decode": report.decode.iter().map(decode).collect::<Vec<_>>(),
         "ceilings": report.ceilings.map(|c| json!({"read_gb_per_s": c.read / GIGA, "int8_gmac_per_s": c.int8 / GIGA})),
         "profile": report.profile.as_ref().map(|[p, d]| json!({"prefill": ops(p), "decode": ops(d)})),
+    })
+}
+
+fn slots_json(device: &str, used: &SlotUse) -> Value {
+    json!({
+        "device": device, "experts": used.experts, "slots": used.slots, "bytes": used.bytes, "hits": used.hits,
+        "misses": used.misses, "prompt_hits": used.prompt_hits, "prompt_misses": used.prompt_misses, "fills": used.fills,
+        "streamed": used.streamed, "copied_bytes": used.copied,
     })
 }
 

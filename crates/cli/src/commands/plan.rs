@@ -1,6 +1,6 @@
 //! `ashlar plan`: what a conversion would do and how large its result would be, from headers alone; what runs where.
 
-mod machines;
+pub(super) mod machines;
 
 use super::convert::{open_stats, weigh};
 use crate::allocation::{Decided, Request, ShardArgs, TargetArgs};
@@ -16,6 +16,7 @@ use ashlar_arch::Leaf;
 use ashlar_calibrate::PartKnowledge;
 use ashlar_convert::{ConvertError, Knowledge, Plan};
 use ashlar_recipe::{catalogue, catalogued};
+use ashlar_runtime::fit::{Known, Layout, Needs, Prediction, Work, predict};
 use ashlar_runtime::placement::Planned;
 use ashlar_tensor::{Entry, TensorStore};
 use clap::Args;
@@ -109,8 +110,7 @@ impl PlanCommand {
         };
         let model = Model::look_at(src, self.source)?;
         if self.machines.asked() {
-            let limit = self.place.placement.ram_limit;
-            return machines::run(&model, self.recipe.as_deref(), &self.machines, limit, self.json);
+            return machines::run(&model, self.recipe.as_deref(), &self.machines, self.limits(), self.json);
         }
         let stats = open_stats(self.stats.as_deref(), &model)?.map(Arc::new);
         let request = Request {
@@ -143,6 +143,7 @@ impl PlanCommand {
         let notes: Vec<&String> = own.iter().chain(&decided.choices.notes).chain(&unknown).chain(&warnings).collect();
         let fits = plan.check_memory(self.memory.memory);
         let placed = if self.place.asked() { Some(self.placed(&model, &plan)?) } else { None };
+        let prediction = placed.as_ref().map(|placed| self.predicted(&model, &plan, placed)).transpose()?.flatten();
         if let Some(path) = &self.emit {
             let text = match &placed {
                 Some(placed) => placement::emit(decided.choices.clone(), placed),
@@ -155,6 +156,7 @@ impl PlanCommand {
             if let Value::Object(all) = &mut json {
                 all.insert("total_bytes_without_mtp".into(), without_mtp.into());
                 all.extend(placed.iter().map(|placed| ("placement".to_owned(), placement::json(placed))));
+                all.insert("prediction".into(), json!(prediction.as_ref().map(|(_, p)| p)));
             }
             output::print_json(&json)?;
         } else {
@@ -162,12 +164,47 @@ impl PlanCommand {
             if let Some(placed) = &placed {
                 output::print(&format!("\n{}", placement::text(placed)))?;
             }
+            if let Some((name, prediction)) = &prediction {
+                output::print(&format!("\n{}", machines::predicted(name, prediction)))?;
+            }
         }
         let placed = placed.is_none_or(|placed| placed.misfit.is_none());
         let outcome = if fits.is_ok() && placed { Outcome::Done } else { Outcome::Wanting };
         // The process ends here: to free a hundred thousand tensors one by one takes a tenth of the time.
         std::mem::forget((decided, plan));
         Ok(outcome)
+    }
+
+    /// How fast that would be, where the placement describes a machine.
+    fn predicted(&self, model: &Model, plan: &Plan, placed: &Planned) -> Result<Option<(String, Prediction)>, Failure> {
+        let (Some(name), Some(hardware)) = (&self.place.placement.placement, placed.hardware) else { return Ok(None) };
+        let machine = machines::Machine::named(name)?;
+        let spec = model.spec()?;
+        let mut tensors = HashMap::new();
+        let mut bytes = HashMap::new();
+        for tensor in &plan.tensors {
+            bytes.insert(tensor.name.as_str(), tensor.bytes);
+            tensors.insert(tensor.name.as_str(), (tensor.bytes, tensor.format.clone()));
+        }
+        let sizes = placed.draft.sizes;
+        let needs = Needs::of(spec, &bytes, sizes.context, sizes.rows);
+        let routes = self.machines.routes.as_deref().map(machines::read_routes).transpose()?;
+        let prediction = predict(&Known {
+            needs: &needs,
+            work: &Work::of(spec, &tensors),
+            layout: Layout::placed(placed, spec.lm_head.is_none(), &|name| bytes.get(name).copied()),
+            context: sizes.context,
+            chunk: sizes.rows,
+            layers: spec.layers.len(),
+            hardware: &hardware,
+            measured: machine.measured.as_ref(),
+            routes: routes.as_ref(),
+        });
+        Ok(Some((machine.name, prediction)))
+    }
+
+    fn limits(&self) -> machines::Limits {
+        machines::Limits { vram: self.place.placement.vram_limit, ram: self.place.placement.ram_limit }
     }
 
     /// Where the planned pack would lie.

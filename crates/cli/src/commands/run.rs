@@ -57,9 +57,9 @@ pub struct Run {
     /// Tokens that prompt and answer may have together [default: 4096, or what the model was made for if less]
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
-    /// Tokens of a prompt that go through the model at once
-    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(ashlar_runtime::DEFAULT_CHUNK).unwrap_or(NonZeroUsize::MIN))]
-    pub chunk: NonZeroUsize,
+    /// Tokens of a prompt that go through the model at once [default: 256; up to 4096 where experts are read from disk or copied to slots]
+    #[arg(long, value_name = "N")]
+    pub chunk: Option<NonZeroUsize>,
     /// Memory that keys and values of earlier tokens may take, such as 2GiB; a text that needs more is refused before
     /// anything starts [default: as much as the context asks for]
     #[arg(long, value_name = "BYTES", value_parser = ashlar_recipe::parse_bytes)]
@@ -107,7 +107,8 @@ impl Run {
         let prompt = if self.chat { String::new() } else { self.prompt()? };
         let options = OpenOptions {
             context: self.context,
-            chunk: self.chunk.get(),
+            chunk: self.chunk.map_or(ashlar_runtime::DEFAULT_CHUNK, NonZeroUsize::get),
+            larger_chunks: self.chunk.is_none(),
             kv_budget: self.kv_budget,
             ..self.device.options()?
         };

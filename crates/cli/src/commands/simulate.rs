@@ -1,34 +1,36 @@
 //! `ashlar simulate`: a recording of routes through caches of experts.
 
+mod hardware;
+
 use crate::args::Globals;
 use crate::exit::{CommandResult, Failure, OrUsage, Outcome};
 use crate::output;
 use crate::table::Table;
 use anyhow::{Context, anyhow};
-use ashlar_recipe::{Recipe, tier};
 use ashlar_runtime::AheadUse;
-use ashlar_runtime::routing::{Guesser, Links, LookAhead, Pairs, Policy, Replay, Replayed, Routes, look_ahead, replay};
+use ashlar_runtime::routing::{Guesser, LookAhead, Pairs, Policy, Replay, Replayed, Routes, look_ahead, replay};
 use clap::{Args, ValueEnum};
+use hardware::{HardwareArgs, Laid};
 use serde_json::json;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-/// Seconds that handing a layer's tokens to the processor and back may take.
-const HANDSHAKE: f64 = 40e-6;
-
 /// Replay recorded routes through a cache of experts: how often it would have hit, by policy and size
 ///
 /// The prompt warms the cache; decoded tokens are counted. Every policy is held against Belady's, which knows the future and
-/// cannot be beaten. With --machine, tokens per second at best: the accelerator computes what is in the cache while the
-/// processor computes what is not.
+/// cannot be beaten. With --hardware, tokens per second at best, by a clock on which the accelerator computes what is in its slots while
+/// the processor computes what is not, copies to slots and reads of the disk share memory with it, and every layer costs a
+/// handshake. With --model and no recording, the same by the share of uses that slots hold.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   ashlar simulate qwen.route.csv
   ashlar simulate qwen.route.csv --policies ema,belady --capacity 5%,12%,20% --max-fills 1 --hysteresis 1.1
-  ashlar simulate qwen.route.csv --machine rtx3080-10gb-64gb")]
+  ashlar simulate qwen.route.csv --hardware rtx3080-10gb-64gb --policies ema --max-fills 1 --hysteresis 1.1
+  ashlar simulate --model deepseek-v4-flash --recipe v4-flash-2bit-experts --hardware rtx3080-10gb-64gb-nvme")]
 pub struct Simulate {
     /// What `ashlar trace` wrote
-    pub trace: PathBuf,
+    #[arg(required_unless_present = "model")]
+    pub trace: Option<PathBuf>,
     /// Who leaves when a slot is needed
     #[arg(long, value_name = "P", value_enum, value_delimiter = ',', default_value = "lru,lfu,ema,static,belady")]
     pub policies: Vec<Word>,
@@ -44,19 +46,18 @@ pub struct Simulate {
     /// Of ema: bring in only what scores so many times more than what leaves [default: whatever it scores]
     #[arg(long, value_name = "X", value_parser = positive)]
     pub hysteresis: Option<f64>,
-    /// Guess the experts of the next layer and read them ahead, as a model does whose experts lie on disk: from what the token before used
-    /// there (previous), or from which experts came together (learned); with `ema`
-    #[arg(long, value_name = "G", value_enum, value_delimiter = ',', conflicts_with = "machine")]
+    /// Guess the experts of the next layer and read them ahead, as a model does whose experts lie on disk: those that the layer's router named one
+    /// layer early (router), what the token before used there (previous), or which experts came together (learned); with `ema`
+    #[arg(long, value_name = "G", value_enum, value_delimiter = ',', requires = "trace")]
     pub look_ahead: Vec<GuesserWord>,
-    /// With --look-ahead learned: another recording to learn from, instead of this one as it goes by
-    #[arg(long, value_name = "TRACE", requires = "look_ahead")]
-    pub train: Option<PathBuf>,
-    /// Predict tokens per second on a kind of machine (`plan --list-tiers`)
-    #[arg(long, value_name = "M")]
-    pub machine: Option<String>,
+    /// With --look-ahead learned: other recordings to learn from, instead of this one as it goes by
+    #[arg(long, value_name = "TRACE,…", value_delimiter = ',', requires = "look_ahead")]
+    pub train: Vec<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub hardware: HardwareArgs,
 }
 
 /// A policy by its name.
@@ -89,6 +90,8 @@ impl Word {
 /// How experts of the next layer are guessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum GuesserWord {
+    /// What the layer's router named one layer early, if the recording has that
+    Router,
     /// What the token before used there
     Previous,
     /// What came most often with what this token used in the layer before
@@ -98,6 +101,7 @@ pub enum GuesserWord {
 impl From<GuesserWord> for Guesser {
     fn from(word: GuesserWord) -> Self {
         match word {
+            GuesserWord::Router => Self::Router,
             GuesserWord::Previous => Self::Previous,
             GuesserWord::Learned => Self::Learned,
         }
@@ -152,34 +156,55 @@ impl Simulate {
     /// # Errors
     /// A recording or machine that cannot be read is the user's mistake.
     pub fn run(&self, _globals: Globals) -> CommandResult {
-        let routes = read(&self.trace)?;
-        let links = self.links()?;
-        let all: Vec<(usize, Vec<Replayed>)> = self
-            .capacity
-            .iter()
-            .map(|capacity| {
-                let slots = capacity.slots(routes.slots());
-                (slots, self.policies.iter().map(|policy| replay(&routes, &self.what(*policy, slots), links)).collect())
-            })
-            .collect();
+        let Some(trace) = &self.trace else { return self.without_recording() };
+        let mut routes = read(trace)?;
+        let laid = self.hardware.laid(Some(&mut routes))?;
+        let tiers = laid.as_ref().map(Laid::tiers);
+        let mut sizes: Vec<usize> = self.capacity.iter().map(|capacity| capacity.slots(routes.slots())).collect();
+        // What the machine has room for.
+        sizes.extend(laid.as_ref().map(Laid::slots).filter(|here| !sizes.contains(here)));
+        let one = |slots: usize| {
+            let found = self.policies.iter().map(|policy| replay(&routes, &self.what(*policy, slots), tiers.as_ref()));
+            (slots, found.collect())
+        };
+        let all: Vec<(usize, Vec<Replayed>)> = sizes.into_iter().map(one).collect();
         let guessed = self.guessed(&routes)?;
         if self.json {
-            output::print_json(&self.as_json(&routes, &all, &guessed))?;
+            output::print_json(&self.as_json(&routes, &all, &guessed, laid.as_ref()))?;
         } else {
-            output::print(&self.text(&routes, &all))?;
+            output::print(&self.text(&routes, &all, laid.as_ref()))?;
             output::print(&guessed_text(&guessed))?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// A model's shape on a machine.
+    fn without_recording(&self) -> CommandResult {
+        if let Some(laid) = self.hardware.laid(None)? {
+            if self.json {
+                output::print_json(&laid.json())?;
+            } else {
+                output::print(&laid.text())?;
+            }
         }
         Ok(Outcome::Done)
     }
 
     /// What guesses come to.
     fn guessed(&self, routes: &Routes) -> Result<Vec<Guessed>, Failure> {
-        let trained = self.train.as_deref().map(read).transpose()?.map(|other| Pairs::of(&other));
+        let mut trained = (!self.train.is_empty()).then(Pairs::default);
+        for path in &self.train {
+            trained.get_or_insert_default().add(&read(path)?);
+        }
         let mut all = Vec::new();
         for guesser in self.look_ahead.iter().map(|word| Guesser::from(*word)) {
             for capacity in self.capacity.iter().map(|c| c.slots(routes.slots())) {
                 let what = LookAhead { guesser, trained: trained.as_ref(), capacity, half_life: self.half_life };
                 let (hits, accesses, used) = look_ahead(routes, &what);
+                if guesser == Guesser::Router && used.named == 0 {
+                    let what = "the recording does not have what routers named one layer early; record it again with `ashlar trace`";
+                    return Err(Failure::usage(anyhow!("--look-ahead router: {what}")));
+                }
                 all.push(Guessed { guesser, slots: capacity, hits: hits as f64 / (accesses as f64).max(1.0), used });
             }
         }
@@ -199,20 +224,7 @@ impl Simulate {
         Replay { policy, capacity, max_fills, hysteresis: self.hysteresis }
     }
 
-    fn links(&self) -> Result<Option<Links>, Failure> {
-        let Some(name) = &self.machine else { return Ok(None) };
-        let text = tier(name).ok_or_else(|| {
-            let near = ashlar_arch::nearest(name, ashlar_recipe::tiers()).map(|n| format!("; did you mean `{n}`?"));
-            Failure::usage(anyhow!("there is no kind of machine `{name}`{}", near.unwrap_or_default()))
-        })?;
-        let hardware = Recipe::parse(text, name).or_usage()?.hardware().unwrap_or_default();
-        match (hardware.vram_bandwidth, hardware.ram_bandwidth) {
-            (Some(vram), Some(ram)) => Ok(Some(Links { vram, ram, handshake: HANDSHAKE })),
-            _ => Err(Failure::usage(anyhow!("{name} has no accelerator that could hold experts"))),
-        }
-    }
-
-    fn text(&self, routes: &Routes, all: &[(usize, Vec<Replayed>)]) -> String {
+    fn text(&self, routes: &Routes, all: &[(usize, Vec<Replayed>)], laid: Option<&Laid>) -> String {
         let decoded = all.first().and_then(|(_, r)| r.first()).map_or(0, |r| r.tokens);
         let mut out = format!(
             "{}: {} layers of {} experts, {} per token, {decoded} decoded tokens\n\nhits in % of accesses, in brackets experts \
@@ -230,21 +242,26 @@ impl Simulate {
             hits.row(std::iter::once(slots.to_string()).chain(found.iter().map(cell)).collect::<Vec<_>>());
         }
         out.push_str(&hits.render());
-        if let Some(machine) = &self.machine {
-            out.push_str(&format!(
-                "\ntokens per second at best on {machine} (data sheet bandwidths, 40 µs per layer)\n"
-            ));
+        if let Some(laid) = laid {
+            out.push_str(&format!("\n{}; tokens per second at best\n", laid.told()));
             let mut rates = Table::new(&columns);
             for (slots, found) in all {
                 let cell = |r: &Replayed| format!("{:.1}", r.tokens as f64 / r.seconds);
-                rates.row(std::iter::once(slots.to_string()).chain(found.iter().map(cell)).collect::<Vec<_>>());
+                let here = if *slots == laid.slots() { format!("{slots} (here)") } else { slots.to_string() };
+                rates.row(std::iter::once(here).chain(found.iter().map(cell)).collect::<Vec<_>>());
             }
             out.push_str(&rates.render());
         }
         out
     }
 
-    fn as_json(&self, routes: &Routes, all: &[(usize, Vec<Replayed>)], guessed: &[Guessed]) -> serde_json::Value {
+    fn as_json(
+        &self,
+        routes: &Routes,
+        all: &[(usize, Vec<Replayed>)],
+        guessed: &[Guessed],
+        laid: Option<&Laid>,
+    ) -> serde_json::Value {
         let ahead = guessed.iter().map(|g| {
             json!({
                 "guesser": g.guesser.name(),
@@ -271,13 +288,15 @@ impl Simulate {
                     "bytes": r.bytes,
                     "hit_bytes": r.hit_bytes,
                     "fills": r.fills,
-                    "tokens_per_s": self.machine.as_ref().map(|_| r.tokens as f64 / r.seconds),
+                    "read": r.read,
+                    "tokens_per_s": laid.map(|_| r.tokens as f64 / r.seconds),
                 })
             })
         });
         json!({
             "model": routes.model,
             "experts": routes.slots(),
+            "machine_slots": laid.map(Laid::slots),
             "replayed": rows.collect::<Vec<_>>(),
             "look_ahead": ahead,
         })

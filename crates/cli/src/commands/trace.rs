@@ -14,10 +14,13 @@ use clap::Args;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+/// Devices that show what their ops read.
+const TAPPED: [&str; 3] = ["cpu", "reference", "virtual"];
+
 /// Record which experts a model chooses for a prompt and for what it says next
 ///
-/// One line per token, layer and chosen expert, with the bytes of an expert and of a layer's other weights: what
-/// `ashlar simulate` replays. The model decodes greedily.
+/// One line per token, layer and chosen expert, with the bytes of an expert and of a layer's other weights, and of decoded tokens what the
+/// layer's router named one layer early: what `ashlar simulate` replays. The model decodes greedily, or what the text says (--follow).
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   ashlar trace Qwen3-30B-A3B-4bit --text prompt.txt -o qwen.route.csv --max-tokens 256")]
@@ -36,6 +39,9 @@ pub struct Trace {
     /// Tokens that are decoded after it
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(128).unwrap_or(NonZeroUsize::MIN))]
     pub max_tokens: NonZeroUsize,
+    /// Decode the text itself after the prompt, as if the model had said it, and not what it would say
+    #[arg(long)]
+    pub follow: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
 }
@@ -52,7 +58,8 @@ impl Trace {
         let local = hub::local(&self.src)?;
         let opened = ashlar_runtime::open(&local, &Silent).map_err(device::failure)?;
         let mut prompt = Tokenizer::open(&opened.dir)?.encode(&text, true)?;
-        prompt.truncate(self.prompt_tokens);
+        let mut follow = prompt.split_off(self.prompt_tokens.min(prompt.len()));
+        follow.truncate(if self.follow { self.max_tokens.get() } else { 0 });
         if prompt.is_empty() {
             return Err(Failure::usage(anyhow!("{name}: there is no text")));
         }
@@ -62,10 +69,16 @@ impl Trace {
         let total = prompt.len() + self.max_tokens.get();
         let options = OpenOptions { context: Some(total), ..self.device.options()? };
         let mut model = device::open(&self.src, &options, globals)?;
+        // What routers read can be seen on the processor alone.
+        let seen = model.placement().devices.iter().all(|s| TAPPED.contains(&s.offer.device.kind));
+        let recorder = match seen {
+            true => recorder.with_look_ahead(&opened.spec, &*opened.store).map_err(device::failure)?,
+            false => recorder,
+        };
         let progress = Progress::new(globals.quiet, Unit::Tokens);
         progress.begin("trace", total as u64);
         let mut told = 0;
-        let routes = record(&mut model, recorder, &prompt, self.max_tokens.get(), &mut |done| {
+        let routes = record(&mut model, recorder, [&prompt, &follow], self.max_tokens.get(), &mut |done| {
             progress.advance((done - told) as u64, "");
             told = done;
             true

@@ -5,14 +5,15 @@
 //! refuse them, so a pack holds none, and checkpoints in row order are decoded by `formats`, which refuses them too.
 
 use super::grouped::codes::{Panel, VECTORS};
-use super::grouped::f32::{Panels, Values};
+use super::grouped::f32::{Expanded, Panels, Values};
 use super::grouped::scales::Scaling;
 use super::{COLUMNS, Job, PANEL, PanelKernel, Sink, drive};
 use crate::inputs::{Bf16Chunk, Inputs};
+use crate::loaded::Loaded;
 use ashlar_backend::BackendError;
 use ashlar_formats::fp8::BLOCK;
 use ashlar_formats::{Grid, ScaleType};
-use ashlar_simd::Simd;
+use ashlar_simd::{Isa, Simd};
 use std::ops::Range;
 
 /// The kernel.
@@ -24,6 +25,13 @@ pub fn multiply(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(
     let kernel = Panels { low, high, values: E4m3, scaling, inputs: job.inputs, form: job.form };
     drive(job.isa, &kernel, job.rows, panels, sink);
     Ok(())
+}
+
+/// The values of a panel, written down.
+pub fn expand(weight: &Loaded, isa: Isa, panel: usize, out: &mut [[f32; PANEL]]) {
+    let Ok(Grid::Blocks(kind)) = weight.weight.spec.grid() else { return };
+    let scaling = BlockScales { bytes: weight.plane(1), kind, columns: out.len().div_ceil(BLOCK) };
+    isa.run(Expanded { low: weight.plane(0), high: &[], values: E4m3, scaling, panel, out });
 }
 
 /// The kernel for inputs rounded to bf16, in which every E4M3 value is exact.

@@ -43,6 +43,9 @@ pub type Sink<'s> = &'s mut dyn FnMut(usize, usize, &[[f32; PANEL]]);
 /// A kernel, compiled for every ISA.
 pub type Multiply = fn(&Job<'_>, Range<usize>, Sink<'_>) -> Result<(), BackendError>;
 
+/// Writes the values of one panel of a weight, column by column, one lane per row; compiled for every ISA.
+pub type Expand = fn(&Loaded, Isa, usize, &mut [[f32; PANEL]]);
+
 /// How the rows of a job walk over a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {

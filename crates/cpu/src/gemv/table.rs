@@ -3,7 +3,7 @@
 
 use super::levels::Levels;
 use super::two_level::{Four, Kind, Six, Three, Two, TwoFive};
-use super::{LEAST_TILED_ROWS, Multiply, Scheme, bf16, float, fp8, grouped, two_level};
+use super::{Expand, LEAST_TILED_ROWS, Multiply, Scheme, bf16, float, fp8, grouped, two_level};
 use crate::inputs::Form;
 use ashlar_formats::x16::Width;
 use ashlar_formats::{Grid, Groups, Levels as FormatLevels, ScaleType, Spec};
@@ -24,6 +24,8 @@ pub struct Entry {
     pub bf16: Option<Multiply>,
     /// The kernel for f32 inputs.
     pub exact: Multiply,
+    /// Writes panels down as f32; `None` for plain floats.
+    pub expand: Option<Expand>,
     /// Rows of int8 inputs from which tiles are faster, for codes that are expanded with little effort: AVX2 without VNNI
     /// multiplies so slowly that expanding them again and again hardly shows.
     pub tiled_from: fn(Isa) -> usize,
@@ -46,6 +48,7 @@ pub const TABLE: &[Entry] = &[
         rounded: None,
         bf16: Some(bf16::multiply),
         exact: float::multiply,
+        expand: None,
         tiled_from: from_few,
     },
     Entry {
@@ -55,6 +58,7 @@ pub const TABLE: &[Entry] = &[
         rounded: None,
         bf16: None,
         exact: float::multiply,
+        expand: None,
         tiled_from: from_few,
     },
     Entry {
@@ -64,6 +68,7 @@ pub const TABLE: &[Entry] = &[
         rounded: None,
         bf16: Some(fp8::rounded),
         exact: fp8::multiply,
+        expand: Some(fp8::expand),
         tiled_from: from_few,
     },
     Entry {
@@ -73,6 +78,7 @@ pub const TABLE: &[Entry] = &[
         rounded: Some((Form::Int8, grouped::bytes_int8)),
         bf16: None,
         exact: grouped::bytes_f32,
+        expand: Some(grouped::bytes_expand),
         tiled_from: from_many_on_avx2,
     },
     Entry {
@@ -82,6 +88,7 @@ pub const TABLE: &[Entry] = &[
         rounded: Some((Form::Int8, grouped::nibbles_int8)),
         bf16: None,
         exact: grouped::nibbles_f32,
+        expand: Some(grouped::nibbles_expand),
         tiled_from: from_few,
     },
     // Tables whose levels are multiples of a common unit, such as iq4nl and mxfp4.
@@ -92,6 +99,7 @@ pub const TABLE: &[Entry] = &[
         rounded: Some((Form::Int8, grouped::table_int8)),
         bf16: None,
         exact: grouped::table_f32,
+        expand: Some(grouped::table_expand),
         tiled_from: from_few,
     },
     // Any other table, such as nf4: levels are sums of integers.
@@ -102,6 +110,7 @@ pub const TABLE: &[Entry] = &[
         rounded: Some((Form::Int8, grouped::digits_int8)),
         bf16: None,
         exact: grouped::table_f32,
+        expand: Some(grouped::table_expand),
         tiled_from: from_few,
     },
     nested::<Four, 1>("k4"),
@@ -120,6 +129,7 @@ const fn nested<T: Kind, const PARTS: usize>(name: &'static str) -> Entry {
         rounded: Some((Form::Int8, two_level::rounded::<T, PARTS>)),
         bf16: None,
         exact: two_level::exact::<T, PARTS>,
+        expand: Some(two_level::expand::<T, PARTS>),
         tiled_from: from_few,
     }
 }

@@ -8,11 +8,11 @@ mod operands;
 
 use crate::bench::Profile;
 use crate::kv::KvUse;
-use crate::load::{load_streamed, load_weight};
+use crate::load::{SlotSource, load_planes, load_streamed, planes};
 use crate::nvme::{ExpertStore, Plan};
 use crate::placement::{Placement, SlotPlan, Tier};
 use crate::program::Draft;
-use crate::vram::{Shared, SlotUse, Slots};
+use crate::vram::{OnDisk, Shared, SlotUse, Slots};
 use crate::{RuntimeError, devices};
 use ahead::Ahead;
 use ashlar_backend::{Backend, BackendError, Batch, BufferId, CacheId, Memory, Observer, Op, Records, Surveyor};
@@ -67,23 +67,7 @@ impl Executor {
         source: &mut Source<'_>,
     ) -> Result<Self, RuntimeError> {
         let mut operands = Operands::new(draft, devices.len());
-        for (i, (leaf, &(device, tier))) in draft.leaves.iter().zip(&placement.weights).enumerate() {
-            if let Some(Some(on)) = placement.slotted.get(i) {
-                operands.slot(i, leaf, *on, &mut devices, source)?;
-            }
-            if let Some((plan, records)) = &source.streamed
-                && let Some((record, planes)) = plan.weights.get(&i)
-            {
-                let place = (Arc::clone(records) as Arc<dyn Records>, *record, planes.clone());
-                let store = source.store;
-                operands.weights.push(load_streamed(store, &mut *devices[device], leaf, source.report, place)?);
-                continue;
-            }
-            let mapped =
-                tier != Tier::Nvme && devices::computes_from_the_mapping(placement.devices[device].offer.device);
-            let kept = source.kept.as_mut().filter(|_| mapped);
-            operands.weights.push(load_weight(source.store, &mut *devices[device], leaf, source.report, kept)?);
-        }
+        load_weights(draft, placement, &mut devices, source, &mut operands)?;
         for (shape, &device) in draft.caches.iter().zip(&placement.caches) {
             operands.caches.push(devices[device].alloc_cache(shape)?);
         }
@@ -228,6 +212,40 @@ impl Executor {
     pub fn notes(&self) -> Vec<String> {
         self.devices.iter().flat_map(|device| device.notes()).collect()
     }
+}
+
+/// Brings all weights to their devices.
+fn load_weights(
+    draft: &Draft,
+    placement: &Placement,
+    devices: &mut [Box<dyn Backend>],
+    source: &mut Source<'_>,
+    operands: &mut Operands,
+) -> Result<(), RuntimeError> {
+    for (i, (leaf, &(device, tier))) in draft.leaves.iter().zip(&placement.weights).enumerate() {
+        let slotted = placement.slotted.get(i).copied().flatten();
+        if let Some((plan, records)) = &source.streamed
+            && let Some((record, planes)) = plan.weights.get(&i)
+        {
+            if let Some(on) = slotted {
+                let from = SlotSource::Disk(OnDisk { store: records, record: *record, planes });
+                operands.slot(i, leaf, on, devices, source.store, from)?;
+            }
+            let place = (Arc::clone(records) as Arc<dyn Records>, *record, planes.clone());
+            let store = source.store;
+            operands.weights.push(load_streamed(store, &mut *devices[device], leaf, source.report, place)?);
+            continue;
+        }
+        let planes = planes(source.store, leaf)?;
+        if let Some(on) = slotted {
+            operands.slot(i, leaf, on, devices, source.store, SlotSource::Memory(&planes))?;
+        }
+        let mapped = tier != Tier::Nvme && devices::computes_from_the_mapping(placement.devices[device].offer.device);
+        let kept = source.kept.as_mut().filter(|_| mapped);
+        let on = &mut *devices[device];
+        operands.weights.push(load_planes(source.store, on, leaf, source.report, planes, kept)?);
+    }
+    Ok(())
 }
 
 /// Whether devices that reserve their memory reserved what was planned.

@@ -2,13 +2,14 @@
 
 use super::{Ready, Source};
 use crate::RuntimeError;
-use crate::load::{load_slotted, load_weight};
+use crate::load::{SlotSource, load_slotted, load_weight};
 use crate::nvme::expert_matrix;
 use crate::placement::Step;
 use crate::program::Draft;
-use crate::vram::{OnDisk, Shared, Slotting};
+use crate::vram::{Shared, Slotting};
 use ashlar_arch::Leaf;
 use ashlar_backend::{Backend, BackendError, BufferId, CacheId, ExpertWeights, Op, Operand, WeightId};
+use ashlar_tensor::TensorStore;
 use std::collections::HashMap;
 
 /// The devices' own names of a draft's operands.
@@ -69,15 +70,12 @@ impl Operands {
         leaf: &Leaf,
         device: usize,
         devices: &mut [Box<dyn Backend>],
-        source: &Source<'_>,
+        store: &dyn TensorStore,
+        from: SlotSource<'_>,
     ) -> Result<(), RuntimeError> {
         let Some(key) = expert_matrix(leaf) else { return Ok(()) };
         let record = self.experts[device].record(key);
-        let disk = source.streamed.as_ref().and_then(|(plan, store)| {
-            let (record, planes) = plan.weights.get(&weight)?;
-            Some(OnDisk { store, record: *record, planes })
-        });
-        let id = load_slotted(source.store, &mut *devices[device], leaf, record, disk)?;
+        let id = load_slotted(store, &mut *devices[device], leaf, record, from)?;
         self.slotted.insert(weight, id);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What a model needs to run.
 
 use crate::program::{Draft, Sizes};
+use crate::routing::Routes;
 use crate::{Kv, KvFormat};
 use ashlar_arch::{Class, Ffn, Leaf, Mixer, ModelSpec};
 use serde::Serialize;
@@ -19,6 +20,10 @@ pub struct Needs {
     pub active_experts: u64,
     /// The largest one.
     pub largest_expert: u64,
+    /// How many there are.
+    pub expert_count: usize,
+    /// Experts per token, in the layer with the most.
+    pub top_k: usize,
     /// Layers with routed experts.
     pub moe_layers: usize,
     /// Keys and values of one sequence over the whole context.
@@ -49,6 +54,8 @@ impl Needs {
             let (all, largest) = each.fold((0, 0), |(all, most), b| (all + b, b.max(most)));
             needs.largest_expert = needs.largest_expert.max(largest);
             needs.active_experts += all * moe.routing.top_k as u64 / moe.experts.len().max(1) as u64;
+            needs.top_k = needs.top_k.max(moe.routing.top_k);
+            needs.expert_count += moe.experts.len();
             needs.moe_layers += 1;
         }
         let has_native = spec.layers.iter().any(|layer| matches!(layer.attn, Mixer::Compressed(_)));
@@ -56,6 +63,20 @@ impl Needs {
         let draft = Draft::new(spec, Sizes { sequences: 1, context, rows, kv });
         needs.kv = draft.caches.iter().map(|cache| cache.bytes(context, rows)).sum();
         needs.activations = draft.widths.iter().map(|width| (width * rows) as u64 * 4).sum();
+        needs
+    }
+
+    /// Of a recorded model, as far as a recording tells: its layers, nothing for contexts and batches.
+    #[must_use]
+    pub fn of_routes(routes: &Routes) -> Self {
+        let mut needs = Self { top_k: routes.top_k, expert_count: routes.slots(), ..Self::default() };
+        for layer in &routes.layers {
+            needs.dense += layer.dense;
+            needs.experts += layer.expert * routes.experts as u64;
+            needs.active_experts += layer.expert * routes.top_k as u64;
+            needs.largest_expert = needs.largest_expert.max(layer.expert);
+            needs.moe_layers += usize::from(layer.expert > 0);
+        }
         needs
     }
 

@@ -13,6 +13,8 @@ fn flash() -> Needs {
         experts: 72_700_000_000,
         active_experts: 1_700_000_000,
         largest_expert: 6_600_000,
+        expert_count: 43 * 256,
+        top_k: 6,
         moe_layers: 43,
         kv: 100_000_000,
         activations: 300_000_000,

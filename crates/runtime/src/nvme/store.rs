@@ -1,6 +1,6 @@
 //! [`ExpertStore`]: threads that read records, and the op that waits for them.
 
-use super::records::Record;
+use super::records::{Extent, Record};
 use super::state::{NvmeUse, State, first_page};
 use super::{Disk, Plan};
 use crate::RuntimeError;
@@ -12,12 +12,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// Numbers of reads at once that are tried at the start.
-const DEPTHS: [usize; 5] = [1, 2, 4, 8, 16];
+/// Numbers of reads at once that are tried at the start. Fewer are never much better, and on a busy machine they may seem so.
+const DEPTHS: [usize; 3] = [4, 8, 16];
 /// Bytes that are read with each.
 const TRIED: usize = 48 << 20;
 /// A depth must be so much better than a lower one to be taken.
 const BETTER: f64 = 1.05;
+/// Parts of a record that are read at once are not smaller: below it, a read costs more than it brings.
+const LEAST_PART: usize = 1 << 20;
 /// Slots below which nothing can run: one is computed with while the next is read.
 const LEAST_SLOTS: usize = 2;
 
@@ -182,11 +184,13 @@ impl Shared {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
+            // What few records leave of the reads that the disk does best at once is used for parts of them.
+            let parts = state.depth / (state.reading + state.waiting()).max(1);
             drop(state);
-            let mut read = self.fetch(record, &mut buffer);
+            let mut read = self.fetch(record, &mut buffer, parts);
             let again = read.is_err();
             if again {
-                read = self.fetch(record, &mut buffer);
+                read = self.fetch(record, &mut buffer, 1);
             }
             state = self.lock();
             state.used.retries += u64::from(again);
@@ -195,8 +199,8 @@ impl Shared {
         }
     }
 
-    /// Reads a record to the first page of a buffer; returns its length, or what messages say.
-    fn fetch(&self, number: u32, buffer: &mut AlignedBytes) -> Result<usize, String> {
+    /// Reads a record to the first page of a buffer, up to so many parts of it at once; returns its length, or what messages say.
+    fn fetch(&self, number: u32, buffer: &mut AlignedBytes, parts: usize) -> Result<usize, String> {
         let Some(record) = self.records.get(number as usize) else {
             return Err(format!("there is no record {number}"));
         };
@@ -214,7 +218,7 @@ impl Shared {
                 )
             };
             let out = buffer.get_mut(at..at + extent.len).ok_or_else(|| told("the slot is too small".into()))?;
-            match self.disk.read(extent.file, extent.offset, out) {
+            match read_parts(&*self.disk, extent, out, parts) {
                 Ok(read) if read >= extent.needed => at += extent.len,
                 Ok(read) => return Err(told(format!("only {read} came"))),
                 Err(error) => return Err(told(error.to_string())),
@@ -222,6 +226,34 @@ impl Shared {
         }
         Ok(at - start)
     }
+}
+
+/// Reads an extent, up to so many parts of it at once, none of them small; the bytes that came before the first that did not.
+fn read_parts(disk: &dyn Disk, extent: &Extent, out: &mut [u8], parts: usize) -> std::io::Result<usize> {
+    let most = (extent.len / LEAST_PART).max(1);
+    let each = extent.len.div_ceil(parts.clamp(1, most)).next_multiple_of(PAGE);
+    let (first, rest) = out.split_at_mut(each.min(extent.len));
+    let one = &|number: usize, out: &mut [u8]| disk.read(extent.file, extent.offset + (number * each) as u64, out);
+    if rest.is_empty() {
+        return one(0, first);
+    }
+    let read: Vec<std::io::Result<usize>> = std::thread::scope(|scope| {
+        let spawn = |(i, part)| std::thread::Builder::new().spawn_scoped(scope, move || one(i + 1, part));
+        let threads: Vec<_> = rest.chunks_mut(each).enumerate().map(spawn).collect();
+        let ended = |_| Err(std::io::Error::other("a thread that read ended early"));
+        let mut all = vec![one(0, first)];
+        all.extend(threads.into_iter().map(|thread| thread.and_then(|t| t.join().unwrap_or_else(ended))));
+        all
+    });
+    let mut came = 0;
+    for part in read {
+        let part = part?;
+        came += part;
+        if part < each {
+            break;
+        }
+    }
+    Ok(came)
 }
 
 impl Records for ExpertStore {

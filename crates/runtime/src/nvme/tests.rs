@@ -166,6 +166,44 @@ fn a_short_read_is_no_record_and_a_slow_disk_only_takes_longer() {
     assert!(slow.used().waited > 0.0);
 }
 
+/// Records of 3 MiB, which are read in parts when nothing else is.
+#[test]
+fn a_large_record_is_read_in_parts_at_once_and_one_part_that_fails_or_is_short_fails_it() {
+    let pages = 3 * (1 << 20) / PAGE;
+    let record = |n: usize| Record {
+        of: (0, n),
+        extents: vec![Extent {
+            file: 0,
+            offset: (n * pages * PAGE) as u64,
+            len: pages * PAGE,
+            needed: pages * PAGE - 7,
+        }],
+    };
+    let plan = Plan { records: (0..40).map(record).collect(), ..Plan::default() };
+    for (fault, fails) in [(Fault::None, false), (Fault::EveryOther, true), (Fault::Short, true)] {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let disk = Fake { fault, reads: Arc::clone(&reads) };
+        let budget = 3 * (plan.slot() + PAGE) as u64;
+        let store = ExpertStore::open(&plan, Box::new(disk), StoreOptions::of(budget)).unwrap();
+        let before = reads.load(Ordering::SeqCst);
+        for wanted in [20, 31] {
+            store.begin(&[(wanted, 1)], 1);
+            match store.take(0) {
+                Ok(arrived) => {
+                    let (record, bytes) = &arrived[0];
+                    assert_eq!((*record, bytes.len()), (wanted, pages * PAGE));
+                    let first = u64::from(wanted) * (pages * PAGE) as u64;
+                    let right = |(i, page): (usize, &[u8])| page.iter().all(|b| *b == byte(first + (i * PAGE) as u64));
+                    assert!(bytes.chunks(PAGE).enumerate().all(right), "record {record}");
+                }
+                Err(error) => assert!(fails, "{error}"),
+            }
+        }
+        let parts = reads.load(Ordering::SeqCst) - before;
+        assert!(fault != Fault::None || parts > 2, "{parts} reads of two records");
+    }
+}
+
 #[test]
 fn memory_that_cannot_be_had_means_fewer_slots_and_none_for_two_experts_an_error() {
     let plan = plan(2, 8);

@@ -1,7 +1,7 @@
 //! From options to a placement: the rules of a file, of a pack or of nobody; the devices they speak of; what these may
 //! hold.
 
-use super::{Offer, PlaceError, Placement, Wanted, nearest, place};
+use super::{Offer, PlaceError, Placement, Wanted, grown, nearest, place};
 use crate::program::{Draft, Sizes};
 use crate::{Kv, OpenOptions, RuntimeError, devices, model};
 use ashlar_arch::{Leaf, Mixer, ModelSpec};
@@ -48,23 +48,32 @@ pub fn plan(
     options: &OpenOptions,
 ) -> Result<Planned, RuntimeError> {
     let request = Request::new(options, None)?;
-    let draft = Draft::new(spec, request.sizes(spec, options)?);
-    let ready = Ready::new(&request, &draft, bytes, &|_| Ok(None))?;
-    let wanted = ready.wanted(&draft, &request);
-    let (placement, misfit) = match place(&wanted) {
-        Ok(placement) => (placement, None),
-        Err(misfit @ PlaceError::Misfit(_)) => match nearest(&wanted) {
-            Ok(placement) => (placement, Some(misfit)),
-            Err(_) => return Err(misfit.into()),
-        },
-        Err(error) => return Err(error.into()),
-    };
-    let placement = ready.told(placement);
+    let (mut misfit, mut first) = (None, true);
+    let (draft, placement) = grown(spec, request.sizes(spec, options)?, request.grows(options), &mut |draft| {
+        let ready = Ready::new(&request, draft, bytes, &|_| Ok(None))?;
+        let wanted = ready.wanted(draft, &request);
+        let placement = match place(&wanted) {
+            Ok(placement) => placement,
+            // A larger chunk is no reason to place anything elsewhere.
+            Err(found @ PlaceError::Misfit(_)) if first => match nearest(&wanted) {
+                Ok(placement) => {
+                    misfit = Some(found);
+                    placement
+                }
+                Err(_) => return Err(found.into()),
+            },
+            Err(error) => return Err(error.into()),
+        };
+        first = false;
+        Ok(ready.told(placement))
+    })?;
     Ok(Planned { placement, misfit, hardware: request.recipe.as_ref().and_then(Recipe::hardware), draft })
 }
 
 /// Options, read.
 pub(crate) struct Request {
+    /// What messages call the placement; nothing if there is none.
+    name: String,
     pub recipe: Option<Recipe>,
     /// `--device`, unless it is `auto`.
     device: Option<Device>,
@@ -82,7 +91,8 @@ impl Request {
         let device = devices::device_named(&options.device)?;
         let text = options.placement.as_ref().or(packed.filter(|_| device.is_none()));
         let recipe = text.map(|t| Recipe::parse(&t.text, &t.name)).transpose()?;
-        Ok(Self { recipe, device, vram_limit: options.vram_limit, ram_limit: options.ram_limit })
+        let name = text.map(|t| t.name.clone()).unwrap_or_default();
+        Ok(Self { name, recipe, device, vram_limit: options.vram_limit, ram_limit: options.ram_limit })
     }
 
     /// How much the program must hold: as asked, else as a resolved placement says.
@@ -93,10 +103,16 @@ impl Request {
         let resolved = self.recipe.as_ref().and_then(Recipe::resolved);
         let context = options.context.or(resolved.map(|r| r.context));
         let kv = options.kv.or(resolved.and_then(|r| Kv::named(&r.kv)));
+        let chunk = resolved.filter(|_| options.larger_chunks).map_or(options.chunk, |r| r.chunk);
         let reference = self.recipe.is_none() && self.device.is_some_and(|d| d.kind == "reference");
         let has_native = spec.layers.iter().any(|layer| matches!(layer.attn, Mixer::Compressed(_)));
         let kv = devices::kv_format(if reference { "reference" } else { "cpu" }, kv, has_native)?;
-        model::sizes(spec, &OpenOptions { context, ..options.clone() }, kv)
+        model::sizes(spec, &OpenOptions { context, chunk, ..options.clone() }, kv)
+    }
+
+    /// Whether chunks may be larger than asked for; those of a resolved placement are what they are.
+    pub fn grows(&self, options: &OpenOptions) -> bool {
+        options.larger_chunks && self.recipe.as_ref().is_none_or(|recipe| recipe.resolved().is_none())
     }
 
     /// Where the model is to be.
@@ -139,6 +155,11 @@ impl Request {
     fn disk(&self) -> u64 {
         let limited = self.ram_limit.map_or(0, |_| u64::MAX);
         self.hardware().map_or(limited, |h| if h.nvme > 0 { h.nvme } else { limited })
+    }
+
+    /// The machine that a placement describes, and what it is called.
+    pub fn machine(&self) -> (String, Option<Hardware>) {
+        (self.name.clone(), self.hardware())
     }
 
     fn hardware(&self) -> Option<Hardware> {

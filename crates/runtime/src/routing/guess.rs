@@ -10,6 +10,8 @@ use std::collections::HashMap;
 /// How experts are guessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guesser {
+    /// Those that the layer's router named one layer early, if that was recorded: what a running model does.
+    Router,
     /// Those that the token before used in that layer.
     Previous,
     /// Those that most often came with the experts that this token used in the layer before: counts of pairs, learned
@@ -22,6 +24,7 @@ impl Guesser {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Router => "router",
             Self::Previous => "previous",
             Self::Learned => "learned",
         }
@@ -40,12 +43,17 @@ impl Pairs {
     #[must_use]
     pub fn of(routes: &Routes) -> Self {
         let mut pairs = Self::default();
+        pairs.add(routes);
+        pairs
+    }
+
+    /// Learns from a whole recording more.
+    pub fn add(&mut self, routes: &Routes) {
         let mut before = HashMap::new();
         for step in &routes.steps {
-            pairs.learn(before.get(&step.token), step);
+            self.learn(before.get(&step.token), step);
             before.insert(step.token, step.clone());
         }
-        pairs
     }
 
     fn learn(&mut self, before: Option<&LayerStep>, step: &LayerStep) {
@@ -100,7 +108,7 @@ pub fn look_ahead(routes: &Routes, what: &LookAhead<'_>) -> (u64, u64, AheadUse)
     let number = |layer: usize, expert: u32| (layer * routes.experts) as u32 + expert;
     let all = Admission { most: None, margin: None };
     let (mut hits, mut accesses) = (0, 0);
-    for step in &routes.steps {
+    for (place, step) in routes.steps.iter().enumerate() {
         let mut used: Vec<u32> = step.chosen.iter().map(|(e, _)| number(step.layer, *e)).collect();
         used.sort_unstable();
         for record in ahead.settle(step.layer, &used, |r| cache.holds(r)) {
@@ -119,6 +127,12 @@ pub fn look_ahead(routes: &Routes, what: &LookAhead<'_>) -> (u64, u64, AheadUse)
         }
         let next = step.layer + 1;
         let guess = match what.guesser {
+            Guesser::Router => {
+                let follows = routes.steps.get(place + 1).filter(|s| s.layer == next && s.token == step.token);
+                let mut experts = follows.map(|s| s.named.clone()).unwrap_or_default();
+                experts.sort_unstable();
+                experts
+            }
             Guesser::Learned => what.trained.unwrap_or(&learned).guess(next, &step.chosen, routes.top_k),
             Guesser::Previous => {
                 let before = last.get(next).and_then(Option::as_ref);
@@ -158,6 +172,7 @@ mod tests {
             token,
             layer,
             chosen: vec![((token % 8) as u32, 0.6), (((token + 1) % 8) as u32, 0.4)],
+            named: if layer == 1 { vec![((token + 1) % 8) as u32, 7] } else { Vec::new() },
         };
         let steps = (0..tokens).flat_map(|token| [step(token, 0), step(token, 1)]).collect();
         Routes { model: "m".into(), experts: 8, top_k: 2, layers: vec![LayerBytes { expert: 7, dense: 3 }; 2], steps }
@@ -175,6 +190,9 @@ mod tests {
         let (fewer, _, used) = look_ahead(&routes, &what(Guesser::Previous, None));
         // Of two experts one is that of the token before.
         assert!(used.named * 10 < used.uses * 6 && fewer <= hits, "{used:?}");
+        // Of two experts the router names one, and 7, which is right every eighth time, and once the same.
+        let (_, _, used) = look_ahead(&routes, &what(Guesser::Router, None));
+        assert!(used.named * 10 > used.uses * 5 && used.named * 10 < used.uses * 7, "{used:?}");
         let trained = Pairs::of(&round(40));
         let (_, _, used) = look_ahead(&routes, &what(Guesser::Learned, Some(&trained)));
         assert_eq!(used.named, used.uses);

@@ -3,6 +3,7 @@
 use super::cache::{Admission, ExpertCache};
 use super::routes::Routes;
 use super::score::Ema;
+use super::timeline::{LayerUse, Machine, Timeline};
 use std::collections::HashMap;
 
 /// How experts are scored; the lowest score leaves.
@@ -50,15 +51,16 @@ pub struct Replay {
     pub hysteresis: Option<f64>,
 }
 
-/// How fast weights are read, bytes per second.
+/// A machine that a recording is replayed on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Links {
-    /// By the accelerator, from its own memory.
-    pub vram: f64,
-    /// By the processor, from memory.
-    pub ram: f64,
-    /// Seconds that handing a layer's tokens over and back takes.
-    pub handshake: f64,
+pub struct Tiers {
+    /// How fast it is. Slots are its accelerator's; where it has none, they are memory of the processor, and what they lack is on disk.
+    pub machine: Machine,
+    /// Experts that memory holds, by the score `ema`; the others are on disk. `None` for all. Of an accelerated machine: those that
+    /// its slots lack.
+    pub memory: Option<usize>,
+    /// Bytes that every token reads behind the layers.
+    pub head: u64,
 }
 
 /// What came of it, over decoded tokens.
@@ -76,7 +78,9 @@ pub struct Replayed {
     pub fills: u64,
     /// Tokens.
     pub tokens: u64,
-    /// Seconds for all of them at best, where links are given: the accelerator computes hits while the processor computes misses.
+    /// Experts that came from the disk, where a machine is given.
+    pub read: u64,
+    /// Seconds for all of them at best, where a machine is given: the accelerator computes hits while the processor computes misses.
     pub seconds: f64,
 }
 
@@ -161,22 +165,47 @@ fn most_used(routes: &Routes) -> Vec<u32> {
     all.into_iter().map(|(expert, _)| expert).collect()
 }
 
-/// Replays a recording.
-#[must_use]
-pub fn replay(routes: &Routes, what: &Replay, links: Option<Links>) -> Replayed {
-    let experts = routes.layers.len() * routes.experts;
-    let mut cache = ExpertCache::new(experts, what.capacity);
-    let mut scores = Scores::new(what.policy, routes, experts);
-    let admission = match what.policy {
+/// Experts in memory of a machine whose others are on disk.
+struct Memory {
+    cache: ExpertCache,
+    recent: Ema,
+}
+
+impl Memory {
+    fn new(experts: usize, slots: usize) -> Self {
+        Self { cache: ExpertCache::new(experts, slots), recent: Ema::new(experts, crate::nvme::HALF_LIFE) }
+    }
+
+    /// Those of `wanted` that have to be read.
+    fn read(&mut self, wanted: &[u32], token: u64) -> Vec<u32> {
+        let lacking: Vec<u32> = wanted.iter().copied().filter(|e| !self.cache.holds(*e)).collect();
+        let used: Vec<(u32, f64)> = wanted.iter().map(|e| (*e, self.recent.touch(*e, token, 1, 1))).collect();
+        self.cache.step(&used, Admission { most: None, margin: None });
+        lacking
+    }
+}
+
+fn admission(what: &Replay) -> Admission {
+    match what.policy {
         Policy::Static => Admission { most: Some(0), margin: None },
         // Never for one that is used later than all that are there.
         Policy::Belady => Admission { most: what.max_fills, margin: Some(0.0) },
         Policy::Ema { .. } => Admission { most: what.max_fills, margin: what.hysteresis.map(f64::log2) },
         Policy::Lru | Policy::Lfu => Admission { most: what.max_fills, margin: None },
-    };
+    }
+}
+
+/// Replays a recording; on a machine, tells how long it takes too.
+#[must_use]
+pub fn replay(routes: &Routes, what: &Replay, tiers: Option<&Tiers>) -> Replayed {
+    let experts = routes.layers.len() * routes.experts;
+    let mut cache = ExpertCache::new(experts, what.capacity);
+    let mut scores = Scores::new(what.policy, routes, experts);
     if what.policy == Policy::Static {
         most_used(routes).into_iter().for_each(|expert| cache.preload(expert));
     }
+    let mut memory = tiers.and_then(|t| t.memory).map(|slots| Memory::new(experts, slots));
+    let mut timeline = tiers.map(|t| Timeline::new(t.machine));
     let (mut sum, mut last) = (Replayed::default(), None);
     for step in &routes.steps {
         scores.now += 1.0;
@@ -185,24 +214,40 @@ pub fn replay(routes: &Routes, what: &Replay, links: Option<Links>) -> Replayed 
             (expert, scores.touch(expert, step.token))
         };
         let used: Vec<(u32, f64)> = step.chosen.iter().map(one).collect();
-        let found = cache.step(&used, admission);
+        let (hits, misses): (Vec<u32>, Vec<u32>) = used.iter().map(|(e, _)| *e).partition(|e| cache.holds(*e));
+        let mut fills = Vec::new();
+        cache.fill(&used, &[], admission(what), &mut |expert, _| fills.push(expert));
+        let accelerated = tiers.is_none_or(|t| t.machine.accelerated);
+        let read = match &mut memory {
+            Some(memory) => memory.read(&misses, step.token),
+            None if accelerated => Vec::new(),
+            None => misses.clone(),
+        };
         if !step.decode {
             continue;
         }
         let layer = routes.layers.get(step.layer).copied().unwrap_or_default();
-        let (hits, misses) = (found.hits as u64, found.misses as u64);
-        sum.tokens += u64::from(last != Some(step.token));
-        last = Some(step.token);
-        sum.accesses += hits + misses;
-        sum.hits += hits;
-        sum.fills += found.fills as u64;
-        sum.bytes += (hits + misses) * layer.expert;
-        sum.hit_bytes += hits * layer.expert;
-        if let Some(Links { vram, ram, handshake }) = links {
-            let read = |count: u64, rate: f64| (count * layer.expert) as f64 / rate;
-            let parted = if misses > 0 { handshake } else { 0.0 };
-            sum.seconds += layer.dense as f64 / vram + parted + read(hits, vram).max(read(misses, ram));
+        let first = last.replace(step.token) != Some(step.token);
+        if let (Some(timeline), Some(tiers)) = (&mut timeline, tiers) {
+            if first && sum.tokens > 0 {
+                timeline.dense(tiers.head);
+            }
+            let all: Vec<u32> = used.iter().map(|(e, _)| *e).collect();
+            let (hits, misses) = if accelerated { (&hits[..], &misses[..]) } else { (&[][..], &all[..]) };
+            let fills = if accelerated { &fills[..] } else { &[] };
+            timeline.layer(layer, &LayerUse { hits, misses, read: &read, fills });
         }
+        sum.tokens += u64::from(first);
+        sum.accesses += used.len() as u64;
+        sum.hits += hits.len() as u64;
+        sum.fills += fills.len() as u64;
+        sum.read += read.len() as u64;
+        sum.bytes += used.len() as u64 * layer.expert;
+        sum.hit_bytes += hits.len() as u64 * layer.expert;
+    }
+    if let (Some(mut timeline), Some(tiers)) = (timeline, tiers) {
+        timeline.dense(tiers.head);
+        sum.seconds = timeline.seconds();
     }
     sum
 }
@@ -211,6 +256,7 @@ pub fn replay(routes: &Routes, what: &Replay, links: Option<Links>) -> Replayed 
 mod tests {
     use super::*;
     use crate::routing::{LayerBytes, LayerStep};
+    use ashlar_backend::Speeds;
 
     /// 32 tokens, 12 of them a prompt, through 12 layers of a released model.
     fn recorded() -> Routes {
@@ -260,7 +306,13 @@ mod tests {
         let hits: Vec<u64> = (0..16).map(|i| run(&routes, Policy::Lru, i * 100).hits).collect();
         assert!(hits.is_sorted(), "{hits:?}");
         // Every token uses the same experts, one after the other: a cache that is one layer too small never hits.
-        let step = |token, layer| LayerStep { decode: token > 0, token, layer, chosen: vec![(0, 1.0), (1, 0.5)] };
+        let step = |token, layer| LayerStep {
+            decode: token > 0,
+            token,
+            layer,
+            chosen: vec![(0, 1.0), (1, 0.5)],
+            named: Vec::new(),
+        };
         let steps = (0..50).flat_map(|token| (0..10).map(move |layer| step(token, layer))).collect();
         let cyclic = Routes {
             model: "m".into(),
@@ -275,20 +327,43 @@ mod tests {
 
     #[test]
     fn seconds_are_those_of_the_slower_side_of_every_layer() {
-        let step =
-            |token| LayerStep { decode: token > 0, token, layer: 0, chosen: vec![(0, 1.0), (token as u32, 0.5)] };
+        let step = |token, other| {
+            let chosen = vec![(0, 1.0), (other, 0.5)];
+            LayerStep { decode: token > 0, token, layer: 0, chosen, named: Vec::new() }
+        };
         let routes = Routes {
             model: "m".into(),
             experts: 4,
             top_k: 2,
             layers: vec![LayerBytes { expert: 100, dense: 50 }],
-            steps: vec![step(0), step(1), step(1)],
+            steps: vec![step(0, 2), step(1, 1), step(2, 1)],
         };
         let what = Replay { policy: Policy::Lru, capacity: 4, max_fills: None, hysteresis: None };
-        let links = Links { vram: 100.0, ram: 10.0, handshake: 3.0 };
-        // A hit and a miss, then two hits.
-        let found = replay(&routes, &what, Some(links));
-        assert_eq!((found.seconds, found.tokens), (0.5 + 3.0 + 10.0 + 0.5 + 2.0, 1));
+        let speeds = Speeds {
+            vram: 100.0,
+            ram: 10.0,
+            link: 1e12,
+            disk: 5.0,
+            device_multiply: 1e12,
+            host_multiply: 1e12,
+            launch: 0.0,
+            handshake: 3.0,
+            unified: false,
+        };
+        let machine = Machine { speeds, accelerated: true, dense_on_host: 0.0 };
+        let tiers = Tiers { machine, memory: None, head: 25 };
+        // A hit and a miss, which is copied to a slot at the memory's rate; two hits wait for it.
+        let found = replay(&routes, &what, Some(&tiers));
+        assert!((found.seconds - (0.5 + 3.0 + 10.0 + 10.0 + 2.0 + 0.25)).abs() < 1e-9, "{found:?}");
+        assert_eq!(found.tokens, 2);
+        // The same slots as memory of the processor: the miss comes from the disk, and all is computed there.
+        let processor =
+            replay(&routes, &what, Some(&Tiers { machine: Machine { accelerated: false, ..machine }, ..tiers }));
+        assert_eq!((processor.read, processor.hits), (1, 3));
+        assert!((processor.seconds - (5.0 + 20.0 + 10.0 + 2.5 + 5.0 + 20.0 + 2.5)).abs() < 1e-9, "{processor:?}");
+        // An accelerator's misses, of which memory holds some.
+        let both = replay(&routes, &what, Some(&Tiers { memory: Some(4), ..tiers }));
+        assert_eq!((both.read, both.hits), (1, 3));
         assert_eq!((found.bytes, found.hit_bytes), (400, 300));
     }
 }

@@ -1,12 +1,15 @@
 //! [`Routes`]: a recording of routing decisions, as text: `# route_trace v1`, what the model is, bytes per layer, then one line
 //! per token, layer and chosen expert.
 
+use ashlar_arch::{Class, Ffn, ModelSpec};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::BufRead;
 
 const HEAD: &str = "# route_trace v1";
 const COLUMNS: &str = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes";
+/// The column that a recording may have besides: an expert that the router named beforehand.
+const NAMED: &str = ",named";
 /// Bounds on what a file may claim.
 const MOST_LAYERS: usize = 4096;
 const MOST_EXPERTS: usize = 65_536;
@@ -22,8 +25,32 @@ pub struct LayerBytes {
     pub dense: u64,
 }
 
+impl LayerBytes {
+    /// Of all layers of a model whose tensors take `bytes` each, and what every token reads behind them.
+    #[must_use]
+    pub fn of(spec: &ModelSpec, bytes: &dyn Fn(&str) -> Option<u64>) -> (Vec<Self>, u64) {
+        let (mut layers, mut head) = (vec![Self::default(); spec.layers.len()], 0);
+        for leaf in spec.loaded() {
+            let size = bytes(&leaf.name).unwrap_or_default();
+            match leaf.role.layer.and_then(|layer| layers.get_mut(layer)) {
+                Some(layer) if leaf.role.class == Class::Experts => layer.expert += size,
+                Some(layer) => layer.dense += size,
+                // A tied head reads the table as a weight.
+                None if leaf.role.class == Class::Embed && spec.lm_head.is_some() => {}
+                None => head += size,
+            }
+        }
+        for (layer, bytes) in spec.layers.iter().zip(&mut layers) {
+            if let Ffn::Moe(moe) = &layer.ffn {
+                bytes.expert /= moe.experts.len().max(1) as u64;
+            }
+        }
+        (layers, head)
+    }
+}
+
 /// The experts that one token was routed to in one layer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LayerStep {
     /// Whether the token was decoded, and not part of a prompt.
     pub decode: bool,
@@ -33,6 +60,8 @@ pub struct LayerStep {
     pub layer: usize,
     /// Experts with their weights, best first.
     pub chosen: Vec<(u32, f32)>,
+    /// Experts that this layer's router named for what the experts of the layer before read, if that was recorded.
+    pub named: Vec<u32>,
 }
 
 /// A recording.
@@ -89,7 +118,7 @@ impl Routes {
             let read = match content.strip_prefix('#') {
                 _ if line == 1 && content != HEAD => Err(format!("expected `{HEAD}`; this is no recording of routes")),
                 Some(words) => routes.head(words),
-                None if content == COLUMNS || content.is_empty() => Ok(()),
+                None if content.is_empty() || content.strip_suffix(NAMED).unwrap_or(content) == COLUMNS => Ok(()),
                 None => routes.row(content, &mut seen),
             };
             read.map_err(|what| RoutesError::Line { line, what })?;
@@ -131,16 +160,29 @@ impl Routes {
         let [turn, phase, step, layer, _slot, expert] =
             [whole("turn")?, whole("phase")?, whole("step")?, whole("layer")?, whole("slot")?, whole("expert")?];
         let weight = next("weight")?.parse::<f32>().map_err(|_| "column weight is no number".to_owned())?;
+        let named = columns.nth(2).filter(|text| !text.is_empty()).map(|text| number("named", text)).transpose()?;
         let layer = usize::try_from(layer).ok().filter(|l| *l < self.layers.len());
         let layer = layer.ok_or_else(|| format!("a layer beyond n_layer={}", self.layers.len()))?;
-        let expert = u32::try_from(expert).ok().filter(|e| (*e as usize) < self.experts);
-        let expert = expert.ok_or_else(|| format!("an expert beyond n_expert={}", self.experts))?;
+        let known = |expert: u64| {
+            let found = u32::try_from(expert).ok().filter(|e| (*e as usize) < self.experts);
+            found.ok_or_else(|| format!("an expert beyond n_expert={}", self.experts))
+        };
+        let (expert, named) = (known(expert)?, named.map(known).transpose()?);
         // Prompts are recorded layer by layer: a token comes again in every layer.
         let count = seen.0.len() as u64;
         let token = *seen.0.entry([turn, phase, step]).or_insert(count);
         match self.steps.last_mut() {
-            Some(step) if step.token == token && step.layer == layer => step.chosen.push((expert, weight)),
-            _ => self.steps.push(LayerStep { decode: phase != 0, token, layer, chosen: vec![(expert, weight)] }),
+            Some(step) if step.token == token && step.layer == layer => {
+                step.chosen.push((expert, weight));
+                step.named.extend(named);
+            }
+            _ => self.steps.push(LayerStep {
+                decode: phase != 0,
+                token,
+                layer,
+                chosen: vec![(expert, weight)],
+                named: named.into_iter().collect(),
+            }),
         }
         Ok(())
     }
@@ -158,12 +200,16 @@ impl Routes {
         for (i, LayerBytes { expert, dense }) in self.layers.iter().enumerate() {
             let _ = writeln!(text, "# layer={i} expert_bytes={expert} dense_bytes={dense}");
         }
+        let with_named = self.steps.iter().any(|step| !step.named.is_empty());
         text.push_str(COLUMNS);
+        text.push_str(if with_named { NAMED } else { "" });
         text.push('\n');
-        for LayerStep { decode, token, layer, chosen } in &self.steps {
+        for LayerStep { decode, token, layer, chosen, named } in &self.steps {
             let bytes = self.layers.get(*layer).map_or(0, |l| l.expert);
             for (slot, (expert, weight)) in chosen.iter().enumerate() {
-                let _ = writeln!(text, "0,{},{token},{layer},{slot},{expert},{weight},0,{bytes}", u8::from(*decode));
+                let _ = write!(text, "0,{},{token},{layer},{slot},{expert},{weight},0,{bytes}", u8::from(*decode));
+                let name = named.get(slot).map(u32::to_string).unwrap_or_default();
+                let _ = if with_named { writeln!(text, ",{name}") } else { writeln!(text) };
             }
         }
         text
@@ -201,6 +247,12 @@ turn,phase,step,layer,slot,expert,weight,residency,expert_bytes
         let steps: Vec<_> = routes.steps.iter().map(|s| (s.decode, s.token, s.layer, s.chosen.len())).collect();
         assert_eq!(steps, [(false, 0, 0, 2), (false, 0, 1, 2), (true, 1, 0, 2)]);
         assert_eq!(routes.text(), TEXT);
+        // The same with what routers named beforehand, where they did.
+        let mut named = routes.clone();
+        named.steps[1].named = vec![2, 1];
+        let text = named.text();
+        assert!(text.contains("expert_bytes,named\n") && text.contains("0,0,0,1,1,0,0.5,0,20,1\n"), "{text}");
+        assert_eq!(Routes::read(text.as_bytes()).unwrap(), named);
     }
 
     #[test]

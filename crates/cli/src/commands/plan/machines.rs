@@ -4,22 +4,24 @@ mod builds;
 mod machine;
 mod show;
 
+pub use show::predicted;
+
 use crate::exit::{CommandResult, Failure, Outcome};
 use crate::model::{Model, Source, SourceArgs};
 use crate::output;
 use anyhow::anyhow;
 use ashlar_arch::Leaf;
 use ashlar_recipe::{catalogue, catalogued};
-use ashlar_runtime::fit::{Fit, Known, Prediction, Verdict, fit, predict};
+use ashlar_runtime::fit::{Fit, Known, Layout, Prediction, Verdict, chunk, fit, predict};
 use ashlar_runtime::routing::Routes;
-use builds::{Build, Builds};
+pub use builds::{Build, Builds, CHUNK};
 use clap::Args;
-use machine::Machine;
+pub use machine::Machine;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Context that is planned for unless one is given.
-const CONTEXT: usize = 16_384;
+pub const CONTEXT: usize = 16_384;
 
 /// Which machines a model is planned for.
 #[derive(Args, Clone, Debug, Default)]
@@ -36,11 +38,12 @@ pub struct MachineArgs {
     /// made for if less]
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
-    /// With --hardware of `ashlar doctor`: the experts that texts used, as `ashlar trace` wrote them; hits of experts in memory follow from
-    /// these instead of from what others measured
-    #[arg(long, value_name = "TRACE", requires = "hardware")]
+    /// With --hardware or --placement: the experts that texts used, as `ashlar trace` wrote them; hits of experts in slots and in memory
+    /// follow from these instead of from what others measured
+    #[arg(long, value_name = "TRACE")]
     pub routes: Option<PathBuf>,
-    /// The best build that is predicted to make at least so many tokens per second, by the cautious end; exit code 3 if there is none
+    /// The best build that is predicted to make at least so many tokens per second with a full context, by the cautious end; exit code 3 if
+    /// there is none
     #[arg(long, value_name = "N")]
     pub min_tps: Option<f64>,
 }
@@ -64,13 +67,30 @@ impl MachineArgs {
     }
 }
 
+/// The most that a model may take of a machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Of each card.
+    pub vram: Option<u64>,
+    /// Of the host's memory.
+    pub ram: Option<u64>,
+}
+
+impl Limits {
+    /// The machine with no more than that.
+    pub fn on(self, machine: Machine) -> Machine {
+        let machine = self.vram.into_iter().fold(machine, Machine::with_vram);
+        self.ram.into_iter().fold(machine, Machine::limited)
+    }
+}
+
 /// What is said about one machine.
 pub struct Row {
     pub machine: Machine,
     /// The build that is advised, or, where none fits, the one that lacks least.
     pub build: Build,
     pub fit: Fit,
-    /// How fast it is there, where the machine was measured.
+    /// How fast it is there, if it fits.
     pub prediction: Option<Prediction>,
     /// A smaller model that memory holds, where it does not hold this one.
     pub instead: Option<(String, Build)>,
@@ -80,13 +100,7 @@ pub struct Row {
 ///
 /// # Errors
 /// If a machine or recipe cannot be understood, or the model has no architecture that is known.
-pub fn run(
-    model: &Model,
-    recipe: Option<&str>,
-    args: &MachineArgs,
-    ram_limit: Option<u64>,
-    as_json: bool,
-) -> CommandResult {
+pub fn run(model: &Model, recipe: Option<&str>, args: &MachineArgs, limits: Limits, as_json: bool) -> CommandResult {
     let context = args.context(model)?;
     let routes = args.routes.as_deref().map(read_routes).transpose()?;
     let machines = match &args.hardware {
@@ -99,9 +113,9 @@ pub fn run(
     let wish = Wish { context, layers: model.spec()?.layers.len(), routes: routes.as_ref(), min_tps: args.min_tps };
     let mut reached = false;
     for machine in machines {
-        let machine = ram_limit.into_iter().fold(machine, Machine::limited);
+        let machine = limits.on(machine);
         let (build, fit) = wish.best(&mut builds, model, &machine)?;
-        let prediction = wish.predict(&build, &machine);
+        let prediction = wish.predict(&build, &fit, &machine);
         reached |= wish.is_met(&build, &fit, &machine);
         let instead = if fit.verdict <= Verdict::Memory { None } else { others.on(&machine)? };
         rows.push(Row { machine, build, fit, prediction, instead });
@@ -116,7 +130,7 @@ pub fn run(
     Ok(if reached { Outcome::Done } else { Outcome::Wanting })
 }
 
-fn read_routes(path: &Path) -> Result<Routes, Failure> {
+pub fn read_routes(path: &Path) -> Result<Routes, Failure> {
     let told = |what: String| Failure::usage(anyhow!("--routes {}: {what}", path.display()));
     let file = std::fs::File::open(path).map_err(|e| told(e.to_string()))?;
     Routes::read(std::io::BufReader::new(file)).map_err(|e| told(e.to_string()))
@@ -131,22 +145,27 @@ struct Wish<'a> {
 }
 
 impl Wish<'_> {
-    fn predict(&self, build: &Build, machine: &Machine) -> Option<Prediction> {
-        predict(&Known {
-            needs: &build.needs,
-            work: &build.work,
-            context: self.context,
-            layers: self.layers,
-            hardware: &machine.hardware,
-            measured: machine.measured.as_ref()?,
-            routes: self.routes,
+    fn predict(&self, build: &Build, fit: &Fit, machine: &Machine) -> Option<Prediction> {
+        (fit.verdict != Verdict::No).then(|| {
+            let layout = Layout::of(&build.needs, fit);
+            predict(&Known {
+                needs: &build.needs,
+                work: &build.work,
+                layout,
+                context: self.context,
+                chunk: chunk(&build.needs, &layout, CHUNK, self.context),
+                layers: self.layers,
+                hardware: &machine.hardware,
+                measured: machine.measured.as_ref(),
+                routes: self.routes,
+            })
         })
     }
 
     /// Whether a build fits, and is fast enough if that is asked for.
     fn is_met(&self, build: &Build, fit: &Fit, machine: &Machine) -> bool {
         let Some(least) = self.min_tps else { return fit.verdict != Verdict::No };
-        let predicted = self.predict(build, machine).map(|p| p.tokens_per_s).or(fit.tokens_per_s);
+        let predicted = self.predict(build, fit, machine).map(|p| p.full_context);
         predicted.is_some_and(|[cautious, _]| cautious >= least)
     }
 

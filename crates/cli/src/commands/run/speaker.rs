@@ -74,6 +74,9 @@ impl Speaker {
             for (device, used) in self.generator.model().slots() {
                 self.tell(&resident::slots(&device, &used));
             }
+            if let Some(line) = self.generator.model().modelled().as_ref().and_then(resident::modelled) {
+                self.tell(&line);
+            }
             if let Some(used) = self.generator.model().nvme() {
                 self.tell(&resident::disk(&used));
                 resident::ahead(&used.ahead).iter().for_each(|line| self.tell(line));

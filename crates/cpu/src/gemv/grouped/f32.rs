@@ -4,11 +4,11 @@
 //!       p  = Σ level · x              in two interleaved chains
 //!       y += p · weight scale
 
-use super::super::{COLUMNS, PanelKernel};
+use super::super::{COLUMNS, PANEL, PanelKernel};
 use super::codes::{Integers, Panel, VECTORS};
 use super::scales::Scaling;
 use crate::inputs::{Form, Inputs};
-use ashlar_simd::Simd;
+use ashlar_simd::{Kernel, Simd};
 
 /// What codes mean as floats.
 pub trait Values: Copy {
@@ -83,6 +83,51 @@ pub struct Panels<'a, V, Z> {
     pub inputs: Inputs<'a>,
     /// Which form of them.
     pub form: Form,
+}
+
+/// Codes turned into f32 in registers and written down: `out` has a row of lanes per column of the panel.
+pub struct Expanded<'a, V, Z> {
+    /// The code plane.
+    pub low: &'a [u8],
+    /// The plane of high codes; empty if there is none.
+    pub high: &'a [u8],
+    /// What codes mean.
+    pub values: V,
+    /// Scales and zero points.
+    pub scaling: Z,
+    /// Which panel.
+    pub panel: usize,
+    /// Columns × lanes.
+    pub out: &'a mut [[f32; PANEL]],
+}
+
+impl<V: Values, Z: Scaling> Kernel for Expanded<'_, V, Z> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let blocks = self.out.len() / COLUMNS;
+        let low = &self.low.as_chunks::<64>().0[self.panel * blocks * V::LOW..][..blocks * V::LOW];
+        let high = &self.high.as_chunks::<64>().0[self.panel * blocks * V::HIGH..][..blocks * V::HIGH];
+        let tables = self.values.tables(s);
+        for (block, out) in self.out.as_chunks_mut::<COLUMNS>().0.iter_mut().enumerate() {
+            let codes = Panel {
+                low: &low[block * V::LOW..(block + 1) * V::LOW],
+                high: &high[block * V::HIGH..(block + 1) * V::HIGH],
+            };
+            for part in 0..Z::PARTS {
+                let (scale, zero) = self.scaling.at(s, self.panel, block, part);
+                for v in part * VECTORS / Z::PARTS..(part + 1) * VECTORS / Z::PARTS {
+                    for b in 0..4 {
+                        let mut w = V::value(s, tables, codes, v, b);
+                        if Z::ZEROS {
+                            w = s.sub(w, zero);
+                        }
+                        s.store(s.mul(w, scale), &mut out[4 * v + b]);
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl<V: Values, Z: Scaling> PanelKernel for Panels<'_, V, Z> {

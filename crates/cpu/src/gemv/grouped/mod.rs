@@ -10,9 +10,11 @@ pub mod int8;
 pub mod scales;
 mod tile;
 
-use super::{Job, Sink, drive};
+use super::{Job, PANEL, Sink, drive};
+use crate::loaded::Loaded;
 use ashlar_backend::BackendError;
 use ashlar_formats::{Grid, Groups, ScaleType};
+use ashlar_simd::Isa;
 use codes::{Bytes, Digits, Integers, Nibbles, Table};
 use f32::{IntegerValues, TableValues, Values};
 use scales::{E8M0, F16, GroupPlanes, ScaleKind, Scaling};
@@ -34,7 +36,7 @@ pub fn bytes_f32(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<
 
 /// i4, int8 activations.
 pub fn nibbles_int8(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
-    match groups(job) {
+    match groups(job.weight) {
         Some(Groups { zero_point: true, .. }) => integers(job, Nibbles::<0>, panels, sink),
         _ => integers(job, Nibbles::<NIBBLE_ZERO>, panels, sink),
     }
@@ -42,7 +44,7 @@ pub fn nibbles_int8(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Resu
 
 /// i4, f32 activations.
 pub fn nibbles_f32(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<(), BackendError> {
-    match groups(job) {
+    match groups(job.weight) {
         Some(Groups { zero_point: true, .. }) => values(job, IntegerValues(Nibbles::<0>), panels, sink),
         _ => values(job, IntegerValues(Nibbles::<NIBBLE_ZERO>), panels, sink),
     }
@@ -66,8 +68,41 @@ pub fn table_f32(job: &Job<'_>, panels: Range<usize>, sink: Sink<'_>) -> Result<
     values(job, TableValues { levels: levels.values }, panels, sink)
 }
 
-fn groups(job: &Job<'_>) -> Option<Groups> {
-    match job.weight.weight.spec.grid() {
+/// q8, written down.
+pub fn bytes_expand(weight: &Loaded, isa: Isa, panel: usize, out: &mut [[f32; PANEL]]) {
+    expand(weight, isa, IntegerValues(Bytes), panel, out);
+}
+
+/// i4, written down.
+pub fn nibbles_expand(weight: &Loaded, isa: Isa, panel: usize, out: &mut [[f32; PANEL]]) {
+    match groups(weight) {
+        Some(Groups { zero_point: true, .. }) => expand(weight, isa, IntegerValues(Nibbles::<0>), panel, out),
+        _ => expand(weight, isa, IntegerValues(Nibbles::<NIBBLE_ZERO>), panel, out),
+    }
+}
+
+/// Any table, written down.
+pub fn table_expand(weight: &Loaded, isa: Isa, panel: usize, out: &mut [[f32; PANEL]]) {
+    let Some(levels) = &weight.levels else { return };
+    expand(weight, isa, TableValues { levels: levels.values }, panel, out);
+}
+
+fn expand<V: Values>(weight: &Loaded, isa: Isa, values: V, panel: usize, out: &mut [[f32; PANEL]]) {
+    let (low, high) = (weight.plane(0), &[][..]);
+    match groups(weight) {
+        Some(g @ Groups { zero_point: true, .. }) => {
+            isa.run(f32::Expanded { low, high, values, scaling: zeros::<F16>(weight, &g), panel, out });
+        }
+        Some(g @ Groups { scale: ScaleType::E8M0, .. }) => {
+            isa.run(f32::Expanded { low, high, values, scaling: plain::<E8M0>(weight, &g), panel, out });
+        }
+        Some(g) => isa.run(f32::Expanded { low, high, values, scaling: plain::<F16>(weight, &g), panel, out }),
+        None => {}
+    }
+}
+
+fn groups(weight: &Loaded) -> Option<Groups> {
+    match weight.weight.spec.grid() {
         Ok(Grid::Groups(groups)) => Some(groups),
         _ => None,
     }
@@ -78,10 +113,10 @@ fn integers<C: Integers>(job: &Job<'_>, codes: C, panels: Range<usize>, sink: Si
         let kernel = int8::Panels { low: job.weight.plane(0), high: &[], codes, scaling, inputs: job.inputs };
         kernel.multiply(job, panels, sink);
     }
-    match groups(job) {
-        Some(g @ Groups { zero_point: true, .. }) => run(job, codes, zeros::<F16>(job, &g), panels, sink),
-        Some(g @ Groups { scale: ScaleType::E8M0, .. }) => run(job, codes, plain::<E8M0>(job, &g), panels, sink),
-        Some(g) => run(job, codes, plain::<F16>(job, &g), panels, sink),
+    match groups(job.weight) {
+        Some(g @ Groups { zero_point: true, .. }) => run(job, codes, zeros::<F16>(job.weight, &g), panels, sink),
+        Some(g @ Groups { scale: ScaleType::E8M0, .. }) => run(job, codes, plain::<E8M0>(job.weight, &g), panels, sink),
+        Some(g) => run(job, codes, plain::<F16>(job.weight, &g), panels, sink),
         None => {}
     }
     Ok(())
@@ -93,19 +128,21 @@ fn values<V: Values>(job: &Job<'_>, values: V, panels: Range<usize>, sink: Sink<
         let kernel = f32::Panels { low, high, values, scaling, inputs: job.inputs, form: job.form };
         drive(job.isa, &kernel, job.rows, panels, sink);
     }
-    match groups(job) {
-        Some(g @ Groups { zero_point: true, .. }) => run(job, values, zeros::<F16>(job, &g), panels, sink),
-        Some(g @ Groups { scale: ScaleType::E8M0, .. }) => run(job, values, plain::<E8M0>(job, &g), panels, sink),
-        Some(g) => run(job, values, plain::<F16>(job, &g), panels, sink),
+    match groups(job.weight) {
+        Some(g @ Groups { zero_point: true, .. }) => run(job, values, zeros::<F16>(job.weight, &g), panels, sink),
+        Some(g @ Groups { scale: ScaleType::E8M0, .. }) => {
+            run(job, values, plain::<E8M0>(job.weight, &g), panels, sink)
+        }
+        Some(g) => run(job, values, plain::<F16>(job.weight, &g), panels, sink),
         None => {}
     }
     Ok(())
 }
 
-fn plain<'a, K: ScaleKind>(job: &Job<'a>, groups: &Groups) -> GroupPlanes<'a, K, false> {
-    GroupPlanes::new(job.weight, groups)
+fn plain<'a, K: ScaleKind>(weight: &'a Loaded, groups: &Groups) -> GroupPlanes<'a, K, false> {
+    GroupPlanes::new(weight, groups)
 }
 
-fn zeros<'a, K: ScaleKind>(job: &Job<'a>, groups: &Groups) -> GroupPlanes<'a, K, true> {
-    GroupPlanes::new(job.weight, groups)
+fn zeros<'a, K: ScaleKind>(weight: &'a Loaded, groups: &Groups) -> GroupPlanes<'a, K, true> {
+    GroupPlanes::new(weight, groups)
 }

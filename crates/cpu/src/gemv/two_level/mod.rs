@@ -10,10 +10,12 @@ use super::grouped::codes::Table;
 use super::grouped::scales::{F16, F32, ScaleKind};
 use super::grouped::{f32, int8};
 use super::levels::Levels;
-use super::{COLUMNS, Job, Sink, drive};
+use super::{COLUMNS, Job, PANEL, Sink, drive};
+use crate::loaded::Loaded;
 use ashlar_backend::BackendError;
 use ashlar_formats::x16::Width;
 use ashlar_formats::{Grid, Inner, ScaleType, TwoLevel};
+use ashlar_simd::Isa;
 use codes::{GridCodes, SixBits, ThreeBits, TwoBits};
 use scales::{Dual5, Dual6, Dual8, InnerOuter, Parameters, Signed};
 use std::ops::Range;
@@ -92,16 +94,24 @@ pub fn serves<T: Kind, const PARTS: usize>(grid: &Grid) -> bool {
         && T::Codes::serves(&levels)
 }
 
-fn grid(job: &Job<'_>) -> Option<TwoLevel> {
-    match job.weight.weight.spec.grid() {
+fn grid(weight: &Loaded) -> Option<TwoLevel> {
+    match weight.weight.spec.grid() {
         Ok(Grid::TwoLevel(grid)) => Some(grid),
         _ => None,
     }
 }
 
 /// The planes of codes.
-fn planes<'a>(job: &Job<'a>, grid: &TwoLevel) -> (&'a [u8], &'a [u8]) {
-    (job.weight.plane(0), if grid.high.is_some() { job.weight.plane(1) } else { &[] })
+fn planes<'a>(weight: &'a Loaded, grid: &TwoLevel) -> (&'a [u8], &'a [u8]) {
+    (weight.plane(0), if grid.high.is_some() { weight.plane(1) } else { &[] })
+}
+
+/// The values of a panel, written down.
+pub fn expand<T: Kind, const PARTS: usize>(weight: &Loaded, isa: Isa, panel: usize, out: &mut [[f32; PANEL]]) {
+    let (Some(grid), Some(levels)) = (grid(weight), &weight.levels) else { return };
+    let scaling = InnerOuter::<T::Parameters, T::Outer, PARTS>::new(weight, &grid, levels.moved);
+    let (low, high) = planes(weight, &grid);
+    isa.run(f32::Expanded { low, high, values: f32::IntegerValues(T::Codes::new(levels)), scaling, panel, out });
 }
 
 /// The kernel for int8 activations.
@@ -110,10 +120,10 @@ pub fn rounded<T: Kind, const PARTS: usize>(
     panels: Range<usize>,
     sink: Sink<'_>,
 ) -> Result<(), BackendError> {
-    let (Some(grid), Some(levels)) = (grid(job), &job.weight.levels) else { return Ok(()) };
+    let (Some(grid), Some(levels)) = (grid(job.weight), &job.weight.levels) else { return Ok(()) };
     let codes = T::Codes::new(levels);
     let scaling = InnerOuter::<T::Parameters, T::Outer, PARTS>::new(job.weight, &grid, levels.moved);
-    let (low, high) = planes(job, &grid);
+    let (low, high) = planes(job.weight, &grid);
     int8::Panels { low, high, codes, scaling, inputs: job.inputs }.multiply(job, panels, sink);
     Ok(())
 }
@@ -124,10 +134,10 @@ pub fn exact<T: Kind, const PARTS: usize>(
     panels: Range<usize>,
     sink: Sink<'_>,
 ) -> Result<(), BackendError> {
-    let (Some(grid), Some(levels)) = (grid(job), &job.weight.levels) else { return Ok(()) };
+    let (Some(grid), Some(levels)) = (grid(job.weight), &job.weight.levels) else { return Ok(()) };
     let codes = T::Codes::new(levels);
     let scaling = InnerOuter::<T::Parameters, T::Outer, PARTS>::new(job.weight, &grid, levels.moved);
-    let (low, high) = planes(job, &grid);
+    let (low, high) = planes(job.weight, &grid);
     let values = f32::IntegerValues(codes);
     let kernel = f32::Panels { low, high, values, scaling, inputs: job.inputs, form: job.form };
     drive(job.isa, &kernel, job.rows, panels, sink);

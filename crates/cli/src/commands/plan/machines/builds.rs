@@ -7,6 +7,7 @@ use ashlar_arch::{Class, Ffn, ModelSpec};
 use ashlar_formats::Spec;
 use ashlar_recipe::{Action, Choice};
 use ashlar_runtime::fit::{Needs, Work};
+use ashlar_runtime::routing::LayerBytes;
 use ashlar_tensor::Order;
 use std::collections::HashMap;
 
@@ -15,7 +16,7 @@ const EXPERTS: [&str; 4] = ["8bit", "4bit-experts", "3bit-experts", "2bit-expert
 const DENSE: [&str; 3] = ["8bit", "4bit", "3bit"];
 
 /// Tokens that go through a model at once.
-const ROWS: usize = 512;
+pub const CHUNK: usize = 512;
 
 /// A model in the formats of a recipe.
 #[derive(Clone)]
@@ -29,6 +30,8 @@ pub struct Build {
     pub needs: Needs,
     /// What a token does with weights, by format.
     pub work: Vec<Work>,
+    /// Bytes of every layer, and of what every token reads behind them.
+    pub layers: (Vec<LayerBytes>, u64),
 }
 
 /// The builds of one model.
@@ -92,9 +95,10 @@ fn make(model: &Model, name: &str, context: usize) -> Result<Build, Failure> {
             quantized += choice.leaf.params();
         }
     }
-    let needs = Needs::of(model.spec()?, &bytes, context, ROWS);
+    let needs = Needs::of(model.spec()?, &bytes, context, CHUNK);
     let work = Work::of(model.spec()?, &tensors);
-    Ok(Build { recipe: name.to_owned(), bytes: bytes.values().sum(), quantized, needs, work })
+    let layers = LayerBytes::of(model.spec()?, &|name| bytes.get(name).copied());
+    Ok(Build { recipe: name.to_owned(), bytes: bytes.values().sum(), quantized, needs, work, layers })
 }
 
 /// The format of a tensor in the pack.

@@ -69,6 +69,14 @@ impl Machine {
         self
     }
 
+    /// The same machine, of each of whose cards a model may take so much.
+    pub fn with_vram(mut self, vram: u64) -> Self {
+        if self.hardware.gpus > 0 && !self.hardware.unified {
+            self.hardware.vram = self.hardware.vram.min(ashlar_runtime::fit::with_usable_vram(vram));
+        }
+        self
+    }
+
     /// `place` is what messages call it.
     fn of(name: &str, place: &str, yaml: &str) -> Result<Self, Failure> {
         let recipe = Recipe::parse(yaml, place).or_usage()?;

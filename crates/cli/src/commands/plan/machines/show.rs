@@ -63,7 +63,7 @@ pub fn text(rows: &[Row], context: usize, source: u64) -> String {
             bytes(fit.vram),
             bytes(fit.ram),
             bytes(fit.nvme),
-            row.prediction.as_ref().map(|p| p.tokens_per_s).or(fit.tokens_per_s).map_or(String::new(), speed),
+            row.prediction.as_ref().map_or(String::new(), |p| speed(p.tokens_per_s)),
             units::duration(convert_seconds(build, machine, source)),
         ]);
     }
@@ -77,23 +77,37 @@ pub fn text(rows: &[Row], context: usize, source: u64) -> String {
         }
         out.push_str(&table.render());
     }
-    for row in rows {
-        if let Some(prediction) = &row.prediction {
-            let _ = write!(out, "\n{}", predicted(&row.machine.name, prediction));
-        }
+    if let [row] = rows
+        && let Some(prediction) = &row.prediction
+    {
+        let _ = write!(out, "\n{}", predicted(&row.machine.name, prediction));
     }
     let _ = write!(out, "\n{}", notes(rows, context, source));
     out
 }
 
-/// What is predicted for a machine whose kernels were measured.
-fn predicted(name: &str, prediction: &Prediction) -> String {
-    let mut out = format!("{name}, as measured: {} tokens/s", speed(prediction.tokens_per_s));
-    let [least, most] = prediction.hits;
-    if most < 1.0 {
-        let _ = write!(out, " with {:.0} - {:.0} % of used experts in memory", 100.0 * least, 100.0 * most);
+/// What is predicted for a machine.
+pub fn predicted(name: &str, prediction: &Prediction) -> String {
+    let by = if prediction.measured { "as measured" } else { "by its bandwidths" };
+    let mut out = format!("{name}, {by}: {} tokens/s", speed(prediction.tokens_per_s));
+    let share = |[least, most]: [f64; 2]| match (100.0 * least, 100.0 * most) {
+        (least, most) if most - least < 0.5 => format!("{most:.0} %"),
+        (least, most) => format!("{least:.0} - {most:.0} %"),
+    };
+    let mut found = Vec::new();
+    if prediction.slots[1] > 0.0 {
+        found.push(format!("{} of used experts in slots of the card", share(prediction.slots)));
+    }
+    if prediction.hits[0] < 1.0 {
+        found.push(format!("{} of used experts in memory", share(prediction.hits)));
+    }
+    if !found.is_empty() {
+        let _ = write!(out, " with {}", found.join(", "));
     }
     let _ = writeln!(out, "; most of a token's time goes to {}", prediction.bottleneck);
+    if prediction.full_context[1] < 0.97 * prediction.tokens_per_s[1] {
+        let _ = writeln!(out, "  with a full context: {} tokens/s", speed(prediction.full_context));
+    }
     for (tokens, [least, most]) in &prediction.first_token_s {
         let tokens = units::thousands(*tokens as u64);
         let _ = writeln!(out, "  first token of a prompt of {tokens}: {least:.1} - {most:.1} s");
@@ -113,9 +127,11 @@ fn notes(rows: &[Row], context: usize, source: u64) -> String {
         units::bytes(source),
         units::bytes(source + largest)
     );
-    out.push_str(
-        "note: tokens/s follow from bandwidths, from a cautious to a hopeful guess; nothing was measured on these machines\n",
-    );
+    if rows.iter().any(|row| row.machine.measured.is_none()) {
+        out.push_str(
+            "note: tokens/s follow from bandwidths, from a cautious to a hopeful guess; nothing was measured on these machines\n",
+        );
+    }
     out
 }
 
