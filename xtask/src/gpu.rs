@@ -67,8 +67,8 @@ const GPU: Plan = Plan {
         "--gen-tokens",
         "128",
     ],
-    // Half of the experts, beside everything else.
-    limit: "4GiB",
+    // About half of the experts, beside everything else.
+    limit: "3584MiB",
     model: &[
         "--shape",
         "llama-3.1-70b",
@@ -97,7 +97,7 @@ const SHIM: Plan = Plan {
     experts: &["k4"],
     few_and_many: [1, 20],
     split: &["--shape", "tests/fixtures/tiny/qwen3_moe/config.json", "--prompt-tokens", "16", "--gen-tokens", "2"],
-    limit: "256KiB",
+    limit: "512KiB",
     model: &["--shape", "tests/fixtures/tiny/llama/config.json", "--prompt-tokens", "16", "--gen-tokens", "2"],
     whole: 1,
 };
