@@ -24,9 +24,14 @@ struct PairArgs {
     // Of every pair, its expert.
     u64 chosen;
     u64 codes, scales, x;
+    // The pairs to compute, 0xffffffff for none; 0 for all.
+    u64 which;
     // Row of the inputs: pair / per_row.
     u32 pairs, per_row, k, n, kind, reserved;
 };
+static const u32 NONE = 0xffffffff;
+// Number i of a list of rows or pairs; 0 lists all.
+DEVICE u32 listed(u64 which, u32 i) { return which ? ((const u32*)which)[i] : i; }
 
 // The same grouped by expert. `order`: pairs, expert by expert; `tiles`: (expert, first place, pairs) of every tile of rows.
 struct GroupArgs {
@@ -70,5 +75,7 @@ struct OutlierArgs {
     u64 weights, codes, scales, x, out;
     // Of pairs: chosen expert, weight of every expert. 0 for rows in order.
     u64 chosen, ids;
+    // The pairs, as in `PairArgs`.
+    u64 which;
     u32 weight, m, k, n, per_row, reserved;
 };

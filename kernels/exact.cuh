@@ -36,15 +36,63 @@ DEVICE void exact_rows(const Weight& w, u32 first, u32 end, u64 x, u64 stride, R
     sync_threads();
 }
 
+// The same of a row block of a format that lies in panels, every stored byte read once, 16 at a time: a lane takes four rows × 8 columns
+// (`F::quads`), a warp two panels, as in small.cuh.
+template <class F, int M, class Row> DEVICE void exact_panels(const Weight& w, u32 block, u64 x, u64 stride, Row row, float* y) {
+    const u32 WARPS = EXACT_THREADS / 32;
+    SHARED float sums[EXACT_THREADS / 32][16][M];
+    const u32 thread = thread_x(), lane = thread % 32, warp = thread / 32;
+    const u32 part = lane % 16 / 4, quad = lane % 4, panels = w.k / 32;
+    float acc[4][M];
+    for (u32 i = 0; i < 4; i++)
+        for (u32 m = 0; m < M; m++) acc[i][m] = 0.0f;
+    for (u32 panel = warp * 2 + lane / 16; panel < panels; panel += WARPS * 2) {
+        float v[4][8];
+        F::quads(w, block, panel, part, quad, v);
+        for (u32 m = 0; m < M; m++) {
+            const u64 at = x + 4 * ((u64)row(m) * stride + panel * 32 + part * 8);
+            const Words4 low = load16(at), high = load16(at + 16);
+            for (u32 j = 0; j < 8; j++) {
+                const float xs = of_bits(j < 4 ? low.v[j] : high.v[j - 4]);
+                for (u32 i = 0; i < 4; i++) acc[i][m] += v[i][j] * xs;
+            }
+        }
+    }
+    for (u32 i = 0; i < 4; i++)
+        for (u32 m = 0; m < M; m++) {
+            for (u32 mask = 4; mask < 32; mask *= 2) acc[i][m] += shuffle_xor(acc[i][m], mask);
+            if (lane < 4) sums[warp][4 * quad + i][m] = acc[i][m];
+        }
+    sync_threads();
+    if (thread < 16 * M) {
+        float total = 0.0f;
+        for (u32 i = 0; i < WARPS; i++) total += sums[i][thread / M][thread % M];
+        y[thread] = total;
+    }
+    sync_threads();
+}
+
+// How a format's rows are walked: floats row by row, what lies in panels panel by panel where it can, else octet by octet.
+template <class F, bool ROW_MAJOR> struct Walk {
+    template <int M, class Row> DEVICE static void rows(const Weight& w, u32 first, u64 x, u64 stride, Row row, float* y) {
+        exact_rows<F, ROW_MAJOR, M>(w, first, w.n, x, stride, row, y);
+    }
+};
+template <class F> struct WalkPanels {
+    template <int M, class Row> DEVICE static void rows(const Weight& w, u32 first, u64 x, u64 stride, Row row, float* y) {
+        exact_panels<F, M>(w, first / 16, x, stride, row, y);
+    }
+};
+
 // grid: (row blocks of the widest part, parts, rows of x / M)
-template <class F, bool ROW_MAJOR, int M> DEVICE void exact_linear(const LinearArgs& a) {
+template <class W, int M> DEVICE void exact_linear(const LinearArgs& a) {
     SHARED float y[16 * M];
     const Part part = a.part[block_y()];
     const Weight w = ((const Weight*)a.weights)[part.weight];
     const u32 thread = thread_x(), first = block_x() * 16, first_row = block_z() * M;
     if (first >= w.n) return;
     const u32 last = a.m - 1;
-    exact_rows<F, ROW_MAJOR, M>(w, first, w.n, a.x, a.k, [=](u32 m) { return least(first_row + m, last); }, y);
+    W::template rows<M>(w, first, a.x, a.k, [=](u32 m) { return least(first_row + m, last); }, y);
     const u32 n = first + thread / M, m = first_row + thread % M;
     if (thread < 16 * M && n < w.n && m < a.m) {
         float* to = f32_at(part.out) + (u64)m * w.n + n;
@@ -54,14 +102,15 @@ template <class F, bool ROW_MAJOR, int M> DEVICE void exact_linear(const LinearA
 }
 
 // grid: (row blocks, pairs, outputs)
-template <class F, bool ROW_MAJOR> DEVICE void exact_pairs(const PairArgs& a) {
+template <class W> DEVICE void exact_pairs(const PairArgs& a) {
     SHARED float y[16];
-    const u32 pair = block_y(), thread = thread_x(), which = block_z();
+    const u32 pair = listed(a.which, block_y()), thread = thread_x(), which = block_z();
+    if (pair == NONE) return;
     const u64 ids = which ? a.ids[1] : a.ids[0], out = which ? a.out[1] : a.out[0];
     const Weight w = ((const Weight*)a.weights)[((const u32*)ids)[((const i32*)a.chosen)[pair]]];
     if (w.kind != a.kind) return;
     const u64 row = pair / a.per_row;
-    exact_rows<F, ROW_MAJOR, 1>(w, block_x() * 16, w.n, a.x, a.k, [row](u32) { return row; }, y);
+    W::template rows<1>(w, block_x() * 16, a.x, a.k, [row](u32) { return row; }, y);
     const u32 n = block_x() * 16 + thread;
     if (thread < 16 && n < a.n) f32_at(out)[(u64)pair * a.n + n] = y[thread];
 }

@@ -13,8 +13,8 @@ KERNEL(JOIN(large_64_, NAME), LinearArgs, 256) { large_linear<FORMAT, 64>(a); }
 KERNEL(JOIN(groups_16_, NAME), GroupArgs, 256) { large_groups<FORMAT, 16>(a); }
 KERNEL(JOIN(groups_64_, NAME), GroupArgs, 256) { large_groups<FORMAT, 64>(a); }
 // Where inputs may not be rounded.
-KERNEL_MANY(JOIN(pairs_exact_, NAME), PairArgs, 256) { exact_pairs<FORMAT, false>(a); }
-KERNEL(JOIN(exact_4_, NAME), LinearArgs, 256) { exact_linear<FORMAT, false, 4>(a); }
+KERNEL_MANY(JOIN(pairs_exact_, NAME), PairArgs, 256) { exact_pairs<Walk<FORMAT, false>>(a); }
+KERNEL(JOIN(exact_4_, NAME), LinearArgs, 256) { exact_linear<Walk<FORMAT, false>, 4>(a); }
 KERNEL(JOIN(blocks_, NAME), BlockArgs, 256) { exact_blocks<FORMAT, false>(a); }
 KERNEL(JOIN(transposed_, NAME), BlockArgs, 256) { exact_transposed<FORMAT, false>(a); }
 KERNEL(JOIN(embed_, NAME), EmbedArgs, 256) { embed_rows<FORMAT>(a); }

@@ -6,6 +6,8 @@ struct RouteArgs {
     // Logits, tokens × experts. Bias of ranks, or 0. Experts named by token id ([vocab, top_k] f32) and ids, or 0.
     u64 logits, bias, table, ids;
     u64 chosen, weights;
+    // Memory of the host that gets both too, and a flag for every token; 0 if nobody there waits.
+    u64 told, told_weights, flags;
     u32 experts, top_k, normalize, scores;
     u32 groups, kept, ranked_by;
     float scale;
@@ -100,6 +102,13 @@ KERNEL(route, RouteArgs, 32) {
         const double divisor = a.normalize ? sum + 1e-20 : 1.0;
         float* weights = f32_at(a.weights) + (u64)token * a.top_k;
         for (u32 i = 0; i < a.top_k; i++) weights[i] = (float)(score[chosen[i]] / divisor * (double)a.scale);
+        if (a.flags) {
+            for (u32 i = 0; i < a.top_k; i++) {
+                ((i32*)a.told)[token * a.top_k + i] = chosen[i];
+                f32_at(a.told_weights)[token * a.top_k + i] = weights[i];
+            }
+            post(a.flags + 4 * (u64)token);
+        }
     }
 }
 
@@ -144,6 +153,8 @@ KERNEL(group_pairs, SortArgs, 256) {
 struct CombineArgs {
     // `products`: pairs × width. `bias`: an address per expert, or 0.
     u64 products, weights, chosen, bias, out;
+    // Products that came from elsewhere, with their biases, and of every pair its row there, 0xffffffff for none; or 0.
+    u64 given, places;
     u32 top_k, width;
 };
 // out += Σ over a token's pairs of weight · (product + bias), best first. grid: (256 columns, tokens)
@@ -153,8 +164,9 @@ KERNEL(combine, CombineArgs, 256) {
     float sum = 0.0f;
     for (u32 i = 0; i < a.top_k; i++) {
         const u64 pair = (u64)block_y() * a.top_k + i;
-        float v = f32_at(a.products)[pair * a.width + column];
-        if (a.bias) v += f32_at(((const u64*)a.bias)[((const i32*)a.chosen)[pair]])[column];
+        const u32 place = a.places ? ((const u32*)a.places)[pair] : ~0u;
+        float v = place == ~0u ? f32_at(a.products)[pair * a.width + column] : f32_at(a.given)[(u64)place * a.width + column];
+        if (a.bias && place == ~0u) v += f32_at(((const u64*)a.bias)[((const i32*)a.chosen)[pair]])[column];
         sum += f32_at(a.weights)[pair] * v;
     }
     f32_at(a.out)[(u64)block_y() * a.width + column] += sum;

@@ -107,6 +107,10 @@ DEVICE void copy16(u16* to, u64 from, bool here) {
 DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" : : : "memory"); }
 // Waits for all groups of this thread but the newest one.
 DEVICE void await_copies() { asm volatile("cp.async.wait_group 1;" : : : "memory"); }
+// Sets a flag that the host watches: what this thread, and all kernels before, wrote to memory of the host is there when it is seen.
+DEVICE void post(u64 flag) {
+    asm volatile("fence.acq_rel.sys; st.release.sys.global.u32 [%0], 1;" : : "l"(flag) : "memory");
+}
 // The nearest number of 11 significant bits, halves away from zero.
 DEVICE u32 to_tf32(float f) {
     u32 d;
@@ -193,6 +197,7 @@ DEVICE void mma_tf32_k8(float c[4], const u32 a[4], const u32 b[2]) {
     }
 }
 DEVICE u32 to_tf32(float f) { return (bits_of(f) + 0x1000) & ~0x1fffu; }
+DEVICE void post(u64 flag) { __atomic_store_n((u32*)flag, 1u, __ATOMIC_RELEASE); }
 DEVICE u32 pack_f16(float first, float second) { return f32_to_f16(first) | (u32)f32_to_f16(second) << 16; }
 DEVICE void mma_f16_k16(float c[4], const u32 a[4], const u32 b[2]) {
     const u32 mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};

@@ -98,17 +98,20 @@ struct GatedArgs {
     u64 gate, up, out, codes, scales;
     // Of pairs: the expert of every row, and addresses of its biases (0 for none).
     u64 chosen, gate_bias, up_bias;
+    // The rows to combine, 0xffffffff for none; 0 for all.
+    u64 which;
     u32 n, activation;
     float limit, alpha;
 };
 // out = activation(gate, up), and what rounding keeps of it where `codes` is given. grid: (256 columns, rows)
 KERNEL(gated, GatedArgs, 256) {
     const u32 column = block_x() * THREADS + thread_x();
-    if (column >= a.n) return;
-    const u64 index = (u64)block_y() * a.n + column;
+    const u32 row = listed(a.which, block_y());
+    if (column >= a.n || row == NONE) return;
+    const u64 index = (u64)row * a.n + column;
     float g = f32_at(a.gate)[index], u = f32_at(a.up)[index];
     if (a.gate_bias) {
-        const i32 expert = ((const i32*)a.chosen)[block_y()];
+        const i32 expert = ((const i32*)a.chosen)[row];
         g += f32_at(((const u64*)a.gate_bias)[expert])[column];
         u += f32_at(((const u64*)a.up_bias)[expert])[column];
     }
@@ -151,7 +154,8 @@ KERNEL(sigmoid_gate, SigmoidArgs, 256) {
 
 // grid: (8 outputs each, rows or pairs)
 KERNEL(add_outliers, OutlierArgs, 256) {
-    const u32 lane = thread_x() % 32, output = block_x() * 8 + thread_x() / 32, at = block_y();
+    const u32 lane = thread_x() % 32, output = block_x() * 8 + thread_x() / 32, at = listed(a.which, block_y());
+    if (at == NONE) return;
     const u32 id = a.chosen ? ((const u32*)a.ids)[((const i32*)a.chosen)[at]] : a.weight;
     const Weight w = ((const Weight*)a.weights)[id];
     if (output >= a.n || w.slots == 0) return;

@@ -91,7 +91,8 @@ template <class F, int M> DEVICE void small_linear(const LinearArgs& a) {
 // grid: (row blocks, pairs, outputs)
 template <class F> DEVICE void small_pairs(const PairArgs& a) {
     SHARED float y[16];
-    const u32 pair = block_y(), thread = thread_x(), which = block_z();
+    const u32 pair = listed(a.which, block_y()), thread = thread_x(), which = block_z();
+    if (pair == NONE) return;
     const u64 ids = which ? a.ids[1] : a.ids[0], out = which ? a.out[1] : a.out[0];
     const Weight w = ((const Weight*)a.weights)[((const u32*)ids)[((const i32*)a.chosen)[pair]]];
     if (w.kind != a.kind) return;

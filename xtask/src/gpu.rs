@@ -32,6 +32,9 @@ struct Plan {
     sizes: Sizes,
     experts: &'static [&'static str],
     few_and_many: [usize; 2],
+    /// Options of `ashlar bench` for a mixture whose experts do not all lie on the device, and the memory that makes slots of it.
+    split: &'static [&'static str],
+    limit: &'static str,
     /// Options of `ashlar bench`, and how many of the formats.
     model: &'static [&'static str],
     whole: usize,
@@ -50,6 +53,22 @@ const GPU: Plan = Plan {
     sizes: Sizes { hidden: 8192, heads: [64, 8], middle: 28672, vocab: 128_256, mixture: [2048, 128, 8, 768] },
     experts: &["k4", "q8", "mxfp4"],
     few_and_many: [1, 2048],
+    split: &[
+        "--shape",
+        "qwen3-30b-a3b",
+        "--layers",
+        "12",
+        "--format",
+        "k4",
+        "--chunk",
+        "512",
+        "--prompt-tokens",
+        "512",
+        "--gen-tokens",
+        "128",
+    ],
+    // About half of the experts, beside everything else.
+    limit: "3584MiB",
     model: &[
         "--shape",
         "llama-3.1-70b",
@@ -68,7 +87,7 @@ const GPU: Plan = Plan {
 const SHIM: Plan = Plan {
     report: "target/gpu-rehearsal.md",
     title: "# Rehearsal on the host shim: the figures mean nothing",
-    device: "cuda-host",
+    device: "cuda-host:0",
     torch: "cpu",
     effort: Effort::SHIM,
     shapes: &[[128, 256]],
@@ -77,6 +96,8 @@ const SHIM: Plan = Plan {
     sizes: Sizes { hidden: 64, heads: [2, 1], middle: 96, vocab: 5000, mixture: [64, 8, 2, 32] },
     experts: &["k4"],
     few_and_many: [1, 20],
+    split: &["--shape", "tests/fixtures/tiny/qwen3_moe/config.json", "--prompt-tokens", "16", "--gen-tokens", "2"],
+    limit: "512KiB",
     model: &["--shape", "tests/fixtures/tiny/llama/config.json", "--prompt-tokens", "16", "--gen-tokens", "2"],
     whole: 1,
 };
@@ -220,17 +241,26 @@ impl Report<'_> {
             println!("== experts, {format}");
             others.extend(bench::mixture(&mut open(plan)?, format, mixture, rows, plan.effort).map_err(broken)?);
         }
+        let mut shared = Vec::new();
+        for format in plan.experts {
+            shared.extend(bench::shared(&mut open(plan)?, format, plan.sizes.mixture, plan.effort).map_err(broken)?);
+        }
         let torch = self.torch();
+        let split = self.split()?;
         let whole = FORMATS.iter().take(plan.whole).map(|format| self.model(format)).collect::<Result<Vec<_>, _>>()?;
         let _ = write!(
             self.tables,
             "\nCopying within the device moves {:.1} GB/s, reads and writes both counted.\n\n## Products at decoding\n\n{}\n\
-             ## Products at prefill\n\n{}\n## Attention\n\n{}\n## Experts, norms, rotations, gates, sampling\n\n{}\n## Layers as a whole\n\n`ashlar bench {}`\n\n{}",
+             ## Products at prefill\n\n{}\n## Attention\n\n{}\n## Experts, norms, rotations, gates, sampling\n\n{}\n## Experts in slots\n\nOne layer, one row; of the handshake alone the \
+             goal is 40 µs.\n\n{}\n`ashlar bench {}`\n\n{}\n## Layers as a whole\n\n`ashlar bench {}`\n\n{}",
             copy / 1e9,
             table::decoding(&products, copy),
             table::prefill(&products, &torch),
             table::attention(&attended, copy),
             table::others(&others, copy, &torch),
+            table::shared(&shared),
+            plan.split.join(" "),
+            table::whole(&split, copy),
             plan.model.join(" "),
             table::whole(&whole, copy)
         );
@@ -251,12 +281,28 @@ impl Report<'_> {
     }
 
     fn model(&mut self, format: &str) -> Result<Whole, String> {
+        self.bench(format, self.plan.model, &["--device", self.plan.device, "--format", format])
+    }
+
+    /// A mixture all on the processor, with a part of its experts in slots, and all on the device.
+    fn split(&mut self) -> Result<Vec<Whole>, String> {
+        let path = self.root.join("target/gpu-cached.yaml");
+        let rules = "version: 1\nrules:\n  - {match: {class: experts}, set: {tier: cached}}\n";
+        std::fs::write(&path, rules).map_err(|e| format!("{}: {e}", path.display()))?;
+        let Plan { device, limit, split, .. } = *self.plan;
+        let file = path.display().to_string();
+        let slots = ["--device", device, "--placement", &file, "--vram-limit", limit];
+        let ways: [(&str, &[&str]); 3] =
+            [("all on the processor", &["--device", "cpu"]), ("in slots", &slots), ("all on the device", &slots[..2])];
+        ways.into_iter().map(|(name, options)| self.bench(name, split, options)).collect()
+    }
+
+    fn bench(&mut self, name: &str, model: &[&str], options: &[&str]) -> Result<Whole, String> {
         let mut command = self.programs.ashlar();
-        let options = ["--device", self.plan.device, "--format", format, "--json"];
-        let all = ["bench"].iter().chain(self.plan.model).chain(&options);
+        let all = ["bench"].iter().chain(model).chain(options).chain(&["--json"]);
         command.extend(all.map(|a| (*a).to_owned()));
-        let printed = self.step(&format!("{format}, prefill and decoding"), &command, &[]);
-        whole(format, &printed).ok_or_else(|| format!("`ashlar bench` in {format} printed no figures"))
+        let printed = self.step(&format!("{name}, prefill and decoding"), &command, &[]);
+        whole(name, &printed).ok_or_else(|| format!("`ashlar bench`, {name}, printed no figures"))
     }
 }
 

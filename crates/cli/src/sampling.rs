@@ -43,6 +43,15 @@ pub struct Chosen {
 }
 
 impl Chosen {
+    /// What a server tells, whose requests have seeds of their own unless `seed` was asked for.
+    #[must_use]
+    pub fn told_of_requests(&self, seed: Option<u64>) -> String {
+        match self.told.strip_suffix(&format!(", seed {}", self.sampling.seed)) {
+            Some(told) if seed.is_none() => format!("{told}, another seed each time"),
+            _ => self.told.clone(),
+        }
+    }
+
     /// Whether the same prompt always gives the same text.
     #[must_use]
     pub fn is_greedy(&self) -> bool {
@@ -129,6 +138,8 @@ mod tests {
         let want =
             "temperature 0.6 (generation_config.json), top-k 20 (generation_config.json), top-p 0.5 (--top-p), seed 7";
         assert_eq!(chosen.told, want);
+        assert_eq!(chosen.told_of_requests(Some(7)), want);
+        assert!(chosen.told_of_requests(None).ends_with("top-p 0.5 (--top-p), another seed each time"));
     }
 
     #[test]

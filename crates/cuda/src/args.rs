@@ -35,7 +35,7 @@ args! {
     }
     /// `kernels/args.cuh`
     struct PairArgs {
-        weights: u64, ids: [u64; 2], out: [u64; 2], chosen: u64, codes: u64, scales: u64, x: u64,
+        weights: u64, ids: [u64; 2], out: [u64; 2], chosen: u64, codes: u64, scales: u64, x: u64, which: u64,
         pairs: u32, per_row: u32, k: u32, n: u32, kind: u32, reserved: u32,
     }
     /// `kernels/args.cuh`
@@ -52,7 +52,7 @@ args! {
     struct EmbedArgs { weights: u64, tokens: u64, out: u64, weight: u32, m: u32, }
     /// `kernels/args.cuh`
     struct OutlierArgs {
-        weights: u64, codes: u64, scales: u64, x: u64, out: u64, chosen: u64, ids: u64,
+        weights: u64, codes: u64, scales: u64, x: u64, out: u64, chosen: u64, ids: u64, which: u64,
         weight: u32, m: u32, k: u32, n: u32, per_row: u32, reserved: u32,
     }
     /// `kernels/rows.cu`
@@ -68,7 +68,7 @@ args! {
     }
     /// `kernels/rows.cu`
     struct GatedArgs {
-        gate: u64, up: u64, out: u64, codes: u64, scales: u64, chosen: u64, gate_bias: u64, up_bias: u64,
+        gate: u64, up: u64, out: u64, codes: u64, scales: u64, chosen: u64, gate_bias: u64, up_bias: u64, which: u64,
         n: u32, activation: u32, limit: f32, alpha: f32,
     }
     /// `kernels/rows.cu`
@@ -84,13 +84,15 @@ args! {
     struct HyperAddArgs { x: u64, z: u64, coefficients: u64, lanes: u32, width: u32, }
     /// `kernels/moe.cu`
     struct RouteArgs {
-        logits: u64, bias: u64, table: u64, ids: u64, chosen: u64, weights: u64,
+        logits: u64, bias: u64, table: u64, ids: u64, chosen: u64, weights: u64, told: u64, told_weights: u64, flags: u64,
         experts: u32, top_k: u32, normalize: u32, scores: u32, groups: u32, kept: u32, ranked_by: u32, scale: f32,
     }
     /// `kernels/moe.cu`
     struct SortArgs { chosen: u64, order: u64, tiles: u64, count: u64, pairs: u32, experts: u32, rows: u32, reserved: u32, }
     /// `kernels/moe.cu`
-    struct CombineArgs { products: u64, weights: u64, chosen: u64, bias: u64, out: u64, top_k: u32, width: u32, }
+    struct CombineArgs {
+        products: u64, weights: u64, chosen: u64, bias: u64, out: u64, given: u64, places: u64, top_k: u32, width: u32,
+    }
     /// `kernels/cache.cuh`
     struct Cache { table: u64, pages: u32, heads: u32, dim: u32, key_width: u32, value_width: u32, format: u32, region: u32, entries: u32, }
     /// `kernels/attention.cu`

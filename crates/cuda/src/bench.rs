@@ -5,6 +5,7 @@
 //! used in turns.
 
 mod ops;
+mod slots;
 
 use crate::cuda::Cuda;
 pub use ashlar_backend::KvFormat;
@@ -15,6 +16,7 @@ use ashlar_backend::{
 use ashlar_formats::{Spec, random};
 use ashlar_tensor::{AlignedBytes, Order};
 pub use ops::{Measured, Sizes, mixture, rows};
+pub use slots::{Shared, shared};
 use std::time::Instant;
 
 /// Root mean square of random weights.
@@ -268,6 +270,8 @@ mod tests {
         let mixed = mixture(&mut cuda, "k4", sizes.mixture, &[1, 20], Effort::SHIM).unwrap();
         assert_eq!(mixed.iter().map(|m| m.what).filter(|w| *w == "router").count(), 2);
         assert_eq!([mixed[0].what, mixed[2].what], ["experts, pair by pair", "experts, grouped"]);
+        let ways = shared(&mut cuda, "k4", sizes.mixture, Effort::SHIM).unwrap();
+        assert_eq!(ways.iter().map(|w| w.copied > 0.0).collect::<Vec<_>>(), [false, false, true]);
         assert!(of_rows.iter().chain(&mixed).all(|m| m.bytes > 0.0 && m.seconds > 0.0));
     }
 }

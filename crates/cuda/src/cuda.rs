@@ -3,19 +3,20 @@
 use crate::args::Args;
 use crate::buffers::Buffers;
 use crate::caches::Caches;
-use crate::device::{Device, KernelId, Launch};
+use crate::device::{Device, KernelId, Launch, Mapped, Mark};
 use crate::error::{Error, NAME};
 use crate::modules::{Module, module};
 use crate::ops;
 use crate::pool::Pool;
 use crate::replay::Replay;
 use crate::rope::Ropes;
+use crate::slots::Slots;
 use crate::step::Step;
 use crate::table::{self, Kind};
 use crate::weights::{self, Weights};
 use ashlar_backend::{
-    ActivationMode, Arena, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, Memory, Observer, Op, Support,
-    Surveyor, Weight, WeightId,
+    ActivationMode, Arena, Backend, BackendError, Batch, BufferId, CacheId, CacheShape, ExpertSlots, Memory, Observer,
+    Op, Support, Surveyor, Weight, WeightId,
 };
 use ashlar_formats::Spec;
 use std::collections::HashMap;
@@ -70,6 +71,10 @@ pub enum Use {
     OtherRanks,
     /// What is read of a survey.
     Answer,
+    /// Products of pairs that came from the host.
+    Given,
+    /// Pairs that it asks for.
+    Lists,
 }
 
 /// The device and its memory.
@@ -103,6 +108,15 @@ impl Core {
             free,
             remedy: "use a smaller context or chunk, a smaller format, or --device cpu".into(),
         })
+    }
+
+    /// So many bytes of the pool in one piece, if there are.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn take_if_free(&mut self, bytes: u64) -> Result<Option<u64>, BackendError> {
+        self.replay.in_order(&mut *self.device)?;
+        Ok(self.pool.take(bytes))
     }
 
     /// Gives bytes back to the pool; 0 is no address. Work that was started before may still use them: what comes later
@@ -182,6 +196,59 @@ impl Core {
         let start = self.pool.start();
         // SAFETY: the pool begins with a live byte.
         Ok(unsafe { self.device.download(start, &mut [0]) }?)
+    }
+
+    /// Memory that kernels and the host both see.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn mapped(&mut self, bytes: usize) -> Result<Mapped, BackendError> {
+        Ok(self.device.mapped(bytes)?)
+    }
+
+    /// Whether kernels still run.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`], also if one of them failed.
+    pub fn busy(&mut self) -> Result<bool, BackendError> {
+        Ok(self.device.busy()?)
+    }
+
+    /// Begins all that was started, and marks its end.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn mark(&mut self) -> Result<Mark, BackendError> {
+        self.begin()?;
+        Ok(self.device.mark()?)
+    }
+
+    /// Copies parts into allocations beside kernels that run, after a mark.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn fill(&mut self, after: Option<Mark>, parts: &[(u64, &[u8])]) -> Result<Mark, BackendError> {
+        self.begin()?;
+        // SAFETY: callers write inside what `take` gave them, and wait for the mark before kernels read it.
+        Ok(unsafe { self.device.fill(after, parts) }?)
+    }
+
+    /// Kernels that are started from now on wait for a mark.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn wait_for(&mut self, mark: Mark) -> Result<(), BackendError> {
+        self.begin()?;
+        Ok(self.device.wait_for(mark)?)
+    }
+
+    /// Copies floats back that no running kernel writes, without waiting for kernels.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn read_beside(&mut self, from: u64, values: &mut [f32]) -> Result<(), BackendError> {
+        // SAFETY: callers read no more than they had taken.
+        Ok(unsafe { self.device.read_beside(from, bytemuck::cast_slice_mut(values)) }?)
     }
 
     /// Memory for intermediate results of a purpose, at least so many bytes.
@@ -297,7 +364,7 @@ pub fn pool_for(budget: u64) -> u64 {
 /// The CUDA backend. See the crate's description.
 pub struct Cuda {
     mode: ActivationMode,
-    arena: Arena,
+    pub(crate) arena: Arena,
     pub(crate) core: Core,
     pub(crate) weights: Weights,
     pub(crate) buffers: Buffers,
@@ -308,6 +375,7 @@ pub struct Cuda {
     /// Where they lie: codes and scales.
     pub(crate) rounded_at: (u64, u64),
     pub(crate) layers: ops::moe::Layers,
+    pub(crate) slots: Slots,
 }
 
 impl Cuda {
@@ -328,6 +396,7 @@ impl Cuda {
             rounded: None,
             rounded_at: (0, 0),
             layers: ops::moe::Layers::default(),
+            slots: Slots::default(),
         })
     }
 
@@ -432,6 +501,10 @@ impl Backend for Cuda {
         let mut values = vec![0.0; buffer.rows * buffer.width];
         self.core.download(buffer.address, &mut values)?;
         Ok(values)
+    }
+
+    fn slots(&mut self) -> Option<&mut dyn ExpertSlots> {
+        Some(self)
     }
 
     fn surveyor(&mut self) -> Option<&mut dyn Surveyor> {

@@ -21,6 +21,7 @@ mod ops;
 mod pool;
 mod replay;
 mod rope;
+mod slots;
 mod step;
 mod survey;
 mod table;

@@ -16,6 +16,8 @@ type Launches = Vec<(Launch, Vec<u8>)>;
 const MOST_LAUNCHES: usize = 1 << 14;
 /// Recordings that are kept: a layer whose activations cross to another device is a stretch of its own.
 const MOST_RECORDINGS: usize = 512;
+/// Launches of all recordings together, which the driver holds memory for.
+const MOST_RECORDED: usize = 1 << 15;
 
 struct Recording {
     launches: Launches,
@@ -152,7 +154,10 @@ impl Replay {
     }
 
     fn record(&mut self, device: &mut dyn Device, launches: Launches) -> Result<(), Error> {
-        if self.recordings.len() == MOST_RECORDINGS {
+        let recorded = |all: &[Recording]| all.iter().map(|r| r.launches.len()).sum::<usize>();
+        while self.recordings.len() >= MOST_RECORDINGS
+            || !self.recordings.is_empty() && recorded(&self.recordings) + launches.len() > MOST_RECORDED
+        {
             device.forget(self.recordings.remove(0).graph);
         }
         // One whose beginning is the same would never be found.
@@ -180,7 +185,7 @@ impl Replay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::{KernelId, Room};
+    use crate::device::{Crossing, KernelId, Mapped, Mark, Room};
     use crate::modules::Module;
 
     /// Writes down what runs.
@@ -235,6 +240,27 @@ mod tests {
             Ok(())
         }
         fn forget(&mut self, _graph: GraphId) {}
+    }
+
+    impl Crossing for Paper {
+        fn mapped(&mut self, _bytes: usize) -> Result<Mapped, Error> {
+            unreachable!("nothing crosses")
+        }
+        fn busy(&mut self) -> Result<bool, Error> {
+            Ok(false)
+        }
+        fn mark(&mut self) -> Result<Mark, Error> {
+            Ok(Mark(0))
+        }
+        unsafe fn fill(&mut self, _after: Option<Mark>, _parts: &[(u64, &[u8])]) -> Result<Mark, Error> {
+            Ok(Mark(0))
+        }
+        fn wait_for(&mut self, _mark: Mark) -> Result<(), Error> {
+            Ok(())
+        }
+        unsafe fn read_beside(&mut self, _from: u64, _bytes: &mut [u8]) -> Result<(), Error> {
+            Ok(())
+        }
     }
 
     fn start(replay: &mut Replay, paper: &mut Paper, kernel: u32) {

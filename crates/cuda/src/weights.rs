@@ -17,6 +17,23 @@ pub struct Loaded {
     pub slots: usize,
     /// All values as f32, once an op has asked for them.
     floats: Option<u64>,
+    /// The record whose slot its planes lie in from time to time; `None` for a weight that stays.
+    pub record: Option<u32>,
+}
+
+impl Loaded {
+    /// Whether it is n × k, n as given or any.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if not.
+    pub fn check(&self, n: Option<usize>, k: usize, op: &'static str) -> Result<(), BackendError> {
+        let w = &self.weight;
+        if w.k == k && n.is_none_or(|n| n == w.n) {
+            return Ok(());
+        }
+        let wanted = n.map_or_else(|| "any".to_owned(), |n| n.to_string());
+        Err(BackendError::Operand { op, what: format!("`{}` is {} × {}, expected {wanted} × {k}", w.name, w.n, w.k) })
+    }
 }
 
 /// All weights.
@@ -30,6 +47,9 @@ pub struct Weights {
     written: usize,
 }
 
+/// The kind of what is not there: no kernel takes it for its own.
+const ABSENT: u32 = u32::MAX;
+
 /// The largest zero point that lets every code less it be a signed byte.
 const LARGEST_ZERO: u8 = 128;
 
@@ -37,8 +57,22 @@ impl Weights {
     /// A loaded weight.
     ///
     /// # Errors
-    /// [`BackendError::Operand`] if there is none of that id.
+    /// [`BackendError::Operand`] if there is none of that id, or it is one that comes and goes.
     pub fn get(&self, id: WeightId, op: &'static str) -> Result<&Loaded, BackendError> {
+        let loaded = self.any(id, op)?;
+        if loaded.record.is_none() {
+            return Ok(loaded);
+        }
+        let what =
+            format!("`{}` lies in a slot from time to time: only mixtures of experts take it", loaded.weight.name);
+        Err(BackendError::Operand { op, what })
+    }
+
+    /// A weight that is loaded, or comes and goes.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if there is none of that id.
+    pub fn any(&self, id: WeightId, op: &'static str) -> Result<&Loaded, BackendError> {
         let missing = || BackendError::Operand { op, what: format!("no weight {}", id.0) };
         self.loaded.get(id.0 as usize).ok_or_else(missing)
     }
@@ -49,12 +83,8 @@ impl Weights {
     /// [`BackendError::Operand`].
     pub fn matrix(&self, id: WeightId, n: Option<usize>, k: usize, op: &'static str) -> Result<&Loaded, BackendError> {
         let loaded = self.get(id, op)?;
-        let w = &loaded.weight;
-        if w.k == k && n.is_none_or(|n| n == w.n) {
-            return Ok(loaded);
-        }
-        let wanted = n.map_or_else(|| "any".to_owned(), |n| n.to_string());
-        Err(BackendError::Operand { op, what: format!("`{}` is {} × {}, expected {wanted} × {k}", w.name, w.n, w.k) })
+        loaded.check(n, k, op)?;
+        Ok(loaded)
     }
 }
 
@@ -85,32 +115,47 @@ pub fn load(
         moved = to_panels(&weight)?;
         &moved
     };
-    let dimension = |v: usize| {
-        u32::try_from(v).ok().filter(|v| *v <= 1 << 30).ok_or_else(|| BackendError::Operand {
-            op: "load",
-            what: format!("`{}` is {} × {}: more than kernels count", weight.name, weight.n, weight.k),
-        })
-    };
-    (descriptor.n, descriptor.k) = (dimension(weight.n)?, dimension(weight.k)?);
+    (descriptor.n, descriptor.k) = (dimension(&weight, weight.n)?, dimension(&weight, weight.k)?);
     for (plane, bytes) in layout.planes.iter().zip(planes) {
         let bytes = bytes.get(..plane.bytes as usize).unwrap_or_default();
-        if plane.kind == PlaneKind::Zeros
-            && let Some(at) = bytes.iter().position(|z| *z > LARGEST_ZERO)
-        {
-            let what = format!("zero point {} (number {at}) is beyond {LARGEST_ZERO}; convert it anew", bytes[at]);
-            return Err(wrong(FormatError::Corrupt { id: weight.spec.id, what }));
+        if plane.kind == PlaneKind::Zeros {
+            check_zeros(&weight, bytes)?;
         }
         let address = core.take(bytes.len() as u64, || format!("tensor `{}`", weight.name))?;
         core.upload(address, bytes)?;
         table::place(&mut descriptor, plane.kind, address);
     }
-    if kind == Kind::FloatTable
-        && let Ok(ashlar_formats::Grid::Groups(groups)) = weight.spec.grid()
-    {
-        descriptor.floats = core.take(64, || "a table of levels".into())?;
-        core.upload(descriptor.floats, bytemuck::cast_slice(&groups.table()[..16]))?;
-    }
+    descriptor.floats = float_table(core, &weight, kind)?;
     Ok(weights.add(weight, kind, descriptor, None))
+}
+
+fn dimension(weight: &Weight, v: usize) -> Result<u32, BackendError> {
+    u32::try_from(v).ok().filter(|v| *v <= 1 << 30).ok_or_else(|| BackendError::Operand {
+        op: "load",
+        what: format!("`{}` is {} × {}: more than kernels count", weight.name, weight.n, weight.k),
+    })
+}
+
+/// Whether all zero points can be subtracted from codes within a byte.
+///
+/// # Errors
+/// [`BackendError::Format`] if not.
+pub fn check_zeros(weight: &Weight, zeros: &[u8]) -> Result<(), BackendError> {
+    let Some((at, zero)) = zeros.iter().enumerate().find(|(_, z)| **z > LARGEST_ZERO) else { return Ok(()) };
+    let what = format!("zero point {zero} (number {at}) is beyond {LARGEST_ZERO}; convert it anew");
+    let source = FormatError::Corrupt { id: weight.spec.id, what };
+    Err(BackendError::Format { tensor: weight.name.clone(), source })
+}
+
+/// The levels of a table of floats, on the device; 0 for another kind.
+fn float_table(core: &mut Core, weight: &Weight, kind: Kind) -> Result<u64, BackendError> {
+    let Ok(ashlar_formats::Grid::Groups(groups)) = weight.spec.grid() else { return Ok(0) };
+    if kind != Kind::FloatTable {
+        return Ok(0);
+    }
+    let address = core.take(64, || "a table of levels".into())?;
+    core.upload(address, bytemuck::cast_slice(&groups.table()[..16]))?;
+    Ok(address)
 }
 
 fn load_as_floats(core: &mut Core, weights: &mut Weights, weight: Weight) -> Result<WeightId, BackendError> {
@@ -157,9 +202,69 @@ fn to_panels(weight: &Weight) -> Result<Vec<Bytes>, BackendError> {
 impl Weights {
     fn add(&mut self, weight: Weight, kind: Kind, descriptor: args::Weight, floats: Option<u64>) -> WeightId {
         let slots = weight.spec.outlier_slots;
-        self.loaded.push(Loaded { weight, kind, slots, floats });
+        self.loaded.push(Loaded { weight, kind, slots, floats, record: None });
         self.descriptors.push(descriptor);
         WeightId((self.loaded.len() - 1) as u32)
+    }
+
+    /// Takes a weight without planes, whose record comes and goes.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn describe(
+        &mut self,
+        core: &mut Core,
+        weight: Weight,
+        record: u32,
+        mode: ActivationMode,
+    ) -> Result<WeightId, BackendError> {
+        let float = matches!(weight.spec.grid(), Ok(ashlar_formats::Grid::Float(_)));
+        let kept = if float { Order::Rows } else { Order::X16 };
+        let unsupported = |why: &str| BackendError::Unsupported {
+            backend: crate::error::NAME,
+            op: "describe",
+            why: format!("`{}` ({}) {why}", weight.name, weight.spec),
+        };
+        let (kind, mut descriptor) = table::entry(&weight.spec).ok_or_else(|| unsupported("has no cuda kernel"))?;
+        if weight.order != kept {
+            return Err(unsupported("does not lie as kernels read it; convert the checkpoint"));
+        }
+        descriptor.rounded = u32::from(kind.rounds() && mode != ActivationMode::F32);
+        (descriptor.n, descriptor.k) = (dimension(&weight, weight.n)?, dimension(&weight, weight.k)?);
+        descriptor.floats = float_table(core, &weight, kind)?;
+        // Until it is in a slot.
+        descriptor.kind = ABSENT;
+        let id = self.add(weight, kind, descriptor, None);
+        if let Some(loaded) = self.loaded.last_mut() {
+            loaded.record = Some(record);
+        }
+        Ok(id)
+    }
+
+    /// Says where the planes of a described weight lie now, from `base` on. Kernels that were started before find what was there
+    /// before.
+    ///
+    /// # Errors
+    /// [`BackendError::Operand`] if there is no such weight; what the device reports.
+    pub fn lies_at(
+        &mut self,
+        core: &mut Core,
+        id: WeightId,
+        planes: &[(PlaneKind, usize)],
+        base: u64,
+    ) -> Result<(), BackendError> {
+        const BYTES: u64 = size_of::<args::Weight>() as u64;
+        let at = id.0 as usize;
+        let kind = self.any(id, "fill")?.kind;
+        let Some(descriptor) = self.descriptors.get_mut(at) else { return Ok(()) };
+        descriptor.kind = kind as u32;
+        for (kind, offset) in planes {
+            table::place(descriptor, *kind, base + *offset as u64);
+        }
+        if at < self.written {
+            core.upload_in_order(self.table + BYTES * at as u64, bytemuck::bytes_of(descriptor))?;
+        }
+        Ok(())
     }
 
     /// The address of the table of descriptors, with all of them on the device.

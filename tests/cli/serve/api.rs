@@ -1,6 +1,7 @@
 //! OpenAI's API over a socket.
 
 use super::{Server, events, question};
+use crate::support::{ashlar, fixture};
 use serde_json::{Value, json};
 use std::io::Write;
 
@@ -106,6 +107,42 @@ fn without_a_seed_the_same_question_has_other_answers() {
     let fixed = Server::start(&["--seed", "3"]);
     let body = json!({"prompt": "The", "temperature": 1.5, "max_tokens": 16});
     assert_eq!(fixed.post("/v1/completions", &body).1["choices"], ask(json!({"seed": 3})));
+}
+
+#[test]
+fn what_a_model_reasons_is_told_apart_as_far_as_it_was_asked_to() {
+    let mut command = ashlar();
+    let server = Server::spawn(command.arg("serve").arg(fixture("tiny/deepseek_v4")).args(["--context", "512"]));
+    let asked = |mut extra: Value| {
+        // Its weights are random: it would stop at once.
+        extra["ignore_eos"] = json!(true);
+        question(&extra)
+    };
+    let ask = |extra: Value| server.post("/v1/chat/completions", &asked(extra));
+    let tokens = |answer: &Value| answer["usage"]["completion_tokens_details"]["reasoning_tokens"].clone();
+    for off in [json!({"reasoning_effort": "off"}), json!({"chat_template_kwargs": {"enable_thinking": false}})] {
+        let (status, answer) = ask(off);
+        let message = &answer["choices"][0]["message"];
+        assert!(status == 200 && message.get("reasoning_content").is_none(), "{answer}");
+        assert!(message["content"] != "" && tokens(&answer) == 0, "{answer}");
+    }
+    let mut prompts = Vec::new();
+    for effort in ["high", "max"] {
+        let (status, answer) = ask(json!({"reasoning_effort": effort}));
+        let message = &answer["choices"][0]["message"];
+        assert!(status == 200 && message["reasoning_content"] != Value::Null && message["content"] == "", "{answer}");
+        assert_eq!(tokens(&answer), answer["usage"]["completion_tokens"]);
+        prompts.push(answer["usage"]["prompt_tokens"].as_u64().unwrap());
+        let streamed = asked(json!({"reasoning_effort": effort, "stream": true})).to_string();
+        let events = events(&server.ask("POST", "/v1/chat/completions", &[], &streamed).2);
+        let deltas = events.iter().map(|e| &e["choices"][0]["delta"]);
+        let pieces: String = deltas.filter_map(|d| d["reasoning_content"].as_str()).collect();
+        assert_eq!(message["reasoning_content"], pieces);
+    }
+    // The model is told in words to try its best.
+    assert!(prompts[1] > prompts[0]);
+    let (status, refused) = ask(json!({"reasoning_effort": "low"}));
+    assert!(status == 400 && refused["error"]["message"].as_str().unwrap().contains("off, high, max"), "{refused}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The report's tables, as Markdown: what was measured, and what share of the machine that is.
 
-use ashlar_cuda::bench::{Attended, Measured, Product};
+use ashlar_cuda::bench::{Attended, Measured, Product, Shared};
 
 /// What products are compared with: PyTorch's bf16 rate for rows, n, k.
 pub type Rate = ([usize; 3], f64);
@@ -67,6 +67,15 @@ pub fn others(all: &[Measured], copy: f64, torch: &[Rate]) -> String {
     };
     let head = ["op", "shape", "rows", "µs", "GB/s", "of copying", "Tflop/s", "of PyTorch's bf16"];
     markdown(&head, all.iter().map(row))
+}
+
+/// Layers of experts that device and host share: microseconds of each, and how fast what is copied for one crosses.
+pub fn shared(all: &[Shared]) -> String {
+    let row = |s: &Shared| {
+        let rate = if s.copied > 0.0 { giga(s.copied / s.seconds) } else { String::new() };
+        vec![s.what.to_owned(), s.shape.clone(), micro(s.seconds), rate]
+    };
+    markdown(&["way", "layer", "µs per layer", "copied, GB/s"], all.iter().map(row))
 }
 
 /// Layers as a whole.
@@ -149,6 +158,13 @@ mod tests {
         assert!(table.contains("| experts | k4 | 1 | 1.0 | 1000.0 | 50 % |  |  |"), "{table}");
         assert!(table.contains("| 2048 | 1.0 | 1000.0 | 50 % | 2.0 | 25 % |"), "{table}");
         assert!(others(&[of(9, 1.0)], 2e12, &[]).contains("no PyTorch"));
+    }
+
+    #[test]
+    fn what_is_copied_for_a_layer_has_a_rate() {
+        let of = |copied| Shared { what: "slots", shape: "k4".into(), copied, seconds: 4e-5 };
+        let table = shared(&[of(0.0), of(4e5)]);
+        assert!(table.contains("| slots | k4 | 40.0 |  |") && table.contains("| 40.0 | 10.0 |"), "{table}");
     }
 
     #[test]

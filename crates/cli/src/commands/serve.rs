@@ -145,7 +145,10 @@ impl Serve {
                 engine.model().device(),
                 served.context
             ));
-            output::say(&format!("sampling where a request does not say: {}", chosen.told));
+            output::say(&format!(
+                "sampling where a request does not say: {}",
+                chosen.told_of_requests(self.sampling.seed)
+            ));
             if let Err(why) = &served.chat {
                 output::say(&format!("note: only /v1/completions: {why}"));
             }

@@ -85,7 +85,7 @@ pub fn rows(cuda: &mut Cuda, sizes: Sizes, rows: usize, effort: Effort) -> Resul
     let halves = [cuda.core.scratch(Use::Gate, bytes)?, cuda.core.scratch(Use::Up, bytes)?];
     let codes = cuda.core.scratch(Use::MiddleCodes, bytes / 4)?;
     let scales = cuda.core.scratch(Use::MiddleScales, bytes / 32)?;
-    let gates = Gates { halves, out: 0, codes, scales, pairs: None };
+    let gates = Gates { halves, out: 0, codes, scales, pairs: None, which: 0 };
     let gate = &mut |cuda: &mut Cuda, _| combine(cuda, &gates, [rows, middle], Activation::Silu);
     add(cuda, of("SwiGLU", format!("{middle}"), middle, 9), gate)?;
 
@@ -173,7 +173,11 @@ fn vector(cuda: &mut Cuda, len: usize) -> Result<WeightId, BackendError> {
 }
 
 /// Rows like [`input`]'s, others at every turn.
-fn turned(cuda: &mut Cuda, [rows, width]: [usize; 2], turn: usize) -> Result<ashlar_backend::BufferId, BackendError> {
+pub fn turned(
+    cuda: &mut Cuda,
+    [rows, width]: [usize; 2],
+    turn: usize,
+) -> Result<ashlar_backend::BufferId, BackendError> {
     let buffer = cuda.alloc(rows, width)?;
     let values: Vec<f32> = (0..rows * width).map(|i| ((i + 7919 * turn) as f32 * 0.37).sin()).collect();
     cuda.write(buffer, &values)?;

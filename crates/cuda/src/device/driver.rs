@@ -1,8 +1,10 @@
 //! A GPU behind its driver, which is loaded when it is asked for: the program starts without it.
 //!
-//! One stream, one pool allocated at the start, two pinned buffers that large uploads go through in turns, graphs from
-//! captured launches. Modules are embedded PTX; the driver compiles them when their first kernel is wanted, and
+//! One stream of kernels and one of copies beside them (`crossing`), one pool allocated at the start, two pinned buffers that large
+//! uploads go through in turns, graphs from captured launches. Modules are embedded PTX; the driver compiles them when their first kernel is wanted, and
 //! keeps the result in its own cache.
+
+mod crossing;
 
 use super::{Device, GraphId, KernelId, Launch, Room};
 use crate::Error;
@@ -69,6 +71,53 @@ struct Stage {
     used: bool,
 }
 
+/// A pinned buffer; flag 4: write-combined, for what the CPU never reads.
+fn stage(bytes: usize, flags: u32) -> Result<Stage, Error> {
+    // SAFETY: freed by `Stage::free`.
+    let memory = unsafe { result::malloc_host(bytes, flags) }.map_err(failed("pinned memory"))?;
+    let copied = event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("event"))?;
+    Ok(Stage { memory, copied, used: false })
+}
+
+impl Stage {
+    /// Waits until its last copy has ended.
+    fn wait(&self) -> Result<(), Error> {
+        if self.used {
+            // SAFETY: the event lives as long as `self`.
+            unsafe { event::synchronize(self.copied) }.map_err(failed("copy"))?;
+        }
+        Ok(())
+    }
+
+    /// Puts bytes into it.
+    ///
+    /// # Safety
+    /// It has room for them, and nothing copies from it.
+    unsafe fn fill(&mut self, bytes: &[u8]) -> &[u8] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.memory.cast::<u8>(), bytes.len());
+            std::slice::from_raw_parts(self.memory.cast::<u8>(), bytes.len())
+        }
+    }
+
+    /// It is in use until what was started on the stream has ended.
+    fn used_on(&mut self, stream: sys::CUstream) -> Result<(), Error> {
+        // SAFETY: event and stream live.
+        unsafe { event::record(self.copied, stream) }.map_err(failed("copy"))?;
+        self.used = true;
+        Ok(())
+    }
+
+    /// Nothing uses it any more.
+    fn free(self) {
+        // SAFETY: nothing waits for the event.
+        let _ = unsafe { event::destroy(self.copied) };
+        // SAFETY: `malloc_host` gave it.
+        let _ = unsafe { result::free_host(self.memory) };
+    }
+}
+
 struct Function {
     handle: sys::CUfunction,
     name: String,
@@ -92,6 +141,8 @@ pub struct Driver {
     next_stage: usize,
     pool: Option<sys::CUdeviceptr>,
     graphs: HashMap<u32, sys::CUgraphExec>,
+    copies: Option<crossing::Copies>,
+    mapped: Vec<*mut c_void>,
 }
 
 // SAFETY: all handles belong to the context, which every call makes current on the thread that calls.
@@ -140,6 +191,8 @@ impl Driver {
             next_stage: 0,
             pool: None,
             graphs: HashMap::new(),
+            copies: None,
+            mapped: Vec::new(),
         };
         driver.enter()?;
         driver.stream = stream::create(stream::StreamKind::NonBlocking).map_err(failed("stream"))?;
@@ -159,30 +212,19 @@ impl Driver {
     /// Copies through the pinned buffers, so that copying into one overlaps the transfer of the other.
     fn upload_large(&mut self, to: u64, bytes: &[u8]) -> Result<(), Error> {
         while self.stages.len() < 2 {
-            // SAFETY: freed when `self` is dropped. Flag 4: write-combined, as the CPU never reads it.
-            let memory = unsafe { result::malloc_host(STAGE, 4) }.map_err(failed("pinned memory"))?;
-            let copied = event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("event"))?;
-            self.stages.push(Stage { memory, copied, used: false });
+            self.stages.push(stage(STAGE, 4)?);
         }
         for (i, chunk) in bytes.chunks(STAGE).enumerate() {
-            let at = self.next_stage;
+            let (at, stream) = (self.next_stage, self.stream);
             self.next_stage = (at + 1) % self.stages.len();
             let stage = &mut self.stages[at];
-            if stage.used {
-                // SAFETY: the event lives as long as `self`.
-                unsafe { event::synchronize(stage.copied) }.map_err(failed("upload"))?;
-            }
+            stage.wait()?;
             // SAFETY: the buffer has `STAGE` bytes, and the copy that last read it has ended.
-            let pinned = unsafe {
-                std::ptr::copy_nonoverlapping(chunk.as_ptr(), stage.memory.cast::<u8>(), chunk.len());
-                std::slice::from_raw_parts(stage.memory.cast::<u8>(), chunk.len())
-            };
+            let pinned = unsafe { stage.fill(chunk) };
             let to = to + (i * STAGE) as u64;
             // SAFETY: the caller of `upload` promises that the range is ours; the buffer is not written before its event.
-            unsafe { result::memcpy_htod_async(to, pinned, self.stream) }.map_err(failed("upload"))?;
-            // SAFETY: event and stream live as long as `self`.
-            unsafe { event::record(stage.copied, self.stream) }.map_err(failed("upload"))?;
-            stage.used = true;
+            unsafe { result::memcpy_htod_async(to, pinned, stream) }.map_err(failed("upload"))?;
+            stage.used_on(stream)?;
         }
         Ok(())
     }
@@ -346,12 +388,9 @@ impl Drop for Driver {
             // SAFETY: nothing runs any more, and nobody else has the handle.
             let _ = unsafe { graph::exec_destroy(runnable) };
         }
-        for stage in self.stages.drain(..) {
-            // SAFETY: as above.
-            let _ = unsafe { event::destroy(stage.copied) };
-            // SAFETY: `malloc_host` gave it.
-            let _ = unsafe { result::free_host(stage.memory) };
-        }
+        self.drop_copies();
+        self.stages.drain(..).for_each(Stage::free);
+        crossing::free(std::mem::take(&mut self.mapped));
         for (_, module) in self.modules.drain() {
             // SAFETY: as above.
             let _ = unsafe { module::unload(module) };

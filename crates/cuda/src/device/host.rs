@@ -3,9 +3,10 @@
 //! The library is built once into the directory of the running program, under the hash of everything that goes into it,
 //! and loaded from there.
 
-use super::{Device, GraphId, KernelId, Launch, Room};
+use super::{Crossing, Device, GraphId, KernelId, Launch, Mapped, Mark, Room};
 use crate::Error;
 use crate::modules::{FILES, MODULES, Module};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_void};
 use std::path::{Path, PathBuf};
@@ -176,6 +177,10 @@ pub struct Host {
     reversed: bool,
     recording: Option<Vec<(Launch, Vec<u8>)>>,
     graphs: HashMap<u32, Vec<(Launch, Vec<u8>)>>,
+    mapped: Vec<(*mut u8, Layout)>,
+    marks: u32,
+    /// Copies under way: they arrive when somebody waits for their mark, and till then there is nothing of use.
+    filling: Vec<(Mark, u64, Vec<u8>)>,
 }
 
 // SAFETY: the addresses of kernels are code, which any thread may call; the shim's own state is thread-local.
@@ -195,6 +200,9 @@ impl Host {
             reversed,
             recording: None,
             graphs: HashMap::new(),
+            mapped: Vec::new(),
+            marks: 0,
+            filling: Vec::new(),
         })
     }
 
@@ -313,5 +321,63 @@ impl Device for Host {
 
     fn forget(&mut self, graph: GraphId) {
         self.graphs.remove(&graph.0);
+    }
+}
+
+impl Crossing for Host {
+    fn mapped(&mut self, bytes: usize) -> Result<Mapped, Error> {
+        let wrong = |why: String| Error::Driver { what: format!("{bytes} bytes of pinned memory"), why };
+        let layout = Layout::from_size_align(bytes.max(1), 64).map_err(|e| wrong(e.to_string()))?;
+        // SAFETY: the layout is not empty.
+        let host = unsafe { alloc_zeroed(layout) };
+        if host.is_null() {
+            return Err(wrong("there are not so many".into()));
+        }
+        self.mapped.push((host, layout));
+        // SAFETY: it is that long, aligned, zeroed, and freed when `self` is dropped; kernels run on the CPU and see the same addresses.
+        Ok(unsafe { Mapped::new(host, host as u64, bytes) })
+    }
+
+    fn busy(&mut self) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    fn mark(&mut self) -> Result<Mark, Error> {
+        self.marks += 1;
+        Ok(Mark(self.marks))
+    }
+
+    unsafe fn fill(&mut self, _after: Option<Mark>, parts: &[(u64, &[u8])]) -> Result<Mark, Error> {
+        let mark = self.mark()?;
+        for (to, bytes) in parts {
+            // Whoever reads before the mark finds this.
+            self.range(*to, bytes.len())?.fill(0xff);
+            self.filling.push((mark, *to, bytes.to_vec()));
+        }
+        Ok(mark)
+    }
+
+    fn wait_for(&mut self, mark: Mark) -> Result<(), Error> {
+        let (arrived, others) = std::mem::take(&mut self.filling).into_iter().partition(|(of, ..)| of.0 <= mark.0);
+        self.filling = others;
+        let arrived: Vec<(Mark, u64, Vec<u8>)> = arrived;
+        arrived.into_iter().try_for_each(|(_, to, bytes)| {
+            self.range(to, bytes.len())?.copy_from_slice(&bytes);
+            Ok(())
+        })
+    }
+
+    unsafe fn read_beside(&mut self, from: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        bytes.copy_from_slice(self.range(from, bytes.len())?);
+        Ok(())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for (host, layout) in self.mapped.drain(..) {
+            // SAFETY: `mapped` allocated it with this layout, and nothing runs any more.
+            unsafe { dealloc(host, layout) };
+        }
     }
 }

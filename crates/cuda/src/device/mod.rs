@@ -3,11 +3,13 @@
 //! Everything above it, which kernels run in which order on which addresses, is the same for both; so the shim's tests
 //! are tests of that too.
 
+pub mod crossing;
 pub mod driver;
 pub mod host;
 
 use crate::Error;
 use crate::modules::Module;
+pub use crossing::{Crossing, Mapped, Mark};
 
 /// A kernel that a device has loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +43,7 @@ pub struct Room {
 
 /// Something that runs kernels, one after the other, on memory of its own. All calls but [`Device::download`] may return
 /// before their work is done; work is done in the order of the calls.
-pub trait Device: Send {
+pub trait Device: Crossing + Send {
     /// Name and abilities, for messages.
     fn describe(&self) -> String;
 

@@ -55,7 +55,7 @@ pub fn gated(
     products::run(cuda, inputs, &[(gate, halves[0]), (up, halves[1])].map(of), false)?;
     // What follows reads it rounded: that costs nothing here.
     let (codes, scales) = if n.is_multiple_of(32) { rounded_places(cuda, rows, n)? } else { (0, 0) };
-    let places = Gates { halves, out: to.address, codes, scales, pairs: None };
+    let places = Gates { halves, out: to.address, codes, scales, pairs: None, which: 0 };
     combine(cuda, &places, [rows, n], activation)?;
     let version = cuda.buffers.wrote(out, rows);
     if codes != 0 {
@@ -77,6 +77,8 @@ pub struct Gates {
     pub scales: u64,
     /// Of pairs: the expert of every row, and the addresses of biases of gate and up by expert (0 for none).
     pub pairs: Option<[u64; 3]>,
+    /// The rows to combine, [`super::moe::NOBODY`] for none; 0 for all.
+    pub which: u64,
 }
 
 /// Combines gate and up.
@@ -92,10 +94,22 @@ pub fn combine(
         Activation::ClampedSwish { limit, alpha } => (2, limit, alpha),
     };
     let [chosen, gate_bias, up_bias] = gates.pairs.unwrap_or_default();
-    let ([gate, up], Gates { out, codes, scales, .. }) = (gates.halves, *gates);
-    let n_columns = n as u32;
-    let args =
-        GatedArgs { gate, up, out, codes, scales, chosen, gate_bias, up_bias, n: n_columns, activation, limit, alpha };
+    let ([gate, up], Gates { out, codes, scales, which, .. }) = (gates.halves, *gates);
+    let args = GatedArgs {
+        gate,
+        up,
+        out,
+        codes,
+        scales,
+        chosen,
+        gate_bias,
+        up_bias,
+        which,
+        n: n as u32,
+        activation,
+        limit,
+        alpha,
+    };
     for first in (0..rows).step_by(MOST_ROWS) {
         let count = MOST_ROWS.min(rows - first);
         cuda.core.run(ROWS, "gated", [n.div_ceil(256), count, 1], 256, &from_row(&args, first, n))?;
@@ -110,6 +124,9 @@ const MOST_ROWS: usize = 65535;
 fn from_row(args: &GatedArgs, first: usize, n: usize) -> GatedArgs {
     let (rows, values) = (first as u64, (first * n) as u64);
     let beyond = |address: u64, bytes: u64| if address == 0 { 0 } else { address + bytes };
+    if args.which != 0 {
+        return GatedArgs { which: args.which + 4 * rows, ..*args };
+    }
     GatedArgs {
         gate: args.gate + 4 * values,
         up: args.up + 4 * values,

@@ -38,7 +38,8 @@ pub fn run(cuda: &mut Cuda, op: &Op, batch: &Batch) -> Result<(), BackendError> 
         }
         Op::Moe { x, router, routing, options, experts, activation, out } => {
             let router = moe::Router { weight: *router, routing: *routing, options: *options };
-            moe::run(cuda, [*x, *out], &router, experts, *activation, batch)
+            let mixture = moe::Mixture { x: *x, out: *out, router, experts, activation: *activation };
+            moe::run(cuda, &mixture, batch)
         }
         Op::HeadNormRope { x, head_dim, norm, rope } => heads::pairs(cuda, *x, *head_dim, *norm, rope.as_ref(), batch),
         Op::BlockLinear { x, weight, blocks, out } => linear::blocks(cuda, [*x, *out], *weight, *blocks),

@@ -161,6 +161,7 @@ fn outliers(cuda: &mut Cuda, inputs: Inputs, product: &Product) -> Result<(), Ba
         out: product.out,
         chosen: 0,
         ids: 0,
+        which: 0,
         weight: product.weight.0,
         m: rows as u32,
         k: k as u32,

@@ -89,6 +89,11 @@ pub fn repeat(cuda: &mut Cuda, x: BufferId, out: BufferId) -> Result<(), Backend
     Ok(())
 }
 
+/// Rows to memory of the host.
+pub fn copy_out(cuda: &mut Cuda, x: u64, out: u64, [rows, width]: [usize; 2]) -> Result<(), BackendError> {
+    copy(cuda, RowsArgs { x, index: 0, out, width: width as u32, times: 1 }, rows)
+}
+
 fn copy(cuda: &mut Cuda, args: RowsArgs, rows: usize) -> Result<(), BackendError> {
     let wide = (args.width * args.times) as usize;
     cuda.core.run(ROWS, "copy_rows", [wide.div_ceil(256), rows, 1], 256, &args)

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// Weight of the newest step in what the last steps took.
 const NEWEST: f64 = 0.1;
+/// A step counts as at most so many times as slow as those before it.
+const SLOWEST: f64 = 4.0;
 
 /// Counts since the start, and the present state.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -76,8 +78,9 @@ impl EngineStats {
         self.steps += 1;
         let answered = batch.sequences.iter().filter(|s| s.rows.len() == 1).count();
         if answered > 0 {
-            let now = took.as_secs_f64() / answered as f64;
-            let before = if self.seconds_per_token > 0.0 { self.seconds_per_token } else { now };
+            let before = self.each();
+            // The first step reads weights from disk: one slow step says little of the next ones.
+            let now = (took.as_secs_f64() / answered as f64).min(SLOWEST * before);
             self.seconds_per_token = before + NEWEST * (now - before);
         }
     }
@@ -94,7 +97,33 @@ impl EngineStats {
 
     /// What so many tokens will take.
     pub(super) fn seconds_for(&self, tokens: usize) -> f64 {
-        let each = if self.seconds_per_token > 0.0 { self.seconds_per_token } else { UNKNOWN.as_secs_f64() };
-        tokens as f64 * each
+        tokens as f64 * self.each()
+    }
+
+    fn each(&self) -> f64 {
+        if self.seconds_per_token > 0.0 { self.seconds_per_token } else { UNKNOWN.as_secs_f64() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_slow_step_does_not_spoil_the_estimate_and_a_slow_machine_is_seen_as_one() {
+        let mut stats = EngineStats::default();
+        let mut step = |seconds: f64| {
+            stats.stepped(&Batch::of(0, 0, &[1]), Duration::from_secs_f64(seconds));
+            stats.seconds_for(100)
+        };
+        assert!(step(5.0) < 10.0);
+        for _ in 0..40 {
+            step(0.02);
+        }
+        assert!((step(0.02) - 2.0).abs() < 0.2);
+        for _ in 0..60 {
+            step(5.0);
+        }
+        assert!((step(5.0) - 500.0).abs() < 50.0);
     }
 }

@@ -1,5 +1,5 @@
-//! The CUDA kernels on the host shim against transformers, alone and with every class of layers split between the shim
-//! and the CPU. A missing C++ compiler is a printed skip, and a failure where `ASHLAR_REQUIRE` names cuda.
+//! The CUDA kernels against transformers, alone and with every class of layers split between them and the CPU: on the host shim, and on
+//! a GPU where there is one. A missing C++ compiler or GPU is a printed skip, and a failure where `ASHLAR_REQUIRE` names cuda.
 
 use crate::fixtures::{Golden, MODELS, dir, relative_to_range};
 use ashlar_backend::{Batch, KV_SAVED};
@@ -23,23 +23,28 @@ fn open(name: &str, device: &str, rules: Option<String>) -> Result<Model, Runtim
         threads: Some(1),
         context: Some(320),
         sequences: 2,
+        vram_limit: Some(LIMIT),
         ..OpenOptions::default()
     };
     Model::open(&dir(name), &options, &Silent)
 }
 
-/// Whether there is a shim.
-fn shim() -> bool {
-    match open(MODELS[0], "cuda-host", None) {
+/// The devices that are here, as placements name them.
+fn devices() -> Vec<&'static str> {
+    let there = |device: &&str| match open(MODELS[0], device, None) {
         Ok(_) => true,
         Err(error) => {
             let required = std::env::var("ASHLAR_REQUIRE").is_ok_and(|r| r.split(',').any(|name| name == "cuda"));
-            assert!(!required, "ASHLAR_REQUIRE names cuda, but: {error}");
-            println!("SKIPPED golden logits on the cuda host shim: {error}");
+            assert!(!required, "ASHLAR_REQUIRE names cuda, but {device}: {error}");
+            println!("SKIPPED golden logits on {device}: {error}");
             false
         }
-    }
+    };
+    ["cuda-host:0", "cuda:0"].into_iter().filter(there).collect()
 }
+
+/// Memory that a model may have: tests run beside each other.
+const LIMIT: u64 = 1 << 28;
 
 fn last_of(model: &mut Model, position: usize, tokens: &[u32]) -> Vec<f32> {
     let mut row = Vec::new();
@@ -49,16 +54,13 @@ fn last_of(model: &mut Model, position: usize, tokens: &[u32]) -> Vec<f32> {
 
 #[test]
 fn logits_of_the_cuda_kernels_match_transformers() {
-    if !shim() {
-        return;
-    }
-    for name in MODELS {
+    for (device, name) in devices().into_iter().flat_map(|device| MODELS.iter().map(move |name| (device, name))) {
         let golden = Golden::of(name);
         let ids = golden.ids("input_ids").unwrap();
-        let (want, mut model) = (golden.floats("logits"), open(name, "cuda-host", None).unwrap());
+        let (want, mut model) = (golden.floats("logits"), open(name, device, None).unwrap());
         let error = relative_to_range(&logits(&mut model, &ids).unwrap(), &want);
-        println!("{name} on the cuda host shim: max error {error:.1e} of the range");
-        assert!(error <= TOLERANCE, "{name}: {error:.2e}");
+        println!("{name} on {device}: max error {error:.1e} of the range");
+        assert!(error <= TOLERANCE, "{name} on {device}: {error:.2e}");
         // Token by token: the small products, and positions split over blocks.
         let vocab = model.spec().vocab_size;
         let start = ids.len() - 3;
@@ -66,17 +68,15 @@ fn logits_of_the_cuda_kernels_match_transformers() {
         for at in start..ids.len() {
             let got = last_of(&mut model, at, &ids[at..=at]);
             let error = relative_to_range(&got, &want[at * vocab..(at + 1) * vocab]);
-            assert!(error <= TOLERANCE, "{name}, token {at} alone: {error:.2e}");
+            assert!(error <= TOLERANCE, "{name} on {device}, token {at} alone: {error:.2e}");
         }
     }
 }
 
 #[test]
 fn any_class_of_layers_on_either_side_gives_the_same_logits() {
-    if !shim() {
-        return;
-    }
-    for name in ["tiny/llama", "tiny/qwen2_moe", "tiny/gpt_oss", "tiny/deepseek_v3", "tiny/deepseek_v4"] {
+    const NAMES: [&str; 5] = ["tiny/llama", "tiny/qwen2_moe", "tiny/gpt_oss", "tiny/deepseek_v3", "tiny/deepseek_v4"];
+    for (on, name) in devices().into_iter().flat_map(|device| NAMES.map(|name| (device, name))) {
         let golden = Golden::of(name);
         let ids: Vec<u32> = golden.ids("input_ids").unwrap().into_iter().take(40).collect();
         let all = golden.floats("logits");
@@ -86,13 +86,62 @@ fn any_class_of_layers_on_either_side_gives_the_same_logits() {
         for matched in matched {
             let rule =
                 |matched: &str, device: &str| format!("  - {{match: {{{matched}}}, set: {{device: '{device}'}}}}");
-            let rules = ["version: 1", "rules:", &rule("name: '*'", "cpu"), &rule(&matched, "cuda-host:0")].join("\n");
+            let rules = ["version: 1", "rules:", &rule("name: '*'", "cpu"), &rule(&matched, on)].join("\n");
             let mut model = open(name, "auto", Some(rules)).unwrap();
-            assert!(model.device().contains("cuda-host"), "{}", model.device());
+            assert!(model.device().contains("cuda"), "{}", model.device());
             let got = logits(&mut model, &ids).unwrap();
             let error = relative_to_range(&got, &all[..got.len()]);
-            assert!(error <= TOLERANCE, "{name}, {matched} on the shim: {error:.2e}");
+            assert!(error <= TOLERANCE, "{name}, {matched} on {on}: {error:.2e}");
         }
+    }
+}
+
+#[test]
+fn experts_that_take_turns_in_slots_of_the_device_leave_the_logits_what_they_are() {
+    let rules = "version: 1\nrules:\n  - {match: {class: experts}, set: {tier: cached}}";
+    let cached = |name: &str, on: &str, limit: u64| {
+        let options = OpenOptions {
+            device: on.into(),
+            placement: Some(PlacementText { name: "rules".into(), text: rules.into() }),
+            vram_limit: Some(limit),
+            activations: Some(ActivationMode::F32),
+            kv: Some(KvFormat::F32.into()),
+            threads: Some(1),
+            context: Some(64),
+            ..OpenOptions::default()
+        };
+        Model::open(&dir(name), &options, &Silent)
+    };
+    let name = "tiny/qwen2_moe";
+    for on in devices() {
+        let golden = Golden::of(name);
+        let ids: Vec<u32> = golden.ids("input_ids").unwrap().into_iter().take(40).collect();
+        let all = golden.floats("logits");
+        // From the least that holds the rest up to where everything fits.
+        let mut limit = 64 << 10;
+        let mut with_slots = 0;
+        while with_slots < 2 && limit < 64 << 20 {
+            limit += limit / 4;
+            let Ok(mut model) = cached(name, on, limit) else { continue };
+            if model.slots().is_empty() {
+                continue;
+            }
+            with_slots += 1;
+            let got = logits(&mut model, &ids).unwrap();
+            let error = relative_to_range(&got, &all[..got.len()]);
+            assert!(error <= TOLERANCE, "{name}, {limit} bytes: {error:.2e}");
+            // Token by token, experts come and go.
+            let vocab = model.spec().vocab_size;
+            for at in 30..ids.len() {
+                let got = last_of(&mut model, at, &ids[at..=at]);
+                let error = relative_to_range(&got, &all[at * vocab..(at + 1) * vocab]);
+                assert!(error <= TOLERANCE, "{name}, {limit} bytes, token {at}: {error:.2e}");
+            }
+            let (device, used) = model.slots().remove(0);
+            assert!(device == on && used.hits + used.prompt_hits > 0 && used.fills > 0, "{used:?}");
+            println!("{name} in {limit} bytes of {on}: {used:?}");
+        }
+        assert!(with_slots > 0, "{name}: no limit made slots");
     }
 }
 
@@ -109,9 +158,9 @@ impl Sink for Chosen {
 }
 
 /// The tokens of a text; with probabilities, rows of logits come to the host whole.
-fn text(sampling: &Sampling, logprobs: Option<usize>) -> (Vec<u32>, EngineStats) {
+fn text(on: &str, sampling: &Sampling, logprobs: Option<usize>) -> (Vec<u32>, EngineStats) {
     let options = EngineOptions { queue: 1, chunk: 64, shared_chunk: 64 };
-    let mut engine = Engine::new(open("demo-moe", "cuda-host", None).unwrap(), options).unwrap();
+    let mut engine = Engine::new(open("demo-moe", on, None).unwrap(), options).unwrap();
     let (sender, tokens) = channel();
     let options = GenerateOptions {
         max_tokens: Some(24),
@@ -127,16 +176,14 @@ fn text(sampling: &Sampling, logprobs: Option<usize>) -> (Vec<u32>, EngineStats)
 
 #[test]
 fn a_text_is_the_same_whether_logits_come_to_the_host_or_stay_on_the_device() {
-    if !shim() {
-        return;
-    }
     let greedy = Sampling { repetition_penalty: 1.1, ..Sampling::default() };
     let free = Sampling { temperature: 1.2, seed: 5, ..Sampling::default() };
     let filtered = Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, min_p: 0.01, seed: 6, ..Sampling::default() };
-    for sampling in [Sampling::default(), greedy, free, filtered] {
-        let (there, stats) = text(&sampling, None);
-        let (here, whole) = text(&sampling, Some(0));
-        assert_eq!(there, here, "{sampling:?}");
+    let all = [Sampling::default(), greedy, free, filtered];
+    for (on, sampling) in devices().into_iter().flat_map(|device| all.iter().map(move |s| (device, s))) {
+        let (there, stats) = text(on, sampling, None);
+        let (here, whole) = text(on, sampling, Some(0));
+        assert_eq!(there, here, "{on}, {sampling:?}");
         assert_eq!((stats.rows_surveyed + stats.rows_fetched, there.len()), (24, 24));
         assert!(stats.rows_fetched <= 1 && whole.rows_surveyed == 0, "{stats:?}");
     }
@@ -144,11 +191,10 @@ fn a_text_is_the_same_whether_logits_come_to_the_host_or_stay_on_the_device() {
 
 #[test]
 fn a_sequence_goes_on_in_a_slot_of_the_device_that_was_given_what_another_holds() {
-    if !shim() {
-        return;
-    }
-    for name in ["tiny/gpt_oss", "tiny/deepseek_v4"] {
-        let mut model = open(name, "cuda-host", None).unwrap();
+    for (on, name) in
+        devices().into_iter().flat_map(|device| ["tiny/gpt_oss", "tiny/deepseek_v4"].map(|name| (device, name)))
+    {
+        let mut model = open(name, on, None).unwrap();
         assert!(model.saved_as().unwrap().contains("cuda"));
         let ids: Vec<u32> = (0..KV_SAVED as u32 + 8).map(|i| i * 37 % model.spec().vocab_size as u32).collect();
         last_of(&mut model, 0, &ids[..KV_SAVED]);
@@ -161,6 +207,6 @@ fn a_sequence_goes_on_in_a_slot_of_the_device_that_was_given_what_another_holds(
         };
         let want = rest(&mut model, 0);
         model.restore(1, &(0..KV_SAVED), &bytes).unwrap();
-        assert!(rest(&mut model, 1) == want, "{name}");
+        assert!(rest(&mut model, 1) == want, "{name} on {on}");
     }
 }

@@ -32,7 +32,7 @@ struct Sent {
 
 /// Text, or parts of which only text is understood here.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text or a list of parts as content")]
 enum Content {
     Text(String),
     Parts(Vec<ContentPart>),

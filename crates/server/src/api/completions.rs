@@ -25,7 +25,7 @@ const MOST_PROMPTS: usize = 128;
 
 /// A prompt as text or as tokens, or several.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text, a list of tokens, or a list of texts or of lists of tokens")]
 enum Prompts {
     Text(String),
     Tokens(Vec<u32>),
@@ -59,9 +59,7 @@ impl Prompts {
 
 /// The prompts of a request.
 fn prompts(fields: &mut Fields) -> Result<Prompts, ApiError> {
-    let expected = "a text, a list of tokens, or a list of texts or of lists of tokens";
-    let prompts: Option<Prompts> = fields.take_as("prompt", expected)?;
-    let prompts = prompts.ok_or_else(|| ApiError::field("prompt", "`prompt` is missing"))?;
+    let prompts: Prompts = fields.take("prompt")?.ok_or_else(|| ApiError::field("prompt", "`prompt` is missing"))?;
     match prompts.count() {
         1..=MOST_PROMPTS => Ok(prompts),
         count => Err(ApiError::field("prompt", format!("`prompt` has {count} texts, expected 1 to {MOST_PROMPTS}"))),

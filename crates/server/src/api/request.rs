@@ -16,7 +16,7 @@ const MOST_STOPS: [usize; 2] = [16, 1024];
 
 /// One text or several.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text or a list of texts")]
 pub enum Texts {
     One(String),
     Many(Vec<String>),
@@ -93,15 +93,6 @@ impl Fields {
         }
     }
 
-    /// As [`Fields::take`], where only lists and texts of a kind are understood, which `expected` names.
-    pub fn take_as<T: serde::de::DeserializeOwned>(
-        &mut self,
-        field: &'static str,
-        expected: &str,
-    ) -> Result<Option<T>, ApiError> {
-        self.take(field).map_err(|_| ApiError::field(field, format!("`{field}` is not {expected}")))
-    }
-
     /// How many answers to a prompt.
     pub fn choices(&mut self) -> Result<usize, ApiError> {
         match self.take("n")?.unwrap_or(1) {
@@ -112,7 +103,7 @@ impl Fields {
 
     /// How to generate. What the request does not say comes from `defaults`.
     pub fn options(&mut self, defaults: &Defaults) -> Result<GenerateOptions, ApiError> {
-        let stop = self.take_as::<Texts>("stop", "a text or a list of texts")?.map(Texts::list).unwrap_or_default();
+        let stop = self.take::<Texts>("stop")?.map(Texts::list).unwrap_or_default();
         let [count, bytes] = MOST_STOPS;
         if stop.len() > count || stop.iter().any(|s| s.len() > bytes) {
             let message = format!("`stop` may be at most {count} texts of at most {bytes} bytes");
