@@ -327,3 +327,16 @@ fn slots_stand_in_memory_that_keys_and_values_do_not_need_yet() {
     model.feed(0, 0, &tokens[..64], Wanted::Last, &mut |_| (), &mut |_| true).unwrap();
     assert_eq!(model.slots()[0].1.released, released[0]);
 }
+
+/// A device that has less memory than was planned says so before the first token, and what it gave before stays.
+#[test]
+fn slots_that_a_device_has_no_memory_for_are_refused_with_what_is_missing() {
+    use ashlar_backend::{Backend, Virtual};
+    let mut device = Virtual::new(ashlar_runtime::device("cpu", Some(1), None).unwrap(), 1 << 20);
+    let reserved = device.arena().unwrap().reserved();
+    let error = device.slots().unwrap().reserve(3, 0, 1 << 19).unwrap_err().to_string();
+    assert!(error.contains("3 slots for experts of 524288 bytes") && error.contains("1048576 are free"), "{error}");
+    assert_eq!(device.arena().unwrap().reserved(), reserved);
+    device.slots().unwrap().reserve(2, 0, (1 << 19) - 4096).unwrap();
+    assert!(device.arena().unwrap().reserved().total() <= 1 << 20);
+}

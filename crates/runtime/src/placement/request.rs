@@ -275,6 +275,13 @@ impl Ready {
                 "{} experts take turns in {} slots{lent} of {}, those used lately; the host computes the others where they lie",
                 slots.experts, slots.count, share.offer.device
             ));
+            if slots.count < slots.uses {
+                placement.notes.push(format!(
+                    "{} slots are fewer than the {} experts that one token uses, so that few uses will find theirs there; fewer bits \
+                     for what every token reads, a shorter --context or --kv q8 make room for more",
+                    slots.count, slots.uses
+                ));
+            }
         }
         placement
     }

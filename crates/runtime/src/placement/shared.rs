@@ -8,7 +8,7 @@ use super::group::{Group, Kind};
 use super::wish::Wish;
 use crate::nvme::expert_matrix;
 use crate::program::Draft;
-use ashlar_backend::{ARENA_ALIGN, SLOT_ALIGN, slot_bytes};
+use ashlar_backend::{ARENA_ALIGN, Op, SLOT_ALIGN, slot_bytes};
 use std::collections::BTreeMap;
 
 /// Planes of a weight begin at multiples of [`SLOT_ALIGN`], and no format has more of them.
@@ -25,6 +25,8 @@ pub struct SlotPlan {
     pub bytes: usize,
     /// Experts that take turns in them.
     pub experts: usize,
+    /// Of these, as many as one token uses.
+    pub uses: usize,
 }
 
 /// Bytes of the matrices of a group's experts as they are charged where they lie whole, by expert: charged, and in a slot.
@@ -106,11 +108,18 @@ impl Placer<'_> {
     pub fn slots(&self, assignment: &Assignment) -> BTreeMap<usize, SlotPlan> {
         let mut all: BTreeMap<usize, SlotPlan> = BTreeMap::new();
         for (g, group) in self.groups.list.iter().enumerate().filter(|(g, _)| assignment.shares(*g)) {
-            let empty = SlotPlan { count: 0, lent: 0, bytes: 0, experts: 0 };
+            let empty = SlotPlan { count: 0, lent: 0, bytes: 0, experts: 0, uses: 0 };
             let plan = all.entry(assignment.groups[g]).or_insert(empty);
             let experts = experts(self.draft, self.bytes, group);
             plan.experts += experts.len();
             plan.bytes = experts.values().map(|(_, slot)| *slot).fold(plan.bytes, usize::max);
+        }
+        for (op, units) in self.draft.program.ops.iter().zip(&self.groups.units) {
+            let (Op::Moe { routing, .. }, [unit]) = (op, &units[..]) else { continue };
+            let device = unit.group.filter(|g| assignment.shares(*g)).map(|g| assignment.groups[g]);
+            if let Some(plan) = device.and_then(|device| all.get_mut(&device)) {
+                plan.uses += routing.top_k;
+            }
         }
         let usage = self.usage(assignment);
         for (device, plan) in &mut all {

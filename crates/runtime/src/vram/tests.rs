@@ -157,7 +157,7 @@ fn slots(count: usize) -> Slots {
         record.add(&[AlignedBytes::zeroed(8).unwrap().into()]);
         record
     };
-    let plan = SlotPlan { count, lent: 0, bytes: 8, experts: EXPERTS };
+    let plan = SlotPlan { count, lent: 0, bytes: 8, experts: EXPERTS, uses: TOP_K };
     let cache = SlotCache::new(EXPERTS, count, 8);
     Slots { cache, records: (0..EXPERTS).map(record).collect(), plan, caches: 0, released: Vec::new() }
 }
