@@ -340,3 +340,18 @@ fn slots_that_a_device_has_no_memory_for_are_refused_with_what_is_missing() {
     device.slots().unwrap().reserve(2, 0, (1 << 19) - 4096).unwrap();
     assert!(device.arena().unwrap().reserved().total() <= 1 << 20);
 }
+
+#[test]
+fn two_accelerators_share_the_layers_so_that_both_have_slots() {
+    let mut alone = open("demo-moe", &options("cpu", None)).unwrap();
+    let expected = bits(&mut alone);
+    let (dense, all) = dense_and_all("demo-moe");
+    // A rule about the other one is what makes it known.
+    let rules = format!("{CACHED}\n  - {{match: {{class: embed}}, set: {{device: 'virtual:1'}}}}");
+    let limit = dense + (all - dense) / 4;
+    let asked = OpenOptions { vram_limit: Some(limit), ..options("virtual:0", Some(&rules)) };
+    let mut model = open("demo-moe", &asked).unwrap();
+    let slots: Vec<usize> = model.placement().devices.iter().filter_map(|s| Some(s.expert_slots?.count)).collect();
+    assert!(slots.len() == 2 && slots.iter().all(|count| *count > 4), "{:?}", model.placement().devices);
+    assert!(bits(&mut model) == expected);
+}

@@ -9,7 +9,7 @@ use super::wish::Wish;
 use crate::nvme::expert_matrix;
 use crate::program::Draft;
 use ashlar_backend::{ARENA_ALIGN, Op, SLOT_ALIGN, slot_bytes};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Planes of a weight begin at multiples of [`SLOT_ALIGN`], and no format has more of them.
 const PLANES: usize = 8;
@@ -59,6 +59,7 @@ impl Placer<'_> {
             return self.follow(decided);
         }
         let kind = |g: usize| self.groups.list[g].turn.map(|turn| turn.kind);
+        let asked = decided.clone();
         self.fill(decided, &|g, d| kind(g) == Some(Kind::Dense) && may(g, d));
         let mut whole = decided.clone();
         self.fill(&mut whole, &|g, d| kind(g) == Some(Kind::Experts) && may(g, d));
@@ -67,7 +68,30 @@ impl Placer<'_> {
             self.fill(decided, may);
             return self.follow(decided);
         }
+        self.spread(decided, &|g, d| asked[g].is_none() && may(g, d));
         self.share(decided, &cached, wishes)
+    }
+
+    /// Gives each of several accelerators a stretch of the layers that it `may` get, so that all of them have room for slots; leaves them as they
+    /// were filled where that does not fit.
+    fn spread(&self, decided: &mut Vec<Option<usize>>, may: &dyn Fn(usize, usize) -> bool) {
+        let on: Vec<usize> = (0..self.offers.len()).filter(|d| self.offers[*d].device.is_accelerator()).collect();
+        let filled = |g: usize| decided[g].is_some_and(|d| on.contains(&d));
+        let layer = |g: usize| {
+            let turn = self.groups.list[g].turn.filter(|t| t.kind == Kind::Dense && t.layer != usize::MAX);
+            turn.map(|turn| turn.layer).filter(|_| filled(g))
+        };
+        let layers: BTreeSet<usize> = (0..decided.len()).filter_map(layer).collect();
+        let each = layers.len().div_ceil(on.len().max(1)).max(1);
+        let stretch: BTreeMap<usize, usize> = layers.into_iter().enumerate().map(|(i, l)| (l, on[i / each])).collect();
+        let mut tried = decided.clone();
+        for (g, device) in tried.iter_mut().enumerate() {
+            let to = layer(g).and_then(|l| stretch.get(&l)).copied();
+            *device = to.filter(|d| may(g, *d)).or(*device);
+        }
+        if self.fits(&self.usage(&self.follow(&tried))) {
+            *decided = tried;
+        }
     }
 
     fn is_cached(&self, group: &Group, wishes: &[Wish]) -> bool {
