@@ -34,6 +34,9 @@ pub enum EntryFormat {
     Fp4,
 }
 
+/// How far sums in f32 may lie from those of the reference, relative.
+const TIE: f32 = 2e-6;
+
 impl EntryFormat {
     /// Bytes of an entry.
     #[must_use]
@@ -96,6 +99,18 @@ impl EntryFormat {
             self.encode(entry, &mut bytes);
             self.decode(&bytes, entry);
         }
+    }
+
+    /// Whether one of the values lies so near the border between two of those that can be stored that sums in f32 may
+    /// legitimately come to the other.
+    pub(crate) fn is_on_a_tie(self, entry: &[f32]) -> bool {
+        let stored = |factor: f32| {
+            let scaled: Vec<f32> = entry.iter().map(|v| v * factor).collect();
+            let mut bytes = vec![0; self.bytes(entry.len())];
+            self.encode(&scaled, &mut bytes);
+            bytes
+        };
+        self != Self::F32 && stored(1.0 + TIE) != stored(1.0 - TIE)
     }
 
     /// What entries of this format are compared with instead of a query: turned and rounded as they are.

@@ -44,7 +44,7 @@ pub fn cases(suite: &mut Suite<'_>) {
     ] {
         let name =
             format!("compress, select_entries, attention ratio={ratio} overlap={overlap} select={select} {format:?}");
-        suite.case(name, |b| {
+        suite.case_with_ties(name, |b| {
             let o = operands(b, [ratio, CAPACITY], overlap, format)?;
             let part = |slot, rows, position| SequenceRows { slot, rows, position };
             for sequences in [
@@ -70,7 +70,7 @@ pub fn saved(suite: &mut Suite<'_>) {
     for (ratio, overlap, format) in
         [(4, true, EntryFormat::F32), (128, false, EntryFormat::F16), (4, true, EntryFormat::Fp8 { plain: 48 })]
     {
-        suite.case(format!("save, restore, compress ratio={ratio} overlap={overlap} {format:?}"), |b| {
+        suite.case_with_ties(format!("save, restore, compress ratio={ratio} overlap={overlap} {format:?}"), |b| {
             let o = operands(b, [ratio, 1024], overlap, format)?;
             let widths = [ratio, if overlap { 2 * WIDTH } else { WIDTH }];
             for position in (0..13 * ROWS).step_by(ROWS) {

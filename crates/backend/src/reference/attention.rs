@@ -34,6 +34,8 @@ impl Heads {
 pub struct Cache {
     shape: CacheShape,
     slots: Vec<Slot>,
+    /// Whether an entry was ever so near a tie of its format that kernels may store another one.
+    pub tie: bool,
 }
 
 #[derive(Clone, Default)]
@@ -46,7 +48,7 @@ struct Slot {
 
 impl Cache {
     pub fn new(shape: &CacheShape) -> Self {
-        Self { shape: *shape, slots: vec![Slot::default(); shape.sequences] }
+        Self { shape: *shape, slots: vec![Slot::default(); shape.sequences], tie: false }
     }
 
     /// Forgets what a slot holds behind its first `positions`.
@@ -87,7 +89,10 @@ impl Cache {
                     }
                 }
                 Stored::Entries { format, .. } => {
-                    kept[start..].chunks_mut(width.max(1)).for_each(|entry| format.round(entry));
+                    for entry in kept[start..].chunks_mut(width.max(1)) {
+                        self.tie |= format.is_on_a_tie(entry);
+                        format.round(entry);
+                    }
                 }
                 Stored::Tokens { .. } => {}
             }

@@ -77,6 +77,11 @@ impl Reference {
         &self.slack
     }
 
+    /// Whether an entry that was stored lay so near a tie that kernels may legitimately have stored another one.
+    pub(crate) fn met_a_tie(&self) -> bool {
+        self.caches.iter().any(|cache| cache.tie)
+    }
+
     fn weight(&self, id: WeightId, op: &'static str) -> Result<&Matrix, BackendError> {
         let missing = || BackendError::Operand { op, what: format!("no weight {}", id.0) };
         self.weights.get(id.0 as usize).ok_or_else(missing)
