@@ -42,7 +42,7 @@ pub fn run(
     let (hidden, rows) = (input.width, input.values.len() / input.width.max(1));
     let intermediate = check(cpu, router, experts, hidden)?;
     let Some(intermediate) = intermediate.filter(|_| rows > 0) else { return Ok(()) };
-    let routes = Routes::new(chosen(cpu, x, router, experts.len(), batch)?, experts.len(), router.routing.top_k);
+    let routes = Routes::new(routes(cpu, x, router, experts.len(), batch)?, experts.len(), router.routing.top_k);
     if let Some(observer) = &mut observer {
         observe(cpu, x, [router.weight].into_iter(), Some(*observer), OP)?;
         let (chosen, top_k) = (routes.chosen(), routes.top_k);
@@ -66,19 +66,9 @@ pub fn routes(
     experts: usize,
     batch: &Batch,
 ) -> Result<Vec<(usize, f32)>, BackendError> {
-    cpu.matrix(router.weight, Some(experts), cpu.buffers.get(x, OP)?.width, OP)?;
-    check_routing(&router.routing, experts, OP)?;
-    chosen(cpu, x, router, experts, batch)
-}
-
-fn chosen(
-    cpu: &Cpu,
-    x: BufferId,
-    router: &Router,
-    experts: usize,
-    batch: &Batch,
-) -> Result<Vec<(usize, f32)>, BackendError> {
     let input = cpu.buffers.get(x, OP)?;
+    cpu.matrix(router.weight, Some(experts), input.width, OP)?;
+    check_routing(&router.routing, experts, OP)?;
     let choice_bias = router.options.choice_bias.map(|id| cpu.vector(id, experts, OP)).transpose()?;
     let logits = logits(cpu, x, router, input.values.len() / input.width.max(1))?;
     if let Some(table) = router.options.table {
@@ -124,7 +114,7 @@ pub fn likely(
             rows.collect::<Result<Vec<_>, _>>()?.concat()
         }
         (None, Some(x)) if cpu.described(router.weight, OP)?.weight.k == cpu.buffers.get(x, OP)?.width => {
-            chosen(cpu, x, router, experts, batch)?.into_iter().map(|(expert, _)| expert).collect()
+            routes(cpu, x, router, experts, batch)?.into_iter().map(|(expert, _)| expert).collect()
         }
         (None, _) => Vec::new(),
     };

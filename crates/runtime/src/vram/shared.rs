@@ -65,7 +65,7 @@ impl Shared {
         }
         let mut uses: BTreeMap<usize, usize> = BTreeMap::new();
         chosen.iter().for_each(|(expert, _)| *uses.entry(*expert).or_default() += 1);
-        let parts = self.parts(&chosen, &uses, cache);
+        let parts = self.parts(&chosen, &uses, cache, records);
         let result = self.compute(devices, cache, records, &chosen, &parts);
         if result.is_err() {
             // The device forgets the mixture; what matters is the first error.
@@ -82,8 +82,14 @@ impl Shared {
         (*hits, *misses) = (*hits + all - others, *misses + others);
         let uses: Vec<(u32, usize)> =
             uses.into_iter().filter_map(|(e, count)| Some((*self.records.get(e)?, count))).collect();
-        for (record, slot) in cache.step(&uses, chosen.len() / self.top_k.max(1)) {
-            fill(slots(devices, self.device)?, cache, records, slot, record)?;
+        let fills = cache.step(&uses, chosen.len() / self.top_k.max(1));
+        for (done, &(record, slot)) in fills.iter().enumerate() {
+            let filled = fill(slots(devices, self.device)?, cache, records, slot, record);
+            if filled.is_err() {
+                // Nor do those come that were to follow.
+                fills.iter().skip(done + 1).for_each(|(record, _)| cache.give_up(*record));
+                return filled;
+            }
         }
         Ok(())
     }
@@ -95,12 +101,21 @@ impl Shared {
     }
 
     /// Experts in slots are computed there. Of the others, those of many tokens are streamed, if that pays.
-    fn parts(&self, chosen: &[(usize, f32)], uses: &BTreeMap<usize, usize>, cache: &SlotCache) -> Parts {
+    fn parts(
+        &self,
+        chosen: &[(usize, f32)],
+        uses: &BTreeMap<usize, usize>,
+        cache: &SlotCache,
+        records: &[Record],
+    ) -> Parts {
         let holds = |e: usize| self.records.get(e).is_some_and(|record| cache.holds(*record));
         let (here, others): (Vec<usize>, Vec<usize>) = uses.keys().partition(|e| holds(**e));
         let from = cache.used.streams_from.filter(|_| !cache.ring().is_empty()).unwrap_or(usize::MAX);
-        let streamed: Vec<usize> =
-            others.into_iter().filter(|e| uses.get(e).is_some_and(|count| *count >= from)).collect();
+        // What is on disk is not at hand when its turn comes.
+        let record = |e: &usize| self.records.get(*e).and_then(|record| records.get(*record as usize));
+        let streams =
+            |e: &usize| uses.get(e).is_some_and(|n| *n >= from) && record(e).is_some_and(Record::is_in_memory);
+        let streamed: Vec<usize> = others.into_iter().filter(streams).collect();
         let at_host = |e: &usize| !holds(*e) && !streamed.contains(e);
         let host = (0..).zip(chosen).filter(|(_, (e, _))| at_host(e)).map(|(pair, _)| pair).collect();
         Parts { here, streamed, host }

@@ -212,6 +212,12 @@ fn a_copy_that_fails_fails_its_step_and_nobody_believes_the_slot() {
         layer.run(&mut devices, &mut slots, &batch, None).unwrap();
     }
     assert!(slots.cache.holds(0) && slots.cache.holds(3));
+    // Of several that a prompt brings in, none that was to follow is believed either.
+    *log.lock().unwrap() =
+        Log { chosen: vec![(1, 0.5), (4, 0.5), (5, 0.5), (2, 0.5)], fail_fill: true, ..Log::default() };
+    let (mut slots, mut devices) = (self::slots(4), self::devices(&log, 4));
+    assert!(layer.run(&mut devices, &mut slots, &Batch::of(0, 0, &[0; 2]), None).is_err());
+    assert!((0..EXPERTS as u32).all(|record| !slots.cache.holds(record)));
 }
 
 #[test]
